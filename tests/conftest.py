@@ -1,0 +1,54 @@
+"""Load the checkout as `retrace`, keep torch on one thread, and say when the host tests did not run."""
+
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[1]
+
+runpy.run_path(str(ROOT / "_standalone.py"))["load_package"]()
+
+# Test files share helpers by `from retrace_tests.… import …`. A package made by hand keeps tests/ off
+# sys.path, where its folders would be importable as `inversion`, `demo` and `host`.
+_tests = ModuleType("retrace_tests")
+_tests.__path__ = [str(ROOT / "tests")]
+sys.modules.setdefault("retrace_tests", _tests)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from retrace_tests.hosts import find_hosts, host_version  # noqa: E402
+
+# The networks here are so small that threads cost more than they give.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The checkout's folder."""
+    return ROOT
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a host when there is none."""
+    if find_hosts():
+        return
+    for item in items:
+        if item.get_closest_marker("host") or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.skip(reason="no ComfyUI checkout found"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Name the hosts that were tested, or say loudly that none was."""
+    hosts = find_hosts()
+    if hosts:
+        terminalreporter.section("ComfyUI hosts")
+        for host in hosts:
+            version = ".".join(map(str, host_version(host)))
+            terminalreporter.line(f"{host.name}: version {version}")
+    else:
+        terminalreporter.section("HOST TESTS SKIPPED", sep="!", yellow=True, bold=True)
+        terminalreporter.line(
+            "No ComfyUI checkout was found, so nothing was tested inside ComfyUI. "
+            "Set COMFYUI_PATH to one or more checkouts and run pytest again."
+        )

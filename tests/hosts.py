@@ -1,0 +1,39 @@
+"""Find the ComfyUI checkouts that the host tests run in."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+VERSION_FILE = "comfyui_version.py"
+
+
+def find_hosts() -> list[Path]:
+    """Return the ComfyUI checkouts to test in, oldest version first.
+
+    COMFYUI_PATH names them, several separated as in PATH; without it every `ComfyUI*` folder in the home
+    folder counts. A folder is a checkout if it holds comfyui_version.py.
+
+    Raises:
+        ValueError: If COMFYUI_PATH names a folder that is no checkout.
+    """
+    named = [Path(p) for p in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if p]
+    for path in named:
+        if not (path / VERSION_FILE).is_file():
+            raise ValueError(
+                f"COMFYUI_PATH must name ComfyUI checkouts, got {path} without {VERSION_FILE}; correct or unset it."
+            )
+    found = named or [p for p in Path.home().glob("ComfyUI*") if (p / VERSION_FILE).is_file()]
+    return sorted((p.resolve() for p in found), key=host_version)
+
+
+def host_version(host: Path) -> tuple[int, ...]:
+    """Return the version of a checkout as numbers, e.g. (0, 3, 64)."""
+    text = (host / VERSION_FILE).read_text(encoding="utf-8")
+    numbers = re.search(r'__version__\s*=\s*"([\d.]+)', text)
+    return tuple(int(n) for n in numbers.group(1).strip(".").split(".")) if numbers else ()
+
+
+def host_python() -> str:
+    """Return the interpreter that runs the hosts: COMFYUI_PYTHON, else the one that runs the tests."""
+    return os.environ.get("COMFYUI_PYTHON") or sys.executable
