@@ -1,0 +1,60 @@
+"""Inversion of a latent into a model's noise, and the way back. Needs torch and safetensors, knows no host."""
+
+from .api import MisfitError, adopt, check_fit, invert, replay, solver_fingerprint, strength_to_level
+from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
+from .fingerprint import fingerprint
+from .mask import blend, source_state
+from .method import Method, MethodState, Parameter, SingleState, parameter
+from .metrics import psnr, relative_error, ssim
+from .record import Inversion, check_level, check_sigmas
+from .registry import METHODS, get_method
+from .steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
+from .storage import RecordError, load, save
+from .walk import AfterStep, OnStep, StepReport, walk
+
+__all__ = [
+    "METHODS",
+    "SIGMA_FLOOR",
+    "AfterStep",
+    "DDIMPredictor",
+    "Euler",
+    "Evaluation",
+    "Field",
+    "FireFlow",
+    "Inversion",
+    "Method",
+    "MethodState",
+    "Midpoint",
+    "MisfitError",
+    "OnStep",
+    "Parameter",
+    "RecordError",
+    "SingleState",
+    "Space",
+    "Step",
+    "StepReport",
+    "Stepper",
+    "adopt",
+    "blend",
+    "check_fit",
+    "check_level",
+    "check_sigmas",
+    "fingerprint",
+    "get_method",
+    "implied_noise",
+    "invert",
+    "load",
+    "mix",
+    "noise_std",
+    "parameter",
+    "psnr",
+    "relative_error",
+    "replay",
+    "save",
+    "solver_fingerprint",
+    "source_state",
+    "ssim",
+    "strength_to_level",
+    "walk",
+    "work_dtype",
+]

@@ -1,0 +1,270 @@
+"""Into the noise and back: invert a latent, replay its record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .field import Field, work_dtype
+from .fingerprint import fingerprint
+from .method import Method, SingleState
+from .record import DTYPES, Inversion, Scalar, check_level, check_sigmas, keep
+from .registry import get_method
+from .walk import AfterStep, OnStep, shorten
+
+# Grids that went through float32 once differ by this much at most; the record's own levels are walked anyway.
+SIGMA_TOLERANCE = 1e-6
+
+
+class MisfitError(ValueError):
+    """A record and what it is to be replayed with do not belong together."""
+
+
+@torch.no_grad()
+def invert(
+    field: Field,
+    x0: Tensor,
+    sigmas: Sequence[float],
+    level: int,
+    method: Method | str,
+    keep_path: bool = False,
+    fingerprints: Mapping[str, str] | None = None,
+    meta: Mapping[str, Scalar] | None = None,
+    on_step: OnStep | None = None,
+    dtype: torch.dtype | None = None,
+) -> Inversion:
+    """Take a clean latent into the model's noise.
+
+    Args:
+        field: The model under the source conditioning.
+        x0: Clean latent (B, C, [T,] H, W), any floating dtype; the work is done on its device. Left untouched.
+        sigmas: Ascending noise levels, N + 1 of them, the first that of x0 (usually 0).
+        level: Level k to stop at, 1 .. N.
+        method: A method, or the name of one with its defaults.
+        keep_path: Whether to record every state on the way, k + 1 latents.
+        fingerprints: Hashes of the "model" and the "source" conditioning, to be compared by replay.
+        meta: Remarks to keep in the record, such as versions.
+        on_step: Told after every step; whatever it raises ends the inversion.
+        dtype: Precision of the states, float32 or float64; None takes the best that the device has.
+
+    Returns:
+        The record, on the CPU.
+
+    Raises:
+        ValueError: If an argument is out of range, or the inversion leaves the finite numbers.
+        TypeError: If an argument has the wrong type.
+    """
+    scheme = get_method(method) if isinstance(method, str) else method
+    grid = check_sigmas(sigmas, field.space)
+    check_level(level, grid, scheme.min_level)
+    if not x0.is_floating_point():
+        raise TypeError(f"x0 must be a floating-point latent, got {x0.dtype}; encode the picture first.")
+    precision = work_dtype(x0.device) if dtype is None else dtype
+    if precision not in DTYPES:
+        raise ValueError(f"dtype of the states must be float32 or float64, got {precision}; leave it out.")
+    clean = x0.detach().to(precision)
+    called, started = field.evaluations, time.perf_counter()
+    state = scheme.invert(field, clean, grid, level, keep_path, on_step)
+    remarks: dict[str, Scalar] = {
+        **(meta or {}),
+        "evaluations": field.evaluations - called,
+        "seconds": time.perf_counter() - started,
+    }
+    return Inversion(
+        space=field.space,
+        sigmas=grid,
+        level=level,
+        x0=keep(clean),
+        x=keep(state.x),
+        mate=None if state.mate is None else keep(state.mate),
+        path=_keep_all(state.path),
+        residuals=_keep_all(state.residuals),
+        embeddings=_keep_all(state.embeddings),
+        seed=state.seed,
+        method=scheme.name,
+        params=scheme.params,
+        fingerprints={**(fingerprints or {}), "solver": solver_fingerprint(scheme)},
+        meta=remarks,
+    )
+
+
+@torch.no_grad()
+def replay(
+    inversion: Inversion,
+    source: Field,
+    target: Field | None = None,
+    *,
+    sigmas: Sequence[float] | None = None,
+    method: Method | str | None = None,
+    shape: Sequence[int] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+    after_step: AfterStep | None = None,
+    on_step: OnStep | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Come back from a record's noise: reconstruct the source, or sample towards a target.
+
+    Args:
+        inversion: The record; left untouched.
+        source: The model under the source conditioning.
+        target: The model under the target conditioning; None reconstructs.
+        sigmas: Ascending levels that the caller means to walk, compared with the record's up to its level.
+        method: Method that the caller means to use, compared with the record's; a name stands for its defaults.
+        shape: Shape of the latent that the caller expects.
+        fingerprints: Hashes of what is at hand now. Those that the record has too must agree; "source" is
+            compared only for a reconstruction.
+        after_step: Maps each new state and its level to the one to go on from, such as a mask's blend.
+        on_step: Told after every step; whatever it raises ends the replay.
+        device: Where to compute.
+
+    Returns:
+        Latent at sigmas[0], shape and dtype of the record, on the device.
+
+    Raises:
+        MisfitError: If the record does not fit.
+    """
+    scheme = own_method(inversion)
+    check_fit(inversion, source, target, sigmas, method, shape, fingerprints)
+    return scheme.replay(inversion, source, target, after_step, on_step, device)
+
+
+def check_fit(
+    inversion: Inversion,
+    source: Field,
+    target: Field | None = None,
+    sigmas: Sequence[float] | None = None,
+    method: Method | str | None = None,
+    shape: Sequence[int] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse what replay would refuse, before any work is done; arguments as there.
+
+    Raises:
+        MisfitError: If the record does not fit.
+    """
+    for role, field in (("source", source), ("target", target)):
+        if field is not None and field.space != inversion.space:
+            raise MisfitError(
+                f"The {role} model must be of the record's space {inversion.space!r}, got {field.space!r}; "
+                "load the kind of model that made the record, or invert again."
+            )
+    if sigmas is not None:
+        _check_same_sigmas(inversion, [float(sigma) for sigma in sigmas])
+    if method is not None:
+        _check_same_method(inversion, get_method(method) if isinstance(method, str) else method)
+    if shape is not None and tuple(shape) != inversion.shape:
+        raise MisfitError(
+            f"The latent must have the record's shape {inversion.shape}, got {tuple(shape)}; "
+            "use the size and batch that were inverted, or invert again."
+        )
+    for kind, now in (fingerprints or {}).items():
+        then = inversion.fingerprints.get(kind)
+        if kind == "solver" or then is None or (kind == "source" and target is not None):
+            continue
+        if now != then:
+            what = {"model": "model", "source": "source conditioning"}.get(kind, kind)
+            raise MisfitError(
+                f"The {what} must be the one that made the record ({then[:12]}), got {now[:12]}; "
+                f"connect the same {what}, or invert again."
+            )
+
+
+def own_method(inversion: Inversion) -> Method:
+    """The method that made a record, with its settings.
+
+    Raises:
+        MisfitError: If there is no such method, or it has changed since.
+    """
+    try:
+        scheme = get_method(inversion.method, inversion.params)
+    except (ValueError, TypeError) as error:
+        raise MisfitError(f"The record must name a method of this version with its settings, got: {error}") from error
+    then = inversion.fingerprints.get("solver")
+    if then is not None and then != solver_fingerprint(scheme):
+        raise MisfitError(
+            f"The record must come from method {scheme.name} in revision {scheme.revision} with the settings it names, "
+            f"got another one ({then[:12]}); invert again."
+        )
+    return scheme
+
+
+def adopt(inversion: Inversion, method: Method | str) -> Inversion:
+    """The same state, to be replayed by another solver: less exact, but sometimes what an edit wants.
+
+    Args:
+        inversion: Record of a method whose whole state is x_k.
+        method: Another method of that kind.
+
+    Returns:
+        A record that names the other method.
+
+    Raises:
+        MisfitError: If either method needs more than x_k.
+    """
+    scheme = get_method(method) if isinstance(method, str) else method
+    own = own_method(inversion)
+    for candidate in (own, scheme):
+        if not isinstance(candidate, SingleState):
+            raise MisfitError(
+                f"A change of method must be between methods that keep one state, got {candidate.name}; "
+                "invert again with the method wanted."
+            )
+    marks = {**inversion.fingerprints, "solver": solver_fingerprint(scheme)}
+    return replace(inversion, method=scheme.name, params=scheme.params, fingerprints=marks)
+
+
+def solver_fingerprint(method: Method) -> str:
+    """Hash of a method's name, revision and settings."""
+    return fingerprint(method.name, method.revision, method.params)
+
+
+def strength_to_level(strength: float, steps: int) -> int:
+    """The level for a fraction of the way into the noise: strength * steps, rounded, at least 1.
+
+    Args:
+        strength: Above 0, at most 1.
+        steps: Steps N of the grid, at least 1.
+
+    Raises:
+        ValueError: If either is out of range.
+    """
+    if not (math.isfinite(strength) and 0.0 < strength <= 1.0):
+        raise ValueError(f"strength must lie above 0 and not above 1, got {strength}; 1 goes all the way to noise.")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}; use 20 or more for a close reconstruction.")
+    return max(1, math.floor(strength * steps + 0.5))
+
+
+def _keep_all(tensors: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
+    return None if tensors is None else tuple(keep(tensor) for tensor in tensors)
+
+
+def _check_same_sigmas(inversion: Inversion, sigmas: Sequence[float]) -> None:
+    walked = inversion.climb
+    same = len(sigmas) >= len(walked) and all(
+        math.isclose(now, then, rel_tol=SIGMA_TOLERANCE, abs_tol=SIGMA_TOLERANCE)
+        for now, then in zip(sigmas, walked, strict=False)
+    )
+    if not same:
+        raise MisfitError(
+            f"sigmas must be the record's {shorten(walked)}, got {shorten(sigmas)}; "
+            "use the steps and the scheduler that were inverted, or invert again."
+        )
+
+
+def _check_same_method(inversion: Inversion, method: Method) -> None:
+    if method.name != inversion.method:
+        raise MisfitError(
+            f"method must be the record's {inversion.method}, got {method.name}; choose that method, or invert again."
+        )
+    for name, then in inversion.params.items():
+        now = method.params.get(name)
+        if now != then:
+            raise MisfitError(
+                f"{name} of method {method.name} must be the record's {then}, got {now}; set it back, or invert again."
+            )

@@ -1,0 +1,81 @@
+"""Editing inside a mask: everything else follows the source, and ends as the source bit for bit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .field import implied_noise, mix
+from .record import Inversion
+from .walk import AfterStep
+
+
+def source_state(inversion: Inversion, level: int, device: torch.device | str = "cpu") -> Tensor:
+    """The source's own state at a level of the record.
+
+    Taken from the recorded path where there is one; else x0 mixed with the noise that x_k implies, so that the
+    states at both ends are the record's own.
+
+    Args:
+        inversion: The record.
+        level: 0 .. inversion.level.
+        device: Where the state is wanted.
+
+    Raises:
+        ValueError: If the level lies outside the record.
+    """
+    if not 0 <= level <= inversion.level:
+        raise ValueError(f"level must lie between 0 and the record's {inversion.level}, got {level}; ask within it.")
+    if level == 0:
+        return inversion.x0.to(device)
+    if level == inversion.level:
+        return inversion.x.to(device)
+    if inversion.path is not None:
+        return inversion.path[level].to(device)
+    start = inversion.sigmas[0]
+    noise = implied_noise(inversion.x, inversion.x0, inversion.sigma, inversion.space, start)
+    return mix(inversion.x0, noise, inversion.sigmas[level], inversion.space, start).to(device)
+
+
+def blend(inversion: Inversion, mask: Tensor, device: torch.device | str = "cpu") -> AfterStep:
+    """A hook for replay that keeps the source outside a mask.
+
+        x <- mask * x + (1 - mask) * source_state(level)
+
+    Where the mask is 0 the result is the source's state bit for bit, at level 0 therefore x0; where it is 1 the
+    state is left as it is. (Blended diffusion: Avrahami et al. 2022, arXiv:2206.02779.)
+
+    Args:
+        inversion: The record that is replayed.
+        mask: Weights from 0 (keep) to 1 (edit) on the latent grid, broadcastable to the latent: batch and channels
+            may be 1, and so may the frames of a clip.
+        device: Where the replay computes.
+
+    Returns:
+        The hook after_step(x, level) -> x.
+
+    Raises:
+        ValueError: If the mask does not fit the latent or leaves 0 .. 1.
+    """
+    shape = inversion.shape
+    fits = mask.ndim == len(shape) and all(
+        have == want or (have == 1 and axis < len(shape) - 2)
+        for axis, (have, want) in enumerate(zip(mask.shape, shape, strict=True))
+    )
+    if not fits:
+        raise ValueError(
+            f"mask must fit the latent {shape} with 1 for batch, channels or frames, got {tuple(mask.shape)}; "
+            "resize it to the latent grid."
+        )
+    weights = mask.detach().to(device=device, dtype=inversion.dtype)
+    # Written so that nan fails too.
+    if not bool(((weights >= 0.0) & (weights <= 1.0)).all()):
+        raise ValueError("mask must lie between 0 and 1, got values outside; clamp it.")
+
+    def after_step(x: Tensor, level: int) -> Tensor:
+        source = source_state(inversion, level, x.device).to(x.dtype)
+        mixed = torch.lerp(source, x, weights)
+        # Arithmetic alone would let an inf or a rounded sum through where the mask is exactly 0 or 1.
+        return torch.where(weights == 0.0, source, torch.where(weights == 1.0, x, mixed))
+
+    return after_step

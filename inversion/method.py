@@ -1,0 +1,242 @@
+"""What an inversion method is: its facts, its parameters, and the two ways that it can be walked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from .field import Field
+from .record import Inversion, Scalar, keep
+from .steps import Stepper
+from .walk import AfterStep, OnStep, walk
+
+
+class Parameter(NamedTuple):
+    """A setting of a method, as nodes and the command line show it.
+
+    Attributes:
+        name: Name of the dataclass field.
+        kind: bool, int, float or str.
+        default: Its default.
+        minimum: Lowest value, or None.
+        maximum: Highest value, or None.
+        step: Step of a number box, or None.
+        tooltip: One sentence.
+        options: Choices of a text, or empty.
+    """
+
+    name: str
+    kind: type
+    default: Scalar
+    minimum: float | None
+    maximum: float | None
+    step: float | None
+    tooltip: str
+    options: tuple[str, ...]
+
+
+def parameter(
+    default: Any,
+    tooltip: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    step: float | None = None,
+    options: Sequence[str] = (),
+) -> Any:
+    """A dataclass field that is a setting of a method.
+
+    Args:
+        default: Default; its type (bool, int, float, str) is the type of the setting.
+        tooltip: One sentence on what it does.
+        minimum: Lowest value of a number.
+        maximum: Highest value of a number.
+        step: Step of a number box.
+        options: Choices of a text.
+    """
+    metadata = {"min": minimum, "max": maximum, "step": step, "tooltip": tooltip, "options": tuple(options)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class MethodState:
+    """What an inversion leaves: x_k, and what else its method needs to come back. Shapes as in Inversion."""
+
+    x: Tensor
+    mate: Tensor | None = None
+    path: tuple[Tensor, ...] | None = None
+    residuals: tuple[Tensor, ...] | None = None
+    embeddings: tuple[Tensor, ...] | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way into the noise and back. Settings are the dataclass fields, made by `parameter`.
+
+    Attributes:
+        name: Name in files and workflows, equal to the name of the method's file.
+        label: Name for people.
+        description: When to take it, one or two sentences.
+        reference: Paper and arXiv id.
+        order: Order of convergence in the step size.
+        reversible: Whether replay undoes invert up to rounding.
+        revision: Raised when the same settings give other numbers, so that older records are refused.
+        min_level: Lowest level that it can invert to.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    description: ClassVar[str]
+    reference: ClassVar[str]
+    order: ClassVar[int]
+    reversible: ClassVar[bool] = False
+    revision: ClassVar[int] = 1
+    min_level: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for setting in self.parameters():
+            value = getattr(self, setting.name)
+            if setting.kind is float and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, setting.name, value)
+            _check_value(self.name, setting, value)
+
+    @classmethod
+    def parameters(cls) -> tuple[Parameter, ...]:
+        """Settings of this method in the order of their fields."""
+        return tuple(
+            Parameter(
+                name=entry.name,
+                kind=type(entry.default),
+                default=cast(Scalar, entry.default),
+                minimum=entry.metadata.get("min"),
+                maximum=entry.metadata.get("max"),
+                step=entry.metadata.get("step"),
+                tooltip=entry.metadata.get("tooltip", ""),
+                options=entry.metadata.get("options", ()),
+            )
+            for entry in dataclasses.fields(cls)
+        )
+
+    @property
+    def params(self) -> dict[str, Scalar]:
+        """Settings as plain values."""
+        return {setting.name: getattr(self, setting.name) for setting in self.parameters()}
+
+    @abstractmethod
+    def invert(
+        self,
+        field: Field,
+        x0: Tensor,
+        sigmas: Sequence[float],
+        level: int,
+        keep_path: bool = False,
+        on_step: OnStep | None = None,
+    ) -> MethodState:
+        """Take x0 to sigmas[level].
+
+        Args:
+            field: The model under the source conditioning.
+            x0: Clean latent (B, C, [T,] H, W) at sigmas[0]; left untouched.
+            sigmas: Ascending grid.
+            level: Level k to stop at, min_level .. len(sigmas) - 1.
+            keep_path: Whether to keep every state on the way.
+            on_step: Told after every step.
+
+        Returns:
+            The state at level k and whatever the way back needs.
+        """
+
+    @abstractmethod
+    def replay(
+        self,
+        inversion: Inversion,
+        source: Field,
+        target: Field | None = None,
+        after_step: AfterStep | None = None,
+        on_step: OnStep | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Come back from the state of a record to sigmas[0].
+
+        Args:
+            inversion: A record that this method made.
+            source: The model under the source conditioning.
+            target: The model under the target conditioning; None reconstructs.
+            after_step: Maps each new state and its level to the one to go on from.
+            on_step: Told after every step.
+            device: Where to compute.
+
+        Returns:
+            Latent at sigmas[0], shape and dtype of the record, on the device.
+        """
+
+    @abstractmethod
+    def evaluations(self, level: int, rising: bool = True) -> int:
+        """Calls of one field in a walk between the clean end and level k, up or down."""
+
+
+@dataclass(frozen=True)
+class SingleState(Method):
+    """A method whose whole state is x_k: a stepper going up and a stepper coming down."""
+
+    @abstractmethod
+    def up(self) -> Stepper:
+        """A fresh stepper for rising sigmas."""
+
+    @abstractmethod
+    def down(self) -> Stepper:
+        """A fresh stepper for falling sigmas."""
+
+    def invert(
+        self,
+        field: Field,
+        x0: Tensor,
+        sigmas: Sequence[float],
+        level: int,
+        keep_path: bool = False,
+        on_step: OnStep | None = None,
+    ) -> MethodState:
+        """Walk up; see Method.invert."""
+        path = [keep(x0)] if keep_path else None
+
+        def tap(x: Tensor, _: int) -> Tensor:
+            if path is not None:
+                path.append(keep(x))
+            return x
+
+        x = walk(field, x0, sigmas[: level + 1], self.up(), on_step, tap)
+        return MethodState(x, path=None if path is None else tuple(path))
+
+    def replay(
+        self,
+        inversion: Inversion,
+        source: Field,
+        target: Field | None = None,
+        after_step: AfterStep | None = None,
+        on_step: OnStep | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Walk down; see Method.replay."""
+        field = source if target is None else target
+        return walk(field, inversion.x.to(device), inversion.falling, self.down(), on_step, after_step)
+
+
+def _check_value(method: str, setting: Parameter, value: Any) -> None:
+    what, hint = f"{setting.name} of method {method}", f"got {value!r}; the default is {setting.default!r}."
+    right = type(value) is setting.kind and (setting.kind is not float or math.isfinite(value))
+    if not right:
+        raise TypeError(f"{what} must be a finite {setting.kind.__name__}, {hint}")
+    if setting.options and value not in setting.options:
+        raise ValueError(f"{what} must be one of {', '.join(setting.options)}, {hint}")
+    if setting.minimum is not None and value < setting.minimum:
+        raise ValueError(f"{what} must be at least {setting.minimum}, {hint}")
+    if setting.maximum is not None and value > setting.maximum:
+        raise ValueError(f"{what} must be at most {setting.maximum}, {hint}")

@@ -1,0 +1,1 @@
+"""Inversion methods, one a file; the name of the file is the name of the method."""

@@ -1,0 +1,34 @@
+"""FireFlow: second order at the price of first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..method import SingleState
+from ..steps import FireFlow as FireFlowStep
+from ..steps import Stepper
+
+
+@dataclass(frozen=True)
+class FireFlow(SingleState):
+    """Midpoint whose first stage reuses the midpoint derivative of the step before; started anew in each walk."""
+
+    name = "fireflow"
+    label = "FireFlow"
+    description = "One model call a step and one more at the start, second order: the fastest close reconstruction."
+    reference = (
+        "Deng et al. 2024, FireFlow: Fast Inversion of Rectified Flow for Image Semantic Editing, arXiv:2412.07517"
+    )
+    order = 2
+
+    def up(self) -> Stepper:
+        """Stepper for rising sigmas."""
+        return FireFlowStep()
+
+    def down(self) -> Stepper:
+        """Stepper for falling sigmas."""
+        return FireFlowStep()
+
+    def evaluations(self, level: int, rising: bool = True) -> int:
+        """One a step and one at the start."""
+        return level + 1

@@ -1,0 +1,199 @@
+"""The record of an inversion: everything that a replay needs and nothing that it can recompute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .field import Space, check_space
+from .walk import shorten
+
+Scalar = str | int | float | bool
+
+DTYPES = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """A picture or clip taken into a model's noise.
+
+    Attributes:
+        space: "ve" or "flow".
+        sigmas: Ascending grid of N + 1 noise levels; the first, usually 0, is where x0 stands.
+        level: Index k of the level reached, 1 .. N; a replay starts here.
+        x0: Clean latent (B, C, [T,] H, W).
+        x: State x_k at sigmas[level], shape of x0.
+        mate: Second state of pair methods, shape of x0.
+        path: States x*_0 .. x*_k, where a method or a mask needs them.
+        residuals: What each step of the source missed, one per step, for methods that store it.
+        embeddings: Unconditional embeddings, one per step, for methods that fit them.
+        seed: Seed of the noise that a method drew.
+        method: Name of the method.
+        params: Its parameters.
+        fingerprints: Hashes that tell whether a replay fits: "model", "source", "solver".
+        meta: Remarks for people and reports: versions, seconds, evaluations.
+
+    All latents are float32 or float64, of one dtype, finite, on the CPU.
+
+    Raises:
+        ValueError: If a part does not fit the others.
+        TypeError: If a part has the wrong type.
+    """
+
+    space: Space
+    sigmas: tuple[float, ...]
+    level: int
+    x0: Tensor
+    x: Tensor
+    mate: Tensor | None = None
+    path: tuple[Tensor, ...] | None = None
+    residuals: tuple[Tensor, ...] | None = None
+    embeddings: tuple[Tensor, ...] | None = None
+    seed: int | None = None
+    method: str = ""
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_space(self.space)
+        object.__setattr__(self, "sigmas", check_sigmas(self.sigmas, self.space))
+        check_level(self.level, self.sigmas)
+        _check_latent("x0", self.x0, self.x0)
+        if self.x0.ndim not in (4, 5) or self.x0.numel() == 0:
+            raise ValueError(
+                f"x0 must be a latent of shape (B, C, H, W) or (B, C, T, H, W), got {tuple(self.x0.shape)}; "
+                "encode the picture or clip first."
+            )
+        _check_latent("x", self.x, self.x0)
+        if self.mate is not None:
+            _check_latent("mate", self.mate, self.x0)
+        for name, parts, count in (("path", self.path, self.level + 1), ("residuals", self.residuals, self.level)):
+            if parts is None:
+                continue
+            if len(parts) != count:
+                raise ValueError(f"{name} must hold {count} latents for level {self.level}, got {len(parts)}.")
+            for part in parts:
+                _check_latent(name, part, self.x0)
+        for part in self.embeddings or ():
+            _check_tensor("embeddings", part)
+        if self.seed is not None and type(self.seed) is not int:
+            raise TypeError(f"seed must be a whole number, got {self.seed!r}.")
+        if not isinstance(self.method, str):
+            raise TypeError(f"method must be a name, got {self.method!r}.")
+        for name in ("params", "fingerprints", "meta"):
+            object.__setattr__(self, name, _check_mapping(name, getattr(self, name), name == "fingerprints"))
+
+    @property
+    def steps(self) -> int:
+        """Steps N of the grid."""
+        return len(self.sigmas) - 1
+
+    @property
+    def sigma(self) -> float:
+        """Noise level of the state x."""
+        return self.sigmas[self.level]
+
+    @property
+    def climb(self) -> tuple[float, ...]:
+        """Levels from the clean end to the state, ascending."""
+        return self.sigmas[: self.level + 1]
+
+    @property
+    def falling(self) -> tuple[float, ...]:
+        """Levels from the state to the clean end, for the way down."""
+        return self.climb[::-1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the latent."""
+        return tuple(self.x0.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the states."""
+        return self.x0.dtype
+
+
+def check_sigmas(sigmas: Sequence[float], space: Space) -> tuple[float, ...]:
+    """The grid as a tuple of floats.
+
+    Args:
+        sigmas: Noise levels, clean end first.
+        space: "ve" or "flow".
+
+    Raises:
+        ValueError: If it is not an ascending grid of at least two levels that the space has.
+    """
+    check_space(space)
+    grid = tuple(float(sigma) for sigma in sigmas)
+    if len(grid) < 2:
+        raise ValueError(f"sigmas must hold at least two levels, got {len(grid)}; ask for at least one step.")
+    if not all(math.isfinite(sigma) and sigma >= 0.0 for sigma in grid):
+        raise ValueError(f"sigmas must be finite and not negative, got {shorten(grid)}; use another schedule.")
+    if not all(a < b for a, b in pairwise(grid)):
+        raise ValueError(f"sigmas must strictly rise from the clean end, got {shorten(grid)}; flip a falling grid.")
+    if space == "flow" and grid[-1] > 1.0:
+        raise ValueError(f"sigmas of a flow model must not exceed 1, got {grid[-1]:.6g}; use a flow schedule.")
+    return grid
+
+
+def check_level(level: int, sigmas: Sequence[float], lowest: int = 1) -> None:
+    """Refuse a level that is no whole number within the grid.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it lies outside.
+    """
+    if type(level) is not int:
+        raise TypeError(f"level must be a whole number, got {level!r}; use strength_to_level for a fraction.")
+    if not lowest <= level <= len(sigmas) - 1:
+        raise ValueError(
+            f"level must lie between {lowest} and the number of steps {len(sigmas) - 1}, got {level}; "
+            "change the strength or the number of steps."
+        )
+
+
+def keep(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy of a tensor that a record may own: on the CPU, contiguous, detached, with gradients possible later."""
+    # Outside inference mode, so that the copy can take part in a backward pass of a later fit.
+    with torch.inference_mode(False):
+        return tensor.detach().to(device="cpu", dtype=dtype, copy=True).contiguous()
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}.")
+    if tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+        raise ValueError(
+            f"{name} must be float32 or float64 on the CPU, got {tensor.dtype} on {tensor.device}; convert it first."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(
+            f"{name} must be finite, got inf or nan; use more steps, a lower cfg or a lower strength for the inversion."
+        )
+
+
+def _check_latent(name: str, tensor: Tensor, like: Tensor) -> None:
+    _check_tensor(name, tensor)
+    if tensor.shape != like.shape or tensor.dtype != like.dtype:
+        raise ValueError(
+            f"{name} must have the shape {tuple(like.shape)} and dtype {like.dtype} of x0, "
+            f"got {tuple(tensor.shape)} and {tensor.dtype}; make the record anew."
+        )
+
+
+def _check_mapping(name: str, mapping: Mapping[str, Scalar], only_text: bool) -> dict[str, Scalar]:
+    allowed = (str,) if only_text else (str, int, float, bool)
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{name} must map names to values, got {type(mapping).__name__}.")
+    for key, value in mapping.items():
+        fits = isinstance(key, str) and type(value) in allowed
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise TypeError(f"{name} must map names to plain texts and finite numbers, got {key!r}: {value!r}.")
+    return dict(mapping)
