@@ -1,0 +1,1 @@
+"""The Shapes world: captioned pictures, a reader for them, and small models trained on them."""
