@@ -17,6 +17,7 @@ sys.modules.setdefault("retrace_tests", _tests)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
 from retrace_tests.hosts import find_hosts, host_version  # noqa: E402
 
 # The networks here are so small that threads cost more than they give.

@@ -1,0 +1,1 @@
+"""Backends that make a Field from a model outside ComfyUI."""
