@@ -140,14 +140,23 @@ def load(kind: str, dtype: torch.dtype = torch.float32) -> ShapesModel:
 
     denoiser = diffusers.UNet2DConditionModel if kind == "eps" else diffusers.SD3Transformer2DModel
     parts = {
-        "denoiser": denoiser.from_pretrained(_folder(kind), torch_dtype=dtype),
+        # Networks this small need no loading in pieces; asking for it without accelerate prints a warning.
+        "denoiser": denoiser.from_pretrained(_folder(kind), torch_dtype=dtype, low_cpu_mem_usage=False),
         "text_encoder": transformers.CLIPTextModelWithProjection.from_pretrained(_folder("text_encoder"), dtype=dtype),
-        "vae": diffusers.AutoencoderKL.from_pretrained(_folder("vae"), torch_dtype=dtype),
+        "vae": load_vae(dtype),
     }
     for network in parts.values():
         network.eval().requires_grad_(False)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(_folder("tokenizer"))
     return ShapesModel(kind, parts["denoiser"], parts["text_encoder"], tokenizer, parts["vae"])
+
+
+def load_vae(dtype: torch.dtype = torch.float32) -> Any:
+    """Load the trained autoencoder alone."""
+    import diffusers
+
+    vae = diffusers.AutoencoderKL.from_pretrained(_folder("vae"), torch_dtype=dtype, low_cpu_mem_usage=False)
+    return vae.eval().requires_grad_(False)
 
 
 def encode_text(model: ShapesModel, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
