@@ -231,7 +231,7 @@ class SingleState(Method):
 
 def _check_value(method: str, setting: Parameter, value: Any) -> None:
     what, hint = f"{setting.name} of method {method}", f"got {value!r}; the default is {setting.default!r}."
-    right = type(value) is setting.kind and (setting.kind is not float or math.isfinite(value))
+    right = type(value) is setting.kind and (not isinstance(value, float) or math.isfinite(value))
     if not right:
         raise TypeError(f"{what} must be a finite {setting.kind.__name__}, {hint}")
     if setting.options and value not in setting.options:

@@ -12,14 +12,12 @@ from ..steps import DDIMPredictor, Euler, Stepper
 class DDIM(SingleState):
     """Up: x' = x + (s' - s) * d(c*x, s') with c*x the state of the same network tensor at s'. Down: Euler.
 
-    One step of the fixed point that would undo the Euler step below it, hence nearer to exact than Euler going up.
+    One round of the fixed point that would undo the Euler step exactly, hence as a rule nearer than Euler going up.
     """
 
     name = "ddim"
     label = "DDIM inversion (official)"
-    description = (
-        "One model call a step, as null-text and prompt-to-prompt codes invert; nearer than Euler, no more dear."
-    )
+    description = "One model call a step, as null-text and prompt-to-prompt codes invert; as a rule nearer than Euler."
     reference = "Mokady et al. 2022, Null-text Inversion, arXiv:2211.09794 (code); Song et al. 2020, arXiv:2010.02502"
     order = 1
 

@@ -1,0 +1,286 @@
+"""What every method promises, run on every method that the registry finds."""
+
+import functools
+
+import pytest
+import torch
+
+from retrace.inversion import (
+    METHODS,
+    Inversion,
+    SingleState,
+    blend,
+    get_method,
+    invert,
+    load,
+    noise_std,
+    relative_error,
+    replay,
+    save,
+)
+from retrace_tests.inversion.problems import CLIP_SHAPE, SHAPE, SMOOTH, Mixture, exact, full_grid, slope, smooth_grid
+
+STEPS = (64, 128, 256)
+NO_FLOOR = 1e-9
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+# Round trip at 50 steps and cfg 1 on the mixture: about twice the worst seen for the order (Euler .12, midpoint 2e-3).
+ROUND_TRIP = {1: 0.25, 2: 5e-3}
+EXACT = 1e-12
+
+pytestmark = [pytest.mark.parametrize("name", METHODS), pytest.mark.parametrize("space", ["ve", "flow"])]
+
+
+@functools.cache
+def truth(space, rising):
+    """Start and end of the exact path through the smooth interval."""
+    mixture = Mixture(space)
+    low, high = SMOOTH[space]
+    noise = mixture.noise(3)
+    if rising:
+        clean = mixture.sample(3)
+        start = clean + low * noise if space == "ve" else (1 - low) * clean + low * noise
+    else:
+        start = high * noise
+    grid = smooth_grid(space, 600)
+    end = exact(mixture.field(sigma_floor=NO_FLOOR), start, grid if rising else grid[::-1])
+    return start, end
+
+
+def bits(*tensors):
+    """Contents of tensors, to compare before and after."""
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def same(before, *tensors):
+    return all(torch.equal(old, new) for old, new in zip(before, tensors, strict=True))
+
+
+def tensors_of(inversion):
+    lists = (inversion.path, inversion.residuals, inversion.embeddings)
+    listed = [part for parts in lists for part in parts or ()]
+    return [inversion.x0, inversion.x, *([] if inversion.mate is None else [inversion.mate]), *listed]
+
+
+def test_order_up(name, space):
+    start, end = truth(space, True)
+    field = Mixture(space).field(sigma_floor=NO_FLOOR)
+    errors = [relative_error(invert(field, start, smooth_grid(space, n), n, name).x, end) for n in STEPS]
+    assert slope(errors, STEPS) == pytest.approx(METHODS[name].order, abs=0.15), errors
+
+
+def test_order_down(name, space):
+    if not issubclass(METHODS[name], SingleState):
+        pytest.skip("its way down starts from more than x_k")
+    start, end = truth(space, False)
+    field = Mixture(space).field(sigma_floor=NO_FLOOR)
+    errors = []
+    for n in STEPS:
+        record = Inversion(space, smooth_grid(space, n), n, torch.zeros_like(start), start, method=name)
+        errors.append(relative_error(replay(record, field), end))
+    assert slope(errors, STEPS) == pytest.approx(METHODS[name].order, abs=0.15), errors
+
+
+@pytest.mark.parametrize("level", [6, 10])
+def test_evaluations(name, space, level):
+    mixture, method = Mixture(space), get_method(name)
+    field = mixture.field()
+    record = invert(field, mixture.sample(1), full_grid(space, 10), level, method)
+    assert field.evaluations == record.meta["evaluations"] == method.evaluations(level)
+    source = mixture.field()
+    replay(record, source)
+    assert source.evaluations == method.evaluations(level, rising=False)
+
+
+def test_round_trip(name, space):
+    mixture, method = Mixture(space), get_method(name)
+    clean, field = mixture.sample(4), mixture.field()
+    record = invert(field, clean, full_grid(space, 50), 50, method)
+    error = relative_error(replay(record, field), clean)
+    assert error <= (EXACT if method.reversible else ROUND_TRIP[method.order])
+    assert noise_std(record.x, record.x0, record.sigma, space) == pytest.approx(1.0, abs=0.25)
+
+
+@pytest.mark.parametrize("keep_path", [False, True])
+def test_purity(name, space, keep_path):
+    mixture = Mixture(space)
+    clean, grid = mixture.sample(2), full_grid(space, 8)
+    before, levels = bits(clean), list(grid)
+    record = invert(mixture.field(), clean, grid, 8, name, keep_path=keep_path)
+    assert same(before, clean) and grid == levels
+    kept = bits(*tensors_of(record))
+    # What the caller does to its latent afterwards must not reach the record.
+    clean.zero_()
+    assert same(kept, *tensors_of(record))
+    mask = torch.ones(1, 1, *SHAPE[1:], dtype=torch.float64)
+    out = replay(record, mixture.field(), mixture.field("target"), after_step=blend(record, mask))
+    out.zero_()
+    assert same(kept, *tensors_of(record))
+
+
+def test_ends_of_the_grid_are_finite(name, space):
+    mixture = Mixture(space)
+    field = mixture.field()
+    for dtype in (torch.float32, torch.float64):
+        record = invert(field, mixture.sample(2), full_grid(space, 4), 4, name, keep_path=True, dtype=dtype)
+        assert record.sigmas[0] == 0.0 and (space == "ve" or record.sigmas[-1] == 1.0)
+        assert torch.isfinite(replay(record, field)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_is_kept(name, space, dtype):
+    mixture, seen = Mixture(space), set()
+    field = mixture.field()
+    record = invert(
+        field,
+        mixture.sample(2).half(),
+        full_grid(space, 6),
+        6,
+        name,
+        dtype=dtype,
+        on_step=lambda r: seen.add(r.x.dtype),
+    )
+    out = replay(record, field, on_step=lambda r: seen.add(r.x.dtype))
+    assert seen == {dtype} == {record.dtype} == {out.dtype} == {tensor.dtype for tensor in tensors_of(record)}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_device_is_kept(name, space, device):
+    seen = set()
+    variance = 0.3
+
+    def denoise(x, sigma):
+        seen.add(x.device.type)
+        scale = 1.0 if space == "ve" else 1.0 - sigma
+        return scale * variance / (scale**2 * variance + sigma**2) * x
+
+    field = Mixture(space).field()
+    field._denoise = denoise
+    record = invert(field, torch.randn(1, 4, 6, 2, device=device), full_grid(space, 6), 6, name, keep_path=True)
+    assert seen == {device} and all(tensor.device.type == "cpu" for tensor in tensors_of(record))
+    out = replay(record, field, device=device)
+    assert seen == {device} and out.device.type == device
+
+
+@pytest.mark.parametrize("shape", [SHAPE, CLIP_SHAPE], ids=["picture", "clip"])
+def test_batch_rows_do_not_meet(name, space, shape):
+    mixture = Mixture(space, shape)
+    clean, grid = mixture.sample(3), full_grid(space, 8)
+
+    def there_and_back(latent):
+        record = invert(mixture.field(), latent, grid, 6, name)
+        return record.x, replay(record, mixture.field(), mixture.field("target", 2.0))
+
+    together = there_and_back(clean)
+    alone = [there_and_back(clean[row : row + 1]) for row in range(3)]
+    for both, rows in zip(together, zip(*alone, strict=True), strict=True):
+        assert both.shape == clean.shape
+        # Not bit for bit: sums over a batch of another size may be grouped otherwise.
+        torch.testing.assert_close(both, torch.cat(rows), rtol=1e-9, atol=1e-9)
+
+
+def test_a_walk_leaves_no_state_behind(name, space):
+    mixture, method = Mixture(space), get_method(name)
+    clean, grid, field = mixture.sample(2), full_grid(space, 7), mixture.field()
+    first = invert(field, clean, grid, 7, method)
+    once = replay(first, field)
+    again = invert(field, clean, grid, 7, method)
+    assert torch.equal(first.x, again.x) and torch.equal(once, replay(again, field))
+
+
+def test_path(name, space):
+    mixture = Mixture(space)
+    clean, grid = mixture.sample(2), full_grid(space, 9)
+    bare = invert(mixture.field(), clean, grid, 5, name)
+    record = invert(mixture.field(), clean, grid, 5, name, keep_path=True)
+    assert len(record.path) == 6
+    assert torch.equal(record.path[0], clean) and torch.equal(record.path[5], record.x)
+    assert torch.equal(bare.x, record.x)
+    if issubclass(METHODS[name], SingleState):
+        for level in (1, 3):
+            assert torch.equal(invert(mixture.field(), clean, grid, level, name).x, record.path[level])
+
+
+def test_target_is_followed(name, space):
+    mixture = Mixture(space)
+    record = invert(mixture.field(), mixture.sample(2), full_grid(space, 12), 12, name)
+    target = mixture.field("target", 3.0)
+    edited = replay(record, mixture.field(), target)
+    assert target.evaluations > 0
+    assert relative_error(edited, replay(record, mixture.field())) > 0.1
+
+
+@pytest.mark.parametrize("keep_path", [False, True])
+def test_mask_keeps_the_source_bit_for_bit(name, space, keep_path):
+    mixture = Mixture(space)
+    record = invert(mixture.field(), mixture.sample(2), full_grid(space, 10), 7, name, keep_path=keep_path)
+    mask = torch.zeros(1, 1, *SHAPE[1:], dtype=torch.float64)
+    mask[..., 1:, :3] = 1.0
+    mask[..., 1:, 2] = 0.4
+    edited = replay(record, mixture.field(), mixture.field("target", 4.0), after_step=blend(record, mask))
+    outside = (mask == 0.0).expand_as(edited)
+    assert torch.equal(edited[outside], record.x0[outside])
+    assert relative_error(edited[~outside], record.x0[~outside]) > 0.05
+
+
+def test_reports(name, space):
+    mixture, up, down = Mixture(space), [], []
+    clean, field = mixture.sample(1), mixture.field()
+    record = invert(field, clean, full_grid(space, 40), 30, name, on_step=up.append)
+    out = replay(record, field, on_step=down.append)
+    for reports in (up, down):
+        assert [report.index for report in reports] == list(range(reports[0].total))
+    assert torch.equal(up[-1].x, record.x) and torch.equal(down[-1].x, out)
+    assert up[-1].sigma_next == record.sigma and down[0].sigma == record.sigma and down[-1].sigma_next == 0.0
+    # A true clean latent, not the state: about what the model says of the state that was reached.
+    for report in (*up, *down):
+        assert relative_error(report.denoised, field(report.x, report.sigma_next)) < 0.2
+
+
+def test_an_interrupt_ends_the_walk_and_harms_nothing(name, space):
+    mixture = Mixture(space)
+    clean, grid, field = mixture.sample(1), full_grid(space, 8), mixture.field()
+    before = bits(clean)
+    whole = invert(field, clean, grid, 8, name)
+    kept = bits(*tensors_of(whole))
+
+    def stop(report):
+        if report.index == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        invert(field, clean, grid, 8, name, on_step=stop)
+    with pytest.raises(InterruptedError):
+        replay(whole, field, on_step=stop)
+    assert same(before, clean) and same(kept, *tensors_of(whole))
+    assert torch.equal(invert(field, clean, grid, 8, name).x, whole.x)
+
+
+@pytest.mark.parametrize("keep_path", [False, True])
+def test_a_saved_record_replays_bit_for_bit(name, space, keep_path, tmp_path):
+    mixture = Mixture(space)
+    record = invert(mixture.field(), mixture.sample(2), full_grid(space, 8), 6, name, keep_path=keep_path)
+    save(record, tmp_path / "record.safetensors")
+    again = load(tmp_path / "record.safetensors")
+    source, target = mixture.field(), mixture.field("target", 2.0)
+    assert torch.equal(replay(record, source, target), replay(again, source, target))
+
+
+def test_inference_mode_leaves_ordinary_tensors(name, space):
+    mixture = Mixture(space)
+    with torch.inference_mode():
+        record = invert(mixture.field(), mixture.sample(1), full_grid(space, 5), 5, name, keep_path=True)
+        replay(record, mixture.field())
+    assert not any(tensor.is_inference() for tensor in tensors_of(record))
+
+
+def test_facts_and_settings_are_filled_in(name, space):
+    method = METHODS[name]
+    for fact in (method.label, method.description, method.reference):
+        assert isinstance(fact, str) and fact
+    for setting in method.parameters():
+        assert setting.kind in (bool, int, float, str) and setting.tooltip.endswith(".")
+        if setting.kind in (int, float):
+            assert setting.minimum <= setting.default <= setting.maximum
+        if setting.kind is str:
+            assert setting.default in setting.options

@@ -1,0 +1,92 @@
+"""The model as a solver sees it."""
+
+import pytest
+import torch
+
+from retrace.inversion import SIGMA_FLOOR, Field, implied_noise, mix, noise_std, work_dtype
+from retrace_tests.inversion.problems import Mixture
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_derivative_is_that_of_the_noising_path(space):
+    # For one Gaussian N(0, v) the path is known: x(sigma) = x0 * sqrt(a^2 v + sigma^2) / sqrt(v).
+    variance = 0.7
+
+    def denoise(x, sigma):
+        scale = 1.0 if space == "ve" else 1.0 - sigma
+        return scale * variance / (scale**2 * variance + sigma**2) * x
+
+    def path(sigma):
+        scale = 1.0 if space == "ve" else 1.0 - sigma
+        return torch.full((1, 1, 1, 1), (scale**2 * variance + sigma**2) ** 0.5, dtype=torch.float64)
+
+    field, sigma, h = Field(denoise, space), 0.6, 1e-6
+    by_difference = (path(sigma + h) - path(sigma - h)) / (2 * h)
+    torch.testing.assert_close(field.derivative(path(sigma), sigma), by_difference, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_floor(space):
+    asked = []
+
+    def denoise(x, sigma):
+        asked.append(sigma)
+        return 0.5 * x
+
+    field, x = Field(denoise, space), torch.ones(1, 1, 2, 2)
+    assert torch.equal(field.derivative(x, 0.0), 0.5 * x / SIGMA_FLOOR[space])
+    field(x, 0.0)
+    field.derivative(x, 0.5)
+    assert asked == [SIGMA_FLOOR[space], SIGMA_FLOOR[space], 0.5]
+
+
+def test_counts_its_own_calls_and_those_of_a_rebound_field():
+    mixture = Mixture("ve")
+    field, other, x = mixture.field(cfg=2.0), mixture.field(), mixture.sample(1)
+    field(x, 1.0)
+    field.evaluate(x, 1.0)
+    rebound = field.with_embedding(mixture.embeddings["target"])
+    assert not torch.equal(rebound(x, 1.0), field(x, 1.0))
+    assert (field.evaluations, rebound.evaluations, other.evaluations) == (4, 1, 0)
+    assert torch.equal(field.with_embedding(mixture.embeddings["null"])(x, 1.0), field(x, 1.0))
+
+
+def test_answers_in_the_dtype_of_the_state():
+    field = Field(lambda x, sigma: (x * 0.5).to(torch.bfloat16), "flow")
+    assert field(torch.ones(1, 1, 2, 2, dtype=torch.float64), 0.5).dtype == torch.float64
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="space must be 've' or 'flow', got 'eps'"):
+        Field(lambda x, sigma: x, "eps")
+    with pytest.raises(ValueError, match="sigma_floor must lie between 0 and 1, got 0.0"):
+        Field(lambda x, sigma: x, "ve", 0.0)
+    with pytest.raises(
+        ValueError, match=r"denoised must have the shape of the state \(1, 4, 2, 2\), got \(1, 3, 2, 2\)"
+    ):
+        Field(lambda x, sigma: x[:, :3], "ve")(torch.ones(1, 4, 2, 2), 1.0)
+    with pytest.raises(TypeError, match="must let its unconditional embedding be exchanged"):
+        Field(lambda x, sigma: x, "ve").with_embedding(torch.zeros(1))
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1])
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_noise_goes_in_and_comes_out(space, start):
+    mixture = Mixture(space)
+    clean, noise = mixture.sample(2), mixture.noise(2)
+    state = mix(clean, noise, 0.8, space, start)
+    torch.testing.assert_close(implied_noise(state, clean, 0.8, space, start), noise)
+    assert torch.equal(mix(clean, noise, start, space, start), clean)
+    assert noise_std(mix(clean, 3.0 * noise, 0.8, space), clean, 0.8, space) == pytest.approx(3.0 * float(noise.std()))
+    with pytest.raises(ValueError, match="sigma must lie above the clean level"):
+        implied_noise(state, clean, start, space, start)
+
+
+def test_mix_is_the_definition_of_the_space():
+    clean, noise = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 10.0)
+    assert float(mix(clean, noise, 0.5, "ve")) == 7.0 and float(mix(clean, noise, 0.5, "flow")) == 6.0
+    assert torch.equal(mix(clean, noise, 1.0, "flow"), noise)
+
+
+def test_work_dtype():
+    assert work_dtype("cpu") == torch.float64 == work_dtype("cuda:0") and work_dtype("mps") == torch.float32

@@ -1,0 +1,101 @@
+"""Methods are found by their files and refuse wrong settings."""
+
+from dataclasses import FrozenInstanceError, dataclass
+from types import ModuleType
+
+import pytest
+
+from retrace.inversion import METHODS, Method, Parameter, SingleState, Step, get_method, parameter
+from retrace.inversion.registry import method_in
+
+
+@dataclass(frozen=True)
+class Damped(SingleState):
+    """A method with one setting of each kind."""
+
+    name = "damped"
+    label = "Damped"
+    description = "For tests."
+    reference = "none"
+    order = 1
+    gain: float = parameter(0.5, "How much.", minimum=0.0, maximum=1.0, step=0.1)
+    rounds: int = parameter(2, "How often.", minimum=1, maximum=9)
+    eager: bool = parameter(True, "Whether at once.")
+    kind: str = parameter("soft", "Which.", options=("soft", "hard"))
+
+    def up(self):
+        return lambda field, x, sigma, sigma_next: Step(x, x)
+
+    down = up
+
+    def evaluations(self, level, rising=True):
+        return 0
+
+
+def test_every_file_is_a_method(root):
+    stems = {path.stem for path in (root / "inversion" / "methods").glob("*.py")} - {"__init__"}
+    assert set(METHODS) == stems and {"euler", "midpoint", "fireflow", "ddim"} <= stems
+    assert list(METHODS) == sorted(METHODS)
+
+
+def module_with(stem, **members):
+    module = ModuleType(f"somewhere.methods.{stem}")
+    for name, member in members.items():
+        setattr(module, name, member)
+    return module
+
+
+def test_a_file_must_hold_one_method_of_its_name():
+    own = type("Own", (Damped,), {"__module__": "somewhere.methods.damped"})
+    other = type("Other", (Damped,), {"__module__": "somewhere.methods.damped"})
+    # What a file imports is not what it defines.
+    assert method_in(module_with("damped", Own=own, Damped=Damped, SingleState=SingleState)) is own
+    with pytest.raises(ImportError, match=r"methods/damped.py must define one method, got 0"):
+        method_in(module_with("damped", Damped=Damped, Method=Method))
+    with pytest.raises(ImportError, match=r"methods/damped.py must define one method, got 2"):
+        method_in(module_with("damped", Own=own, Other=other))
+    moved = type("Own", (Damped,), {"__module__": "somewhere.methods.strong"})
+    with pytest.raises(ImportError, match=r"methods/strong.py must be named 'strong', got 'damped'"):
+        method_in(module_with("strong", Own=moved))
+
+
+def test_settings_describe_themselves():
+    assert Damped.parameters() == (
+        Parameter("gain", float, 0.5, 0.0, 1.0, 0.1, "How much.", ()),
+        Parameter("rounds", int, 2, 1, 9, None, "How often.", ()),
+        Parameter("eager", bool, True, None, None, None, "Whether at once.", ()),
+        Parameter("kind", str, "soft", None, None, None, "Which.", ("soft", "hard")),
+    )
+    assert Damped(gain=1).params == {"gain": 1.0, "rounds": 2, "eager": True, "kind": "soft"}
+    assert type(Damped(gain=1).gain) is float
+    with pytest.raises(FrozenInstanceError):
+        Damped().gain = 0.1
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "sentence"),
+    [
+        ({"gain": 1.5}, ValueError, "gain of method damped must be at most 1.0, got 1.5; the default is 0.5."),
+        ({"gain": -0.1}, ValueError, "gain of method damped must be at least 0.0, got -0.1"),
+        ({"gain": float("nan")}, TypeError, "gain of method damped must be a finite float, got nan"),
+        ({"gain": "1"}, TypeError, "gain of method damped must be a finite float, got '1'"),
+        ({"rounds": 2.0}, TypeError, "rounds of method damped must be a finite int, got 2.0"),
+        ({"rounds": True}, TypeError, "rounds of method damped must be a finite int, got True"),
+        ({"rounds": 0}, ValueError, "rounds of method damped must be at least 1, got 0"),
+        ({"kind": "mild"}, ValueError, "kind of method damped must be one of soft, hard, got 'mild'"),
+    ],
+)
+def test_settings_out_of_range(setting, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Damped(**setting)
+
+
+def test_get_method(monkeypatch):
+    monkeypatch.setitem(METHODS, "damped", Damped)
+    assert get_method("damped", {"gain": 0.25}) == Damped(gain=0.25)
+    with pytest.raises(ValueError, match="method must be one of .*euler.*, got 'newton'; check the spelling"):
+        get_method("newton")
+    with pytest.raises(ValueError, match=r"Settings of method damped must be among its own \(gain, .*\), got 'order'"):
+        get_method("damped", {"order": 3})
+    with pytest.raises(ValueError, match=r"Settings of method euler must be among its own \(none\), got 'gain'"):
+        get_method("euler", {"gain": 0.1})
