@@ -1,0 +1,51 @@
+"""The pack's nodes: the only folder that knows the host."""
+
+from __future__ import annotations
+
+import logging
+
+import nodes as host_nodes
+from comfy_api.latest import ComfyExtension, io
+
+from .invert import Invert
+from .records import LoadInversion, SaveInversion
+from .report import InversionReport
+from .resample import Resample
+from .samplers import InversionSampler, RFSolverSample
+
+_logger = logging.getLogger(__name__)
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    Invert,
+    Resample,
+    RFSolverSample,
+    InversionSampler,
+    SaveInversion,
+    LoadInversion,
+    InversionReport,
+)
+
+
+class RetraceExtension(ComfyExtension):
+    """What the host asks for the pack's nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the nodes whose ids are free.
+
+        An id that the host or another pack holds already stays theirs: a workflow of that pack must not change its
+        meaning because this one was installed.
+        """
+        free = []
+        for node in NODES:
+            node_id = node.define_schema().node_id
+            holder = host_nodes.NODE_CLASS_MAPPINGS.get(node_id)
+            if holder is not None and holder is not node:
+                _logger.warning(
+                    "Retrace: node id %r is taken by %s, so the node of that name in this pack is left out; "
+                    "remove the other pack to use it.",
+                    node_id,
+                    getattr(holder, "RELATIVE_PYTHON_MODULE", None) or holder.__module__,
+                )
+                continue
+            free.append(node)
+        return free

@@ -1,0 +1,1 @@
+"""The host seen from the pack: adapters only, no node classes."""

@@ -1,0 +1,59 @@
+"""A guider that answers the same question with the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_patcher
+import comfy.samplers
+import torch
+
+# The option of the host through which a guider's conditionings are evaluated.
+_EVALUATE = "sampler_calc_cond_batch_function"
+
+
+class SteadyGuider(comfy.samplers.CFGGuider):
+    """Classifier-free guidance with every conditioning in a forward of its own.
+
+    The stock guider puts conditional and unconditional rows into one forward when there is memory for it, so that
+    the same call gives other bits on a fuller card. An inversion that is to come back needs the same field in both
+    directions.
+    """
+
+    def __init__(self, model: Any, positive: Any, negative: Any = None, cfg: float = 1.0) -> None:
+        """Set up one branch.
+
+        Args:
+            model: The MODEL; it is not changed.
+            positive: CONDITIONING.
+            negative: CONDITIONING, may be None at cfg 1.
+            cfg: Guidance scale; 1 leaves the negative out.
+        """
+        super().__init__(model)
+        conds = {"positive": positive}
+        if negative is not None:
+            conds["negative"] = negative
+        self.inner_set_conds(conds)
+        self.set_cfg(cfg)
+
+    def predict_noise(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> torch.Tensor:
+        """Return the guided denoised for x, as the host's guider does."""
+        options = comfy.model_patcher.create_model_options_clone(model_options or {})
+        # A patch that is there already decides for itself how conditionings are evaluated.
+        options.setdefault(_EVALUATE, _one_by_one)
+        return super().predict_noise(x, timestep, options, seed)
+
+
+def _one_by_one(args: dict[str, Any]) -> list[torch.Tensor]:
+    outputs: list[torch.Tensor] = []
+    for cond in args["conds"]:
+        outputs += comfy.samplers.calc_cond_batch(
+            args["model"], [cond], args["input"], args["sigma"], args["model_options"]
+        )
+    return outputs

@@ -1,0 +1,58 @@
+"""Settings of the registered methods as node inputs: a range is written once, in the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...inversion import METHODS, Method, Parameter, get_method
+from .compat import declare
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, in the registry's order."""
+    return list(METHODS)
+
+
+def parameter_inputs() -> list[Any]:
+    """Return one optional input for every setting of every method, named ``<method>_<setting>``."""
+    return [_input(name, setting) for name, method in METHODS.items() for setting in method.parameters()]
+
+
+def chosen_method(name: str, values: Mapping[str, Any]) -> Method:
+    """Return the method of that name with its settings picked from the node's inputs.
+
+    Args:
+        name: A name in the registry.
+        values: The node's inputs by id; those of other methods are ignored.
+
+    Returns:
+        The method.
+
+    Raises:
+        ValueError: If the method is unknown or a setting is out of range.
+    """
+    if name not in METHODS:
+        return get_method(name)
+    settings = {setting.name: values.get(f"{name}_{setting.name}") for setting in METHODS[name].parameters()}
+    return get_method(name, {key: value for key, value in settings.items() if value is not None})
+
+
+def _input(method: str, setting: Parameter) -> Any:
+    values: dict[str, Any] = {
+        "default": setting.default,
+        "tooltip": f"{METHODS[method].label}: {setting.tooltip}",
+        "optional": True,
+        "advanced": True,
+    }
+    kind: Any = io.String
+    if setting.options:
+        kind, values["options"] = io.Combo, list(setting.options)
+    elif setting.kind is bool:
+        kind = io.Boolean
+    elif setting.kind in (int, float):
+        kind = io.Int if setting.kind is int else io.Float
+        values |= {"min": setting.minimum, "max": setting.maximum, "step": setting.step}
+    return declare(kind.Input, f"{method}_{setting.name}", **values)

@@ -1,0 +1,102 @@
+"""How a model mixes noise and latent, measured on the host's own function.
+
+A method sees only ``denoised``; the one thing it must know beyond that is how a state is mixed from a clean latent
+and noise:
+
+    ve    x = x0 + sigma n                      (eps, v and EDM models)
+    flow  x = (1 - sigma) x0 + s sigma n        (rectified flow; s = 1, or the noise_scale of newer hosts)
+
+The host mixes linearly in both arguments, so two probes tell the space without naming a single class.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from ...inversion.field import Space
+
+_PROBES = (0.25, 0.75)  # two inner levels: at one alone a ve and a flow mix can agree by chance
+_TOLERANCE = 1e-5  # the host mixes in float32
+# Clean end of a flow with float64 states: rounding of (x - D) / sigma is 5e-8 at any floor above 1e-9.
+_FLOW_FLOOR = 1e-6
+
+
+def model_sampling_of(model: Any) -> Any:
+    """Return the model_sampling object that a run of this MODEL will use, with the user's patches."""
+    return model.get_model_object("model_sampling")
+
+
+def coefficients(model_sampling: Any, sigma: float, at_start: bool = True) -> tuple[float, float]:
+    """Return how the host's noise_scaling weighs latent and noise.
+
+        noise_scaling(sigma, n, z) = a z + b n
+
+    Args:
+        model_sampling: The model_sampling object of the model that samples.
+        sigma: Noise level, positive.
+        at_start: Whether this is the first level of a run, where the host scales noise at the top level by
+            sqrt(1 + sigma^2) instead of sigma.
+
+    Returns:
+        The pair (a, b).
+    """
+    top = float(model_sampling.sigma_max)
+    # The host's own rule for "this run starts from pure noise" (Sampler.max_denoise).
+    from_pure_noise = at_start and (math.isclose(top, sigma, rel_tol=1e-5) or sigma > top)
+    level = torch.tensor(float(sigma), dtype=torch.float64)
+
+    def mix(noise: float, latent: float) -> float:
+        one = torch.ones(1, dtype=torch.float64)
+        return float(model_sampling.noise_scaling(level, noise * one, latent * one, from_pure_noise))
+
+    return mix(0.0, 1.0), mix(1.0, 0.0)
+
+
+def space_of(model_sampling: Any) -> Space:
+    """Name the space in which a model samples.
+
+    Args:
+        model_sampling: The model_sampling object of the model, with the user's patches.
+
+    Returns:
+        "ve" or "flow".
+
+    Raises:
+        ValueError: If the host mixes latent and noise in another way, as image-to-image regression models do.
+    """
+    mixes = [(sigma, *coefficients(model_sampling, sigma, at_start=False)) for sigma in _PROBES]
+
+    def near(value: float, wanted: float) -> bool:
+        return math.isclose(value, wanted, rel_tol=_TOLERANCE)
+
+    if all(near(latent, 1.0) and near(noise, sigma) for sigma, latent, noise in mixes):
+        return "ve"
+    if all(near(latent, 1.0 - sigma) and noise > 0.0 for sigma, latent, noise in mixes):
+        return "flow"
+    raise ValueError(
+        "model must mix noise as a diffusion or rectified flow model does, "
+        f"got {type(model_sampling).__name__}; inversion is not defined for this kind of model."
+    )
+
+
+def sigma_floor(model_sampling: Any, space: Space, dtype: torch.dtype) -> float | None:
+    """Return the lowest level at which a model is asked for its derivative.
+
+    A ve model is asked at the lowest level that it was trained on: below it eps models see the same timestep anyway
+    and EDM models one that they never saw. A flow model is asked as near to 0 as the precision of the states allows.
+
+    Args:
+        model_sampling: The model_sampling object of the model.
+        space: Its space.
+        dtype: Precision of the states.
+
+    Returns:
+        The level; None where the default of the space is right.
+    """
+    if space == "ve":
+        lowest = float(model_sampling.sigma_min)
+        return lowest if 0.0 < lowest < 1.0 else None
+    return _FLOW_FLOOR if dtype == torch.float64 else None

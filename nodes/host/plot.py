@@ -1,0 +1,90 @@
+"""Plots with Pillow alone, as the host brings no plotting library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+_WIDTH, _HEIGHT, _MARGIN = 480, 400, 56
+_PAPER, _INK, _GRID, _LINE, _FILL = "#ffffff", "#202428", "#d8dce0", "#1f6feb", "#9ec5fe"
+
+# Half-width of the noise histogram in standard deviations.
+_SPREAD = 4.0
+_BINS = 61
+
+
+def report_plot(sigmas: Sequence[float], errors: Sequence[float], noise: torch.Tensor) -> torch.Tensor:
+    """Draw the error of every step and the histogram of the inverted noise.
+
+    Args:
+        sigmas: Level of each error, in walking order; empty without a recorded path.
+        errors: Relative error of the state at each level.
+        noise: The noise that the inverted state implies, any shape.
+
+    Returns:
+        IMAGE of the host, shape (1, H, W, 3), values in [0, 1].
+    """
+    canvas = Image.new("RGB", (2 * _WIDTH, _HEIGHT), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    _error_panel(draw, 0, sigmas, errors)
+    _noise_panel(draw, _WIDTH, noise)
+    return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
+
+
+def _frame(draw: ImageDraw.ImageDraw, left: int, title: str) -> tuple[int, int, int, int]:
+    box = (left + _MARGIN, _MARGIN, left + _WIDTH - 16, _HEIGHT - _MARGIN)
+    draw.rectangle(box, outline=_INK)
+    draw.text((left + _MARGIN, 20), title, fill=_INK)
+    return box
+
+
+def _error_panel(draw: ImageDraw.ImageDraw, left: int, sigmas: Sequence[float], errors: Sequence[float]) -> None:
+    x0, y0, x1, y1 = _frame(draw, left, "relative error of the state on the way down")
+    shown = [(sigma, error) for sigma, error in zip(sigmas, errors) if error > 0.0 and math.isfinite(error)]
+    if not shown:
+        text = "exact at every step" if errors else "no path recorded: set keep_path of Invert"
+        draw.text(((x0 + x1) // 2, (y0 + y1) // 2), text, fill=_INK, anchor="mm")
+        return
+    low = math.floor(min(math.log10(error) for _, error in shown))
+    high = max(math.ceil(max(math.log10(error) for _, error in shown)), low + 1)
+    top = max(sigmas) or 1.0
+
+    def place(sigma: float, error: float) -> tuple[float, float]:
+        across = 1.0 - sigma / top
+        return x0 + across * (x1 - x0), y1 - (math.log10(error) - low) / (high - low) * (y1 - y0)
+
+    for power in range(low, high + 1):
+        y = y1 - (power - low) / (high - low) * (y1 - y0)
+        draw.line((x0, y, x1, y), fill=_GRID)
+        draw.text((x0 - 6, y), f"1e{power}", fill=_INK, anchor="rm")
+    points = [place(sigma, error) for sigma, error in shown]
+    draw.line(points, fill=_LINE, width=2)
+    for x, y in points:
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_LINE)
+    draw.rectangle((x0, y0, x1, y1), outline=_INK)
+    draw.text((x0, y1 + 8), f"sigma {top:.4g}", fill=_INK)
+    draw.text((x1, y1 + 8), "sigma 0", fill=_INK, anchor="ra")
+
+
+def _noise_panel(draw: ImageDraw.ImageDraw, left: int, noise: torch.Tensor) -> None:
+    x0, y0, x1, y1 = _frame(draw, left, "noise of the inverted state, line: unit Gaussian")
+    values = noise.detach().to("cpu", torch.float64).flatten().numpy()
+    counts, edges = np.histogram(values, bins=_BINS, range=(-_SPREAD, _SPREAD))
+    density = counts / (max(1, values.size) * (edges[1] - edges[0]))
+    normal = np.exp(-0.5 * edges**2) / math.sqrt(2.0 * math.pi)
+    top = 1.15 * max(float(density.max()), float(normal.max()))
+
+    def place(value: float, height: float) -> tuple[float, float]:
+        return x0 + (value + _SPREAD) / (2 * _SPREAD) * (x1 - x0), y1 - height / top * (y1 - y0)
+
+    for height, before, after in zip(density, edges, edges[1:]):
+        a, b = place(before, float(height)), place(after, 0.0)
+        draw.rectangle((a[0], a[1], b[0], b[1]), fill=_FILL)
+    draw.line([place(float(edge), float(height)) for edge, height in zip(edges, normal)], fill=_LINE, width=2)
+    draw.rectangle((x0, y0, x1, y1), outline=_INK)
+    for value in (-4, -2, 0, 2, 4):
+        draw.text((place(value, 0.0)[0], y1 + 8), str(value), fill=_INK, anchor="ma")

@@ -1,0 +1,219 @@
+"""Runs of a model: into the noise and back, under a guider of the pack."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import comfy.utils
+import latent_preview
+import torch
+
+from ...inversion import (
+    Field,
+    Inversion,
+    Method,
+    OnStep,
+    StepReport,
+    adopt,
+    blend,
+    check_fit,
+    invert,
+    replay,
+    strength_to_level,
+    work_dtype,
+)
+from .bundle import Bundle, source_of
+from .checks import check_cfg, refuse_skipping
+from .compat import PACK_VERSION, host_version
+from .field import refusing_field
+from .fingerprint import fingerprint_conditioning, fingerprint_model
+from .guider import SteadyGuider
+from .latents import into_model, keep_outside, out_of_model, source_samples
+from .masks import on_latent_grid
+from .parametrisation import model_sampling_of, space_of
+from .samplers import ScriptedSampler, on_device_precision
+
+Result = TypeVar("Result")
+
+_logger = logging.getLogger(__name__)
+
+
+def run_invert(
+    model: Any,
+    source: Any,
+    latent: dict[str, Any],
+    sigmas: tuple[float, ...],
+    strength: float,
+    method: Method,
+    cfg: float = 1.0,
+    negative: Any = None,
+    keep_path: bool = False,
+) -> Bundle:
+    """Invert a LATENT.
+
+    A noise_mask is not applied: under a mask the host shows the network the clean latent at every level, so that
+    the inversion would not be one. It stays among the extras.
+
+    Args:
+        model: The MODEL; it is not changed.
+        source: CONDITIONING that describes the source.
+        latent: The LATENT.
+        sigmas: Rising levels from 0.
+        strength: Fraction of the steps to climb, in (0, 1].
+        method: How to climb.
+        cfg: Guidance scale.
+        negative: CONDITIONING, needed when cfg is not 1.
+        keep_path: Whether to record the state of every step.
+
+    Returns:
+        The inversion.
+
+    Raises:
+        ValueError: If an input does not fit.
+        TypeError: If the latent holds several streams.
+    """
+    refuse_skipping(model)
+    check_cfg(cfg, negative)
+    samples = source_samples(model, latent)
+    clean = into_model(model, samples)
+    # A model that cannot be inverted is refused before it is loaded.
+    space_of(model_sampling_of(model))
+    level = strength_to_level(strength, len(sigmas) - 1)
+    fingerprints = {
+        "model": fingerprint_model(model),
+        "source": fingerprint_conditioning([source, cfg, negative if cfg != 1.0 else None]),
+    }
+    meta = {
+        "cfg": float(cfg),
+        "host": host_version(),
+        "pack": PACK_VERSION,
+        "latent_dtype": str(samples.dtype).removeprefix("torch."),
+    }
+
+    def climb(field: Field, device: torch.device, on_step: OnStep) -> Inversion:
+        start = clean.to(work_dtype(device)).to(device)
+        return invert(field, start, sigmas, level, method, keep_path, fingerprints, meta, on_step)
+
+    record = _run(model, source, negative, cfg, samples, sigmas[level::-1], climb)
+    extras = {key: value for key, value in latent.items() if key != "samples"}
+    return Bundle(record, source, negative, samples, extras)
+
+
+def run_replay(
+    model: Any,
+    bundle: Bundle,
+    target: Any = None,
+    negative: Any = None,
+    cfg: float = 1.0,
+    mask: torch.Tensor | None = None,
+    feather: int = 0,
+    method: str | None = None,
+    tap: Callable[[StepReport], None] | None = None,
+) -> dict[str, Any]:
+    """Play an inversion back, towards a target or, without one, to its own source.
+
+    Args:
+        model: The MODEL; it is not changed.
+        bundle: The inversion.
+        target: CONDITIONING of the edit; None reconstructs under the source's own conditioning and guidance.
+        negative: Negative CONDITIONING of the edit.
+        cfg: Guidance scale of the edit.
+        mask: MASK, white where the edit may act; outside it the result equals the source bit for bit.
+        feather: Width in pixels of the mask of a ramp inside its edge.
+        method: Name of another solver for the way down; None for the record's own.
+        tap: Told after every step.
+
+    Returns:
+        A LATENT.
+
+    Raises:
+        ValueError: If an input does not fit the record.
+    """
+    refuse_skipping(model)
+    record = bundle.record if method is None else adopt(bundle.record, method)
+    check_model_fits(model, record)
+    reconstructs = target is None
+    if reconstructs:
+        if bundle.source is None:
+            raise ValueError(
+                "source must be connected to reconstruct an inversion that was loaded from a file, got nothing; "
+                "connect the conditioning that it was inverted with, or a positive to edit."
+            )
+        target, negative, cfg = bundle.source, bundle.negative, bundle.cfg
+        _warn_of_other_source(record, target, negative, cfg)
+    check_cfg(cfg, negative)
+    source = source_of(model, bundle)
+    grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
+
+    def descend(field: Field, device: torch.device, on_step: OnStep) -> torch.Tensor:
+        fitted = on_device_precision(record, work_dtype(device))
+
+        def told(report: StepReport) -> None:
+            if tap is not None:
+                tap(report)
+            on_step(report)
+
+        after_step = None if grid is None else blend(fitted, grid, device)
+        if reconstructs:
+            return replay(fitted, field, after_step=after_step, on_step=told, device=device).cpu()
+        # A solver whose way down asks the source too would get the target's answers: it is refused instead.
+        source_field = refusing_field(
+            field, f"target must be left out for method {record.method}, got one; this solver only reconstructs here."
+        )
+        return replay(fitted, source_field, field, after_step=after_step, on_step=told, device=device).cpu()
+
+    state = _run(model, target, negative, cfg, source, record.falling, descend)
+    samples = out_of_model(model, state, source.dtype)
+    if grid is not None:
+        samples = keep_outside(grid, samples, source)
+    return {**bundle.extras, "samples": samples}
+
+
+def check_model_fits(model: Any, record: Inversion) -> None:
+    """Refuse a MODEL that did not make a record, before it is loaded.
+
+    Raises:
+        ValueError: If the space, the latent or the weights differ.
+    """
+    probe = Field(lambda x, sigma: x, space_of(model_sampling_of(model)))
+    check_fit(record, probe, fingerprints={"model": fingerprint_model(model)})
+
+
+def _warn_of_other_source(record: Inversion, source: Any, negative: Any, cfg: float) -> None:
+    # A text encoder in another precision gives other bits for the same prompt, so this is no refusal.
+    now = fingerprint_conditioning([source, cfg, negative if cfg != 1.0 else None])
+    if record.fingerprints.get("source") not in (None, now):
+        _logger.warning(
+            "Retrace: source conditioning differs from the one that this inversion was made with; "
+            "the reconstruction is as near as the two are."
+        )
+
+
+def _run(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    samples: torch.Tensor,
+    falling: tuple[float, ...],
+    script: Callable[[Field, torch.device, Any], Result],
+) -> Result:
+    guider = SteadyGuider(model, positive, negative if cfg != 1.0 else None, cfg)
+    sampler: ScriptedSampler[Result] = ScriptedSampler(script)
+    # The host shows the levels of a run to the network and to patches. They fall in both directions, so that both
+    # ask the same field.
+    sigmas = torch.tensor(falling, dtype=torch.float32)
+    guider.sample(
+        torch.zeros_like(samples),
+        samples,
+        sampler,
+        sigmas,
+        denoise_mask=None,
+        callback=latent_preview.prepare_callback(model, len(falling) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=0,
+    )
+    assert sampler.result is not None
+    return sampler.result

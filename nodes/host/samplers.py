@@ -1,0 +1,281 @@
+"""Samplers of the pack: they start from a stored tensor, never from the host's noise_scaling.
+
+The stock KSAMPLER multiplies the latent by the levels' weights on entry and divides on exit, in float32; at flow
+sigma 1 that is 0 and infinity. A plain Sampler is called with everything in place and left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import comfy.samplers
+import torch
+
+from ...inversion import Field, Inversion, SingleState, implied_noise, replay, walk, work_dtype
+from ...inversion.api import check_fit, own_method
+from ...inversion.registry import get_method
+from .checks import check_state_fits, refuse_skipping
+from .field import Callback, field_of, reporter
+from .fingerprint import fingerprint_model
+from .parametrisation import space_of
+
+Result = TypeVar("Result")
+Run = Callable[[Field, torch.device, Callable[..., None]], Result]
+
+# SIGMAS are float32: two of them that mean one level differ by less than this.
+_SIGMA_TOLERANCE = 1e-5
+# FlipSigmas of the host writes 0.0001 for the clean level.
+_CLEAN_LEVEL = 1.01e-4
+# Above this level 1 - sigma has lost so much precision that a latent divided by it carries noise only.
+_PURE_NOISE = 1.0 - 1e-6
+
+
+class ScriptedSampler(comfy.samplers.Sampler, Generic[Result]):
+    """Runs a function on the field of a guider; what it returns leaves by ``result``, in full precision.
+
+    The host maps and rounds what ``sample`` returns, so that is only a finite stand-in.
+    """
+
+    def __init__(self, run: Run[Result]) -> None:
+        """Set the script.
+
+        Args:
+            run: Called once with (field, device, on_step).
+        """
+        self._run = run
+        self.result: Result | None = None
+
+    def sample(
+        self,
+        guider: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Callback | None,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor | None = None,
+        denoise_mask: torch.Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> torch.Tensor:
+        """Run the script; called by the host."""
+        model_sampling = guider.inner_model.model_sampling
+        field = field_of(guider, model_sampling, extra_args, work_dtype(noise.device))
+        self.result = self._run(field, noise.device, reporter(callback))
+        return torch.zeros_like(noise)
+
+
+class SolverSampler(comfy.samplers.Sampler):
+    """A solver of the registry as a SAMPLER for rising and falling SIGMAS.
+
+    Falling, it starts as a stock sampler does. Rising, the latent is the clean end and noise is ignored. The latent
+    that comes out follows the host's convention (x for ve, x / (1 - sigma) for flow), except at flow sigma 1, where
+    no such latent exists: there x itself comes out, and a falling run from sigma 1 without noise takes it as x.
+    """
+
+    def __init__(self, solver: str) -> None:
+        """Choose the solver.
+
+        Args:
+            solver: Name of a method of the registry whose whole state is one latent.
+        """
+        self._solver = get_method(solver)
+
+    def sample(
+        self,
+        guider: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Callback | None,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor | None = None,
+        denoise_mask: torch.Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> torch.Tensor:
+        """Walk the SIGMAS; called by the host."""
+        refuse_skipping(guider.model_patcher)
+        levels = _walkable(sigmas)
+        dtype = work_dtype(noise.device)
+        rising = levels[-1] > levels[0]
+        clean = torch.zeros_like(noise) if latent_image is None else latent_image
+        model_sampling = guider.inner_model.model_sampling
+        model, arguments = guider, extra_args
+        # Rising, a mask would show the network the clean latent at every level, so it is dropped.
+        if denoise_mask is not None and not rising:
+            if not bool(torch.count_nonzero(noise) > 0):
+                raise ValueError(
+                    "noise must come with a noise_mask, got DisableNoise; "
+                    "connect the NOISE of Invert, or use Resample with its mask."
+                )
+            model, arguments = _inside_mask(guider, sigmas, clean, noise, denoise_mask, extra_args)
+        field = field_of(model, model_sampling, arguments, dtype)
+        from_pure_noise = not rising and self.max_denoise(guider, sigmas)
+        x = _entry(model_sampling, levels[0], clean.to(dtype), None if rising else noise.to(dtype), from_pure_noise)
+        stepper = self._solver.up() if rising else self._solver.down()
+        x = walk(field, x, levels, stepper, reporter(callback))
+        if field.space == "flow" and levels[-1] > _PURE_NOISE:
+            return x
+        return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=dtype, device=x.device), x)
+
+
+class ResumeSampler(comfy.samplers.Sampler):
+    """Plays a record back from its stored state under any guider.
+
+    With the record's own solver the walk is the record's, in float64; with a stock sampler it is that sampler's, in
+    float32, from the stored state rounded once. The noise that the host hands over is ignored. A noise_mask keeps
+    the latent outside it, re-noised with the noise that the record implies.
+    """
+
+    def __init__(self, record: Inversion, stock: str | None = None) -> None:
+        """Choose how to come down.
+
+        Args:
+            record: The record.
+            stock: Name of a stock sampler of the host; None for the record's own solver.
+        """
+        self._record = record
+        self._stock = stock
+
+    def sample(
+        self,
+        guider: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Callback | None,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor | None = None,
+        denoise_mask: torch.Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> torch.Tensor:
+        """Walk the SIGMAS down; called by the host."""
+        record = self._record
+        refuse_skipping(guider.model_patcher)
+        check_state_fits(record, noise.shape)
+        levels = [float(value) for value in sigmas.detach().cpu()]
+        self._check_start(levels)
+        dtype = work_dtype(noise.device)
+        model_sampling = guider.inner_model.model_sampling
+        model, arguments = guider, extra_args
+        state = record.x.to(dtype).to(noise.device)
+        if denoise_mask is not None:
+            clean = record.x0.to(dtype).to(noise.device) if latent_image is None else latent_image
+            implied = implied_noise(state, clean.to(dtype), record.sigma, record.space).to(noise.dtype)
+            model, arguments = _inside_mask(guider, sigmas, clean, implied, denoise_mask, extra_args)
+        field = field_of(model, model_sampling, arguments, dtype)
+        check_fit(record, field, fingerprints={"model": fingerprint_model(guider.model_patcher)})
+        if self._stock is None:
+            x = self._own(field, levels, state, noise.device, callback)
+        else:
+            x = self._by_stock(guider, sigmas, state.to(noise.dtype), model, arguments, callback, disable_pbar)
+        return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=x.dtype, device=x.device), x)
+
+    def _check_start(self, levels: list[float]) -> None:
+        start = self._record.sigma
+        if abs(levels[0] - start) > _SIGMA_TOLERANCE * max(1.0, start):
+            raise ValueError(
+                f"sigmas must start at the record's level {start:.6g}, got {levels[0]:.6g}; "
+                "connect the SIGMAS output of Invert."
+            )
+        if len(levels) < 2 or any(not after < before for before, after in zip(levels, levels[1:])):
+            raise ValueError(
+                f"sigmas must fall, got {levels[0]:.6g} to {levels[-1]:.6g}; connect the SIGMAS output of Invert."
+            )
+
+    def _own(
+        self, field: Field, levels: list[float], state: torch.Tensor, device: torch.device, callback: Callback | None
+    ) -> torch.Tensor:
+        record = self._record
+        falling = record.falling
+        same = len(levels) == len(falling) and all(
+            abs(now - then) <= _SIGMA_TOLERANCE * max(1.0, then) for now, then in zip(levels, falling)
+        )
+        if same:
+            fitted = on_device_precision(record, state.dtype)
+            return replay(fitted, field, field, on_step=reporter(callback), device=device)
+        method = own_method(record)
+        if not isinstance(method, SingleState):
+            raise ValueError(
+                f"sigmas must be the record's own for method {method.name}, got another grid; "
+                "connect the SIGMAS output of Invert."
+            )
+        # Another grid from the same start: the state is all that such a method carries.
+        return walk(field, state, [record.sigma, *levels[1:]], method.down(), reporter(callback))
+
+    def _by_stock(
+        self,
+        guider: Any,
+        sigmas: torch.Tensor,
+        state: torch.Tensor,
+        model: Any,
+        arguments: dict[str, Any],
+        callback: Callback | None,
+        disable_pbar: bool,
+    ) -> torch.Tensor:
+        inner = comfy.samplers.sampler_object(self._stock)
+        total = len(sigmas) - 1
+
+        def told(step: dict[str, Any]) -> None:
+            if callback is not None:
+                callback(step["i"], step["denoised"], step["x"], total)
+
+        if "denoise_mask" not in arguments:
+            model, arguments = _inside_mask(guider, sigmas, None, None, None, arguments)
+        return inner.sampler_function(
+            model, state, sigmas, extra_args=arguments, callback=told, disable=disable_pbar, **inner.extra_options
+        )
+
+
+def on_device_precision(record: Inversion, dtype: torch.dtype) -> Inversion:
+    """Return the record with states of a precision that the device has; the record itself where it already fits."""
+    if record.dtype == dtype or dtype == torch.float64:
+        return record
+
+    def cast(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.to(dtype)
+
+    def cast_all(tensors: tuple[torch.Tensor, ...] | None) -> tuple[torch.Tensor, ...] | None:
+        return None if tensors is None else tuple(tensor.to(dtype) for tensor in tensors)
+
+    return replace(
+        record,
+        x0=record.x0.to(dtype),
+        x=record.x.to(dtype),
+        mate=cast(record.mate),
+        path=cast_all(record.path),
+        residuals=cast_all(record.residuals),
+    )
+
+
+def _walkable(sigmas: torch.Tensor) -> list[float]:
+    levels = [float(value) for value in sigmas.detach().cpu()]
+    if levels and levels[-1] > levels[0] and 0.0 < levels[0] <= _CLEAN_LEVEL:
+        levels[0] = 0.0
+    return levels
+
+
+def _entry(
+    model_sampling: Any, sigma: float, clean: torch.Tensor, noise: torch.Tensor | None, from_pure_noise: bool
+) -> torch.Tensor:
+    """Return the state at the first level of a walk, from what the host hands over; noise None when rising."""
+    if noise is None and sigma == 0.0:
+        return clean
+    if noise is None or not bool(torch.count_nonzero(noise) > 0):
+        if space_of(model_sampling) == "flow" and sigma > _PURE_NOISE:
+            return clean
+        noise = torch.zeros_like(clean)
+    level = torch.tensor(sigma, dtype=clean.dtype, device=clean.device)
+    return model_sampling.noise_scaling(level, noise, clean, from_pure_noise)
+
+
+def _inside_mask(
+    guider: Any,
+    sigmas: torch.Tensor,
+    clean: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    extra_args: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """Wrap the model in the host's own inpainting, which keeps the re-noised latent outside the mask."""
+    model = comfy.samplers.KSamplerX0Inpaint(guider, sigmas)
+    model.latent_image, model.noise = clean, noise
+    return model, {**extra_args, "denoise_mask": mask}

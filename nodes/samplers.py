@@ -1,0 +1,103 @@
+"""RFSolverSample and InversionSampler: the pack's solvers for SamplerCustom and SamplerCustomAdvanced."""
+
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from .host.bundle import Bundle, InversionType
+from .host.compat import declare, schema
+from .host.samplers import ResumeSampler, SolverSampler
+
+SAME = "same as inversion"
+
+# Parts of the names of stock samplers that draw noise on the way, or that walk other levels than the SIGMAS given:
+# what was inverted is lost on such a way down.
+_UNFAITHFUL = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver", "dpm_fast", "dpm_adaptive")
+
+
+def faithful_samplers() -> list[str]:
+    """Return the host's samplers that neither draw noise nor leave the given levels."""
+    return [name for name in comfy.samplers.SAMPLER_NAMES if not any(part in name for part in _UNFAITHFUL)]
+
+
+class RFSolverSample(io.ComfyNode):
+    """RF-Solver as a SAMPLER, for inversion and for sampling."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="RFSolverSample",
+            display_name="RF-Solver Sampler (Retrace)",
+            category="Retrace/samplers",
+            description="RF-Solver, second order, for flow and eps models. With rising sigmas (FlipSigmas) it inverts a "
+            "latent, with falling ones it samples. Wang et al. 2024, arXiv:2411.04746; FireFlow arXiv:2412.07517.",
+            search_aliases=["RF-Solver", "FireFlow", "rectified flow inversion", "midpoint"],
+            inputs=[
+                declare(
+                    io.Combo.Input,
+                    "solver",
+                    options=["midpoint", "fireflow"],
+                    default="midpoint",
+                    tooltip="midpoint is RF-Solver, two model calls a step. fireflow reuses the last one: one call a "
+                    "step at nearly the same accuracy. Use the same one up and down.",
+                ),
+            ],
+            outputs=[
+                declare(
+                    io.Sampler.Output,
+                    display_name="sampler",
+                    tooltip="For SamplerCustom and SamplerCustomAdvanced. Invert with DisableNoise and FlipSigmas, then "
+                    "sample with DisableNoise from the latent that came out.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, solver: str) -> io.NodeOutput:
+        """Make the sampler."""
+        return io.NodeOutput(SolverSampler(solver))
+
+
+class InversionSampler(io.ComfyNode):
+    """An inversion as a SAMPLER that starts from the stored state."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="InversionSampler",
+            display_name="Inversion Sampler (Retrace)",
+            category="Retrace/samplers",
+            description="Resumes an inversion inside SamplerCustomAdvanced under any guider, from the stored state "
+            "itself. The noise input is ignored; connect DisableNoise.",
+            search_aliases=["resume inversion", "SamplerCustomAdvanced inversion"],
+            inputs=[
+                declare(InversionType.Input, "inversion", tooltip="From Invert or LoadInversion."),
+                declare(
+                    io.Combo.Input,
+                    "sampler_name",
+                    options=[SAME, *faithful_samplers()],
+                    default=SAME,
+                    tooltip="The inversion's own solver in double precision, or a stock sampler. Samplers that draw "
+                    "noise on the way are left out: they would lose the inversion.",
+                ),
+            ],
+            outputs=[
+                declare(
+                    io.Sampler.Output,
+                    display_name="sampler",
+                    tooltip="For SamplerCustomAdvanced, with the SIGMAS and the LATENT of Invert.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, inversion: Bundle, sampler_name: str) -> io.NodeOutput:
+        """Make the sampler."""
+        if sampler_name != SAME and sampler_name not in faithful_samplers():
+            raise ValueError(
+                f"sampler_name must be a sampler that draws no noise, got {sampler_name!r}; choose euler or '{SAME}'."
+            )
+        return io.NodeOutput(ResumeSampler(inversion.record, None if sampler_name == SAME else sampler_name))
