@@ -13,7 +13,7 @@ from torch import Tensor
 from .field import Field, work_dtype
 from .fingerprint import fingerprint
 from .method import Method, SingleState
-from .record import DTYPES, Inversion, Scalar, check_level, check_sigmas, keep
+from .record import DTYPES, Inversion, Scalar, check_axes, check_level, check_sigmas, keep
 from .registry import get_method
 from .walk import AfterStep, OnStep, shorten
 
@@ -62,6 +62,7 @@ def invert(
     scheme = get_method(method) if isinstance(method, str) else method
     grid = check_sigmas(sigmas, field.space)
     check_level(level, grid, scheme.min_level)
+    check_axes(x0)
     if not x0.is_floating_point():
         raise TypeError(f"x0 must be a floating-point latent, got {x0.dtype}; encode the picture first.")
     precision = work_dtype(x0.device) if dtype is None else dtype

@@ -65,11 +65,7 @@ class Inversion:
         object.__setattr__(self, "sigmas", check_sigmas(self.sigmas, self.space))
         check_level(self.level, self.sigmas)
         _check_latent("x0", self.x0, self.x0)
-        if self.x0.ndim not in (4, 5) or self.x0.numel() == 0:
-            raise ValueError(
-                f"x0 must be a latent of shape (B, C, H, W) or (B, C, T, H, W), got {tuple(self.x0.shape)}; "
-                "encode the picture or clip first."
-            )
+        check_axes(self.x0)
         _check_latent("x", self.x, self.x0)
         if self.mate is not None:
             _check_latent("mate", self.mate, self.x0)
@@ -156,6 +152,19 @@ def check_level(level: int, sigmas: Sequence[float], lowest: int = 1) -> None:
         raise ValueError(
             f"level must lie between {lowest} and the number of steps {len(sigmas) - 1}, got {level}; "
             "change the strength or the number of steps."
+        )
+
+
+def check_axes(x0: Tensor) -> None:
+    """Refuse what is no latent of pictures or clips.
+
+    Raises:
+        ValueError: If it has neither four nor five axes, or nothing in it.
+    """
+    if x0.ndim not in (4, 5) or x0.numel() == 0:
+        raise ValueError(
+            f"x0 must be a latent of shape (B, C, H, W) or (B, C, T, H, W), got {tuple(x0.shape)}; "
+            "encode the picture or clip first."
         )
 
 

@@ -106,7 +106,7 @@ def full_grid(space, steps):
 
 
 def smooth_grid(space, steps):
-    """An ascending grid over the smooth interval, evenly spaced in the cube root for "ve" and in the level for "flow"."""
+    """An ascending grid over the smooth interval, even in the cube root for "ve" and in the level for "flow"."""
     low, high = SMOOTH[space]
     even = [index / steps for index in range(steps + 1)]
     power = 3 if space == "ve" else 1

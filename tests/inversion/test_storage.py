@@ -1,0 +1,344 @@
+"""A record survives its file, and a file that is no record is named as what it is."""
+
+import json
+import os
+import pickle
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from retrace.inversion import Inversion, RecordError, fingerprint, load, save, storage
+
+SHAPE = (2, 4, 3, 5)
+
+
+def draw(seed, dtype, shape=SHAPE):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def full_record(dtype=torch.float64):
+    """A record with every part filled, the path sharing memory with both ends."""
+    x0, x = draw(0, dtype), draw(1, dtype)
+    x0[0, 0, 0, :3] = torch.tensor([-0.0, 1e-42, 1.0 + 2e-16], dtype=dtype)
+    return Inversion(
+        space="flow",
+        sigmas=(0.0, 0.1, 1 / 3, 0.9, 1.0),
+        level=3,
+        x0=x0,
+        x=x,
+        mate=draw(2, dtype),
+        path=(x0, draw(3, dtype), draw(4, dtype), x),
+        residuals=tuple(draw(seed, dtype) for seed in (5, 6, 7)),
+        embeddings=tuple(draw(seed, torch.float32, (1, 7, 16)) for seed in (8, 9)),
+        seed=2**63,
+        method="edict",
+        params={"p": 0.93, "rounds": 2, "leap": True, "kind": "soft"},
+        fingerprints={"model": "ab" * 32, "source": "cd" * 32},
+        meta={"host": "0.33.0", "pack": "0.1.0", "seconds": 1.5, "evaluations": 12, "note": "naïve ünïcode"},
+    )
+
+
+def bare_record(dtype=torch.float32):
+    return Inversion("ve", (0.0, 0.5, 14.6), 2, draw(0, dtype), draw(1, dtype), method="euler")
+
+
+def states(record):
+    lists = [part for name in ("path", "residuals") for part in getattr(record, name) or ()]
+    return [record.x, *([] if record.mate is None else [record.mate]), *lists]
+
+
+def plain(record):
+    """Everything but the tensors."""
+    names = ("space", "sigmas", "level", "seed", "method", "params", "fingerprints", "meta", "dtype")
+    return {name: getattr(record, name) for name in names}
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and fingerprint(a) == fingerprint(b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", [full_record, bare_record])
+def test_bit_for_bit(make, dtype, tmp_path):
+    record, file = make(dtype), tmp_path / "cat.safetensors"
+    save(record, file)
+    again = load(file)
+    assert plain(again) == plain(record)
+    assert all(type(again.params[key]) is type(value) for key, value in record.params.items())
+    for name in ("mate", "path", "residuals", "embeddings"):
+        assert (getattr(again, name) is None) == (getattr(record, name) is None)
+    ours = [record.x0, *states(record), *(record.embeddings or ())]
+    theirs = [again.x0, *states(again), *(again.embeddings or ())]
+    assert all(same_bits(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert os.listdir(tmp_path) == ["cat.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half(dtype, tmp_path):
+    record = full_record(dtype)
+    save(record, tmp_path / "whole.safetensors")
+    save(record, tmp_path / "half.safetensors", half=True)
+    again = load(tmp_path / "half.safetensors")
+    assert same_bits(again.x0, record.x0) and plain(again) == plain(record)
+    for a, b in zip(states(again), states(record), strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b.half().to(dtype), rtol=0, atol=0)
+    assert not same_bits(again.x, record.x)
+    whole, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < (0.75 if dtype == torch.float32 else 0.55) * whole
+
+
+def test_half_refuses_what_it_cannot_hold(tmp_path):
+    record = replace(bare_record(), x=draw(1, torch.float32) * 1e6)
+    with pytest.raises(RecordError, match="x must stay below 65504 for half precision, got more; save it without half"):
+        save(record, tmp_path / "big.safetensors", half=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_file_is_what_it_says(tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(full_record(), file)
+    with safe_open(file, framework="pt") as opened:
+        metadata, names = opened.metadata(), set(opened.keys())
+    header = json.loads(metadata["record"])
+    assert metadata["format"] == "retrace.inversion" and header["schema"] == 1
+    assert header["sigmas"] == [0.0, 0.1, 1 / 3, 0.9, 1.0] and header["method"] == "edict" and header["level"] == 3
+    assert {"x0", "x", "mate", "path.0", "path.3", "residuals.2", "embeddings.1"} <= names and len(names) == 12
+    assert file.stat().st_mode & 0o777 == new_file_rights(tmp_path)
+
+
+def new_file_rights(folder):
+    probe = folder / "probe"
+    probe.touch()
+    return probe.stat().st_mode & 0o777
+
+
+def test_the_loaded_record_does_not_lean_on_its_file(tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(full_record(), file)
+    again = load(file)
+    before = fingerprint(again.x)
+    with open(file, "r+b") as opened:
+        opened.truncate(16)
+    assert fingerprint(again.x) == before
+
+
+def refused(file):
+    with pytest.raises(RecordError) as caught:
+        load(file)
+    text = str(caught.value)
+    assert "\n" not in text and str(file.parent) not in text
+    return text
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
+def test_truncated(share, tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(full_record(), file)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    assert "'cat.safetensors' must be a complete .safetensors file, got" in refused(file)
+
+
+class Explosive:
+    def __reduce__(self):
+        return (os.mkdir, (str(self.mark),))
+
+
+def test_foreign_files(tmp_path):
+    file = tmp_path / "foreign.safetensors"
+    assert "must exist, got 'foreign.safetensors'; check the name" in refused(file)
+    save_file({"x0": torch.zeros(2)}, file)
+    assert "must be a record that Retrace saved, got another .safetensors file" in refused(file)
+    save_file({"x0": torch.zeros(2)}, file, metadata={"format": "pt"})
+    assert "must be a record that Retrace saved" in refused(file)
+    bomb = Explosive()
+    bomb.mark = tmp_path / "executed"
+    torch.save({"x0": bomb}, file)
+    assert "must be a complete .safetensors file" in refused(file)
+    file.write_bytes(pickle.dumps(bomb))
+    assert "must be a complete .safetensors file" in refused(file)
+    assert not bomb.mark.exists()
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
+    assert "must exist" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        struct.pack("<Q", 2**63) + b"{}",  # a header longer than any memory
+        struct.pack("<Q", 2**40) + b"{}",
+        struct.pack("<Q", 80) + b'{"x0":{"dtype":"F64","shape":[1099511627776,4],"data_offsets":[0,35184372088832]}}',
+        struct.pack("<Q", 60) + b'{"x0":{"dtype":"F64","shape":[1],"data_offsets":[-8,0]}}    ',
+        struct.pack("<Q", 8) + b"not json",
+    ],
+)
+def test_sizes_in_a_header_are_not_believed(head, tmp_path):
+    file = tmp_path / "liar.safetensors"
+    file.write_bytes(head + b"\0" * 64)
+    assert "must be a complete .safetensors file, got" in refused(file)
+
+
+def rewrite(file, change_header=None, change_tensors=None, change_metadata=None, sign=False):
+    """The file with parts of it changed, as a person with the library at hand would; signed anew if wanted."""
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
+    if change_header is not None:
+        header = json.loads(metadata["record"])
+        change_header(header)
+        metadata["record"] = json.dumps(header, sort_keys=True)
+    if change_tensors is not None:
+        change_tensors(tensors)
+    if sign:
+        metadata["checksum"] = fingerprint(metadata["record"], tensors)
+    if change_metadata is not None:
+        change_metadata(metadata)
+    save_file(tensors, file, metadata=metadata)
+
+
+def test_newer_schema(tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(full_record(), file)
+    rewrite(file, lambda header: header.update(schema=2, invention=1))
+    assert refused(file) == "'cat.safetensors' must be of schema 1 or older, got 2; update Retrace to read it."
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"change_header": lambda header: header.update(level=2)},
+        {"change_header": lambda header: header["sigmas"].__setitem__(1, 0.2)},
+        {"change_header": lambda header: header["params"].update(p=0.94)},
+        {"change_header": lambda header: header.update(method="euler")},
+        {"change_tensors": lambda tensors: tensors["x"][0, 0, 0, 0].add_(1e-12)},
+        {"change_tensors": lambda tensors: tensors.update(x=tensors["mate"], mate=tensors["x"].clone())},
+        {"change_tensors": lambda tensors: tensors.update(x=tensors["x"].reshape(2, 4, 5, 3))},
+        {"change_tensors": lambda tensors: tensors.pop("mate")},
+        {"change_metadata": lambda metadata: metadata.pop("checksum")},
+    ],
+)
+def test_hand_edited(change, tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(full_record(), file)
+    rewrite(file)
+    load(file)  # the rewriting alone does no harm
+    rewrite(file, **change)
+    assert (
+        refused(file) == "'cat.safetensors' must be unchanged since it was saved, got another checksum; save it again."
+    )
+
+
+def test_one_flipped_bit(tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(bare_record(), file)
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    assert "got another checksum" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"change_header": lambda h: h.update(level=9)}, "level must lie between 1 and the number of steps 4, got 9"),
+        ({"change_header": lambda h: h.update(level=2)}, "path must hold 3 latents for level 2, got 4"),
+        ({"change_header": lambda h: h.update(level="3")}, "level must be a whole number, got '3'"),
+        (
+            {"change_header": lambda h: h.update(sigmas=[0.0, 1.0])},
+            "level must lie between 1 and the number of steps 1",
+        ),
+        ({"change_header": lambda h: h.update(sigmas=h["sigmas"][::-1])}, "sigmas must strictly rise"),
+        ({"change_header": lambda h: h.update(sigmas="0123")}, "sigmas must be a list of numbers"),
+        ({"change_header": lambda h: h.update(sigmas=[float("nan")] * 5)}, "sigmas must be finite"),
+        ({"change_header": lambda h: h.update(space="eps")}, "space must be 've' or 'flow', got 'eps'"),
+        ({"change_header": lambda h: h.update(dtype="float16")}, "dtype must be one of float32, float64"),
+        ({"change_header": lambda h: h.update(dtype="float32")}, "the tensor x0 must be of torch.float32"),
+        ({"change_header": lambda h: h.update(half=True)}, "the tensor x must be of torch.float16"),
+        (
+            {"change_header": lambda h: h.update(counts={"path": 10**12})},
+            "counts must name path, residuals, embeddings",
+        ),
+        ({"change_header": lambda h: h["counts"].update(path=10**12)}, "the count of path must be that of its tensors"),
+        ({"change_header": lambda h: h["counts"].update(path=3)}, "path must hold 4 latents for level 3, got 3"),
+        ({"change_header": lambda h: h["counts"].update(path=None)}, "no tensors but those of the header, got path.0"),
+        ({"change_header": lambda h: h["counts"].update(path=5)}, "the tensor path.4 must be there"),
+        ({"change_header": lambda h: h.update(params=[1])}, "params must map names to values, got list"),
+        ({"change_header": lambda h: h.update(meta={"a": [1]})}, "meta must map names to plain texts"),
+        ({"change_tensors": lambda t: t.pop("x0")}, "the tensor x0 must be there, got a file without it"),
+        ({"change_tensors": lambda t: t.update(extra=t["x"].clone())}, "no tensors but those of the header, got extra"),
+        ({"change_tensors": lambda t: t.update(x=t["x"].reshape(2, 4, 5, 3))}, "x must have the shape (2, 4, 3, 5)"),
+        ({"change_tensors": lambda t: t["x"].mul_(float("nan"))}, "x must be finite, got inf or nan"),
+        ({"change_tensors": lambda t: t.update(x=t["x"].long())}, "the tensor x must be of torch.float64"),
+    ],
+)
+def test_a_signed_file_must_still_be_a_record(change, sentence, tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(full_record(), file)
+    rewrite(file, sign=True, **change)
+    text = refused(file)
+    assert text.startswith("'cat.safetensors' must hold a consistent record, got: ") and sentence in text
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "[]", "{", "[" * 100_000, '{"schema": true}', '{"schema": "1"}', '{"schema": 1}', '{"schema": 0}', "9" * 9000],
+)
+def test_headers_that_are_none(header, tmp_path):
+    file = tmp_path / "cat.safetensors"
+    save(bare_record(), file)
+    rewrite(file, change_metadata=lambda metadata: metadata.update(record=header))
+    assert refused(file).startswith("The header of 'cat.safetensors' must be what Retrace wrote")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "cat.safetensors"
+    save(bare_record(), file)
+    before = file.read_bytes()
+
+    def half_way(tensors, path, metadata):
+        with open(path, "wb") as opened:
+            opened.write(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "save_file", half_way)
+        with pytest.raises(RecordError, match="'cat.safetensors' must be writable, got: no space left on device"):
+            save(full_record(), file)
+    assert file.read_bytes() == before and os.listdir(tmp_path) == ["cat.safetensors"]
+
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save(full_record(), file)
+    assert file.read_bytes() == before and os.listdir(tmp_path) == ["cat.safetensors"]
+    save(full_record(), file)
+    assert load(file).method == "edict"
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    with pytest.raises(RecordError, match="A record file must end in .safetensors, got 'cat.pt'; rename it"):
+        save(bare_record(), tmp_path / "cat.pt")
+    with pytest.raises(RecordError, match="A record must go into an existing folder, got .*nowhere.*; make it first"):
+        save(bare_record(), tmp_path / "nowhere" / "cat.safetensors")
+    (tmp_path / "taken.safetensors").mkdir()
+    with pytest.raises(RecordError, match="The record 'taken.safetensors' must be writable"):
+        save(bare_record(), tmp_path / "taken.safetensors")
+    assert os.listdir(tmp_path) == ["taken.safetensors"]
+
+
+def test_saving_leaves_the_record(tmp_path):
+    record = full_record()
+    tensors = [record.x0, *states(record), *record.embeddings]
+    before = [fingerprint(tensor) for tensor in tensors]
+    save(record, tmp_path / "a.safetensors", half=True)
+    save(record, tmp_path / "b.safetensors")
+    assert before == [fingerprint(tensor) for tensor in tensors]
