@@ -56,11 +56,13 @@ def levels(kind: str, steps: int) -> tuple[list[float], list[float]]:
     return [*np.exp(np.interp(timesteps, np.arange(len(kept)), trained)).tolist(), 0.0], timesteps.tolist()
 
 
-def denoiser(model: models.ShapesModel, captions: Sequence[str], cfg: float) -> Callable[[Tensor, float, float], Tensor]:
+def denoiser(
+    model: models.ShapesModel, captions: Sequence[str], cfg: float
+) -> Callable[[Tensor, float, float], Tensor]:
     """The guided `denoised(x, sigma, timestep)` of a batch of captions.
 
-        eps:  denoised = x - sigma eps(x / sqrt(1 + sigma^2), timestep)
-        flow: denoised = x - sigma v(x, timestep)
+    eps:  denoised = x - sigma eps(x / sqrt(1 + sigma^2), timestep)
+    flow: denoised = x - sigma v(x, timestep)
     """
     states, pooled = models.encode_text(model, [*captions, *[""] * len(captions)])
 
@@ -99,7 +101,7 @@ def sample(model: models.ShapesModel, captions: Sequence[str], steps: int, cfg: 
         if model.kind == "eps":
             x = x * (1 + sigmas[0] ** 2) ** 0.5
         denoised = denoiser(model, captions[first : first + BATCH], cfg)
-        for sigma, sigma_next, timestep in zip(sigmas, sigmas[1:], timesteps):
+        for sigma, sigma_next, timestep in zip(sigmas, sigmas[1:], timesteps, strict=False):
             x = x + (sigma_next - sigma) / sigma * (x - denoised(x, sigma, timestep))
         pictures.append(_decode(model, x))
     return np.concatenate(pictures)
@@ -115,7 +117,7 @@ def verdicts(scenes: Sequence[world.Scene], pictures: np.ndarray) -> dict[str, n
     """For each column of the table, whether the reader found in each picture what its scene says."""
     seen = [reader.read(picture) for picture in pictures]
     return {
-        title: np.array([getattr(s, name) == getattr(r, name) for s, r in zip(scenes, seen)])
+        title: np.array([getattr(s, name) == getattr(r, name) for s, r in zip(scenes, seen, strict=True)])
         for title, name in COLUMNS.items()
     }
 

@@ -12,6 +12,7 @@ from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
 from .samplers import InversionSampler, RFSolverSample
+from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
 
 _logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     SaveInversion,
     LoadInversion,
     InversionReport,
+    LoadShapesModel,
     ShapesPicture,
 )
 
