@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..inversion.field import Field, Space, work_dtype
+from ..inversion import Field, Space, fingerprint, work_dtype
 from .levels import Levels, flow_shift
 
 # Guidance of a distilled Flux model when inverting: 1 leaves the picture's own content alone
@@ -342,6 +342,22 @@ class DiffusersModel:
                 )
             )
         return Levels.flow(config.get("shift", 1.0))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the network: its class, configuration, prediction and a sample of every weight.
+
+        64 values spread over each weight are enough to tell a merged LoRA or a fine-tune, which touch whole
+        matrices, and stay cheap on the largest models. The dtype counts: float16 does not reconstruct exactly
+        what float32 inverted.
+        """
+        net = self._network.net
+        sample = {
+            name: weight.detach().flatten()[:: max(1, weight.numel() // 64)][:64].float().cpu()
+            for name, weight in net.state_dict().items()
+        }
+        config = {key: repr(value) for key, value in net.config.items() if not key.startswith("_")}
+        prediction = str(self._scheduler.config.get("prediction_type"))
+        return fingerprint(type(net).__name__, config, prediction, str(net.dtype), sample)
 
     def prompt(self, texts: str | Sequence[str]) -> Cond:
         """Encode prompts, one row each."""
