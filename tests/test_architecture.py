@@ -1,0 +1,267 @@
+"""Borders of the code, held on the source text: no import of ours runs here, and no host is needed."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Standard library from Python 3.11 on; ours runs on 3.10 too.
+try:
+    import tomllib
+except ModuleNotFoundError:
+    tomllib = None
+
+ROOT = Path(__file__).resolve().parents[1]
+SKIPPED = {"build", "dist", "venv", "__pycache__", "node_modules"}
+HOST = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "comfyui_version",
+    "folder_paths",
+    "latent_preview",
+    "server",
+    "execution",
+}
+# What may be imported by the code of each part beyond the standard library. In-package borders are below.
+ALLOWED = {
+    "inversion": {"torch", "safetensors"},
+    "attention": {"torch"},
+    "restoration": {"torch"},
+    "demo": {"torch", "numpy", "PIL", "safetensors", "diffusers", "transformers"},
+    "backends": {"torch", "numpy", "PIL", "diffusers"},
+    "nodes": {"torch", "numpy", "PIL", "safetensors", "einops", "nodes", *HOST},
+    "": {"torch", "PIL", "diffusers", "transformers"},
+}
+# Which parts each part may reach with a relative import; "" is the root itself.
+REACHES = {
+    "inversion": set(),
+    "attention": set(),
+    "restoration": set(),
+    "demo": set(),
+    "backends": {"inversion", "attention", "demo"},
+    "nodes": {"inversion", "attention", "restoration", "demo", ""},
+    "": {"inversion", "attention", "restoration", "demo", "backends", "nodes", ""},
+}
+# Slow to import or only in an extra: to be imported where they are used, never at the top of a module.
+LAZY = {"diffusers", "transformers"}
+# demo/train.py and demo/measure.py are programs of their own.
+PROGRAMS = {"demo/train.py", "demo/measure.py"}
+
+
+def sources(*parts):
+    """Python files below the given folders of the checkout, or all of them."""
+    for top in parts or (".",):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            folders = path.relative_to(ROOT).parts[:-1]
+            if not any(part in SKIPPED or part.startswith(".") for part in folders):
+                yield path
+
+
+def package_files():
+    """Python files that belong to the package."""
+    return [p for p in sources() if part_of(p) not in ("tests", "benchmarks", "docs")]
+
+
+def part_of(path):
+    """Folder of the root that a file lies in, "" for the root itself."""
+    parts = path.relative_to(ROOT).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path, module_level=False):
+    """Yield (relative level, dotted name, line) of each import; with module_level only those run at import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+
+    def visit(node):
+        for child in ast.iter_child_nodes(node):
+            if module_level and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                continue
+            if module_level and isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield 0, alias.name, child.lineno
+            elif isinstance(child, ast.ImportFrom):
+                if child.module:
+                    yield child.level, child.module, child.lineno
+                else:
+                    for alias in child.names:
+                        yield child.level, alias.name, child.lineno
+            yield from visit(child)
+
+    yield from visit(tree)
+
+
+def reached(path, level, module):
+    """Part of the package that a relative import from a file reaches."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    assert level - 1 <= len(parts), f"{name_of(path)} must stay inside the package, got {'.' * level}{module}"
+    whole = (*parts[: len(parts) - (level - 1)], *module.split("."))
+    return whole[0] if (ROOT / whole[0]).is_dir() else ""
+
+
+def test_the_package_was_found():
+    assert {part_of(p) for p in package_files()} >= {"", "inversion", "demo", "backends", "nodes"}
+
+
+def test_root_imports_nothing_at_module_level():
+    assert list(imports(ROOT / "__init__.py", module_level=True)) == []
+
+
+def test_root_offers_the_v3_entry_only():
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
+    # A module that has NODE_CLASS_MAPPINGS is never asked for its comfy_entrypoint.
+    assert names == {"WEB_DIRECTORY", "comfy_entrypoint"}
+
+
+@pytest.mark.parametrize("path", package_files(), ids=name_of)
+def test_imports_stay_inside_their_borders(path):
+    part = part_of(path)
+    for level, module, line in imports(path):
+        where = f"{name_of(path)}:{line}"
+        if level:
+            to = reached(path, level, module)
+            assert to == part or to in REACHES[part], f"{where} must not import from {to or 'the root'}/"
+            continue
+        top = module.partition(".")[0]
+        if name_of(path) == "__main__.py" and top in ("_standalone", "retrace"):
+            continue
+        assert top != "retrace", f"{where} must import the package relatively, got {module}"
+        assert top in sys.stdlib_module_names or top in ALLOWED[part], f"{where} must not import {module}"
+        if part == "nodes":
+            assert top not in LAZY, f"{where} must do without {module} inside ComfyUI"
+
+
+@pytest.mark.parametrize("path", [p for p in package_files() if name_of(p) not in PROGRAMS], ids=name_of)
+def test_slow_packages_are_imported_where_they_are_used(path):
+    found = {module.partition(".")[0] for level, module, _ in imports(path, module_level=True) if not level}
+    assert not found & LAZY
+    if name_of(path) in ("cli.py", "__main__.py", "__init__.py", "_standalone.py", "version.py"):
+        assert found <= set(sys.stdlib_module_names) | {"_standalone", "retrace"}
+
+
+@pytest.mark.parametrize("path", package_files(), ids=name_of)
+def test_nothing_dangerous_is_called(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            where = f"{name_of(path)}:{node.lineno}"
+            assert called not in ("eval", "exec", "compile", "__import__"), where
+            if name_of(path) not in PROGRAMS:
+                assert called not in ("torch.load", "torch.save"), where
+        if isinstance(node, (ast.Assign, ast.AugAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Attribute):
+                    assert target.attr not in ("__class__", "forward"), (
+                        f"{name_of(path)}:{node.lineno} patches a module"
+                    )
+    for _, module, line in imports(path):
+        forbidden = {"pickle", "marshal", "shelve", "socket", "urllib", "http", "requests", "httpx"}
+        assert module.partition(".")[0] not in forbidden, f"{name_of(path)}:{line}"
+
+
+def packages_on_disk():
+    found = {"retrace"}
+    for path in ROOT.rglob("__init__.py"):
+        parts = path.parent.relative_to(ROOT).parts
+        if parts and not any(p in SKIPPED or p.startswith(".") for p in parts):
+            found.add(".".join(("retrace", *parts)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def project():
+    if tomllib is None:
+        pytest.skip("tomllib comes with Python 3.11")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_every_package_is_listed_for_pip(project):
+    assert set(project["tool"]["setuptools"]["packages"]) == packages_on_disk()
+    assert not any(name.startswith("retrace.tests") for name in packages_on_disk())
+
+
+def test_nothing_is_installed_inside_comfyui(project):
+    assert project["project"]["dependencies"] == []
+    assert not (ROOT / "requirements.txt").exists()
+
+
+def test_version_is_the_same_everywhere(project):
+    from retrace.version import VERSION
+
+    assert project["project"]["version"] == VERSION
+    assert f"## {VERSION}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_registry_fields_are_complete(project):
+    assert "comfyui" not in project["project"]["name"].lower()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
+    assert project["tool"]["comfy"]["requires-comfyui"] == ">=0.3.64"
+    assert project["tool"]["comfy"]["PublisherId"] and project["tool"]["comfy"]["DisplayName"]
+
+
+TEST_COMMAND = 'pip install -e ".[test]" && pytest'
+DEMO_COMMAND = 'pip install -e ".[standalone]" && python -m retrace demo'
+
+
+def test_readme_names_the_two_commands_and_ci_runs_the_second():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert TEST_COMMAND in readme and DEMO_COMMAND in readme
+    assert 'pip install --quiet -e ".[test]" && pytest "$@"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def tracked():
+    """Text files of the checkout that git would commit."""
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("no git checkout")
+    paths = (ROOT / name for name in done.stdout.decode().split("\0") if name)
+    binary = {".png", ".jpg", ".safetensors", ".webp", ".gif", ".ico"}
+    return [p for p in paths if p.suffix not in binary and p.is_file()]
+
+
+def test_no_path_of_a_machine_stands_in_the_project():
+    # Written in pieces, so that this file does not name what it looks for.
+    home = re.compile("/(?:" + "|".join(("home/[a-z]", "Users/[A-Za-z]", "root/", "work/")) + ")")
+    for path in tracked():
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            assert not home.search(line), f"{name_of(path)}:{number} names a path of one machine: {line.strip()}"
+
+
+def test_files_are_not_too_large():
+    for path in sources():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 500, f"{name_of(path)} must have at most 500 lines, got {lines}; split it by idea."
+
+
+@pytest.mark.parametrize("name", ["ComfyUI-Retrace", "my.pack v2", "nodes"])
+def test_a_copy_works_under_any_folder_name(tmp_path, name):
+    """Command line and tests of a copy: what a clone into custom_nodes looks like."""
+    copy = tmp_path / name
+    skipped = shutil.ignore_patterns(".git", "__pycache__", "weights", "*.jpg", "build", "*.egg-info", ".*_cache")
+    shutil.copytree(ROOT, copy, ignore=skipped)
+    done = subprocess.run(
+        [sys.executable, str(copy), "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("retrace ")
+    # A few quick tests with the copy's own conftest. -I keeps the working folder off sys.path, as the command
+    # `pytest` does: there, `import nodes` would find our folder.
+    quick = ["-p", "no:cacheprovider", "-k", "root_ or listed_for_pip or version", "tests/test_architecture.py"]
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "pytest", "-q", *quick], cwd=copy, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
