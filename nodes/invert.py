@@ -52,7 +52,7 @@ class Invert(io.ComfyNode):
             node_id="Invert",
             display_name="Invert (Retrace)",
             category="Retrace/inversion",
-            description="Takes a picture or clip into the model's noise, from where it can be reconstructed and edited.",
+            description="Takes a picture or clip into the model's noise, to be reconstructed and edited from there.",
             search_aliases=["inversion", "unsampler", "DDIM inversion", "RF inversion", "noise a real image"],
             inputs=[
                 declare(io.Model.Input, "model", tooltip="Model to invert with. It is not changed."),
@@ -87,8 +87,8 @@ class Invert(io.ComfyNode):
                     "method",
                     options=method_names(),
                     default="midpoint",
-                    tooltip="How to climb. midpoint (RF-Solver) is accurate at two model calls a step, fireflow at one, "
-                    "euler and ddim are the plain first-order ways.",
+                    tooltip="How to climb. midpoint (RF-Solver) is accurate at two model calls a step, fireflow at "
+                    "one, euler and ddim are the plain first-order ways.",
                 ),
                 declare(
                     io.Float.Input,
@@ -141,8 +141,8 @@ class Invert(io.ComfyNode):
                 declare(
                     io.Latent.Output,
                     display_name="latent",
-                    tooltip="For stock samplers, together with noise. Where a latent can carry the inverted state it is "
-                    "that state; for flow at full strength or with a noise mask it is the source.",
+                    tooltip="For stock samplers, together with noise. Where a latent can carry the inverted state it "
+                    "is that state; for flow at full strength or with a noise mask it is the source.",
                 ),
                 declare(
                     io.Noise.Output,

@@ -31,8 +31,8 @@ class RFSolverSample(io.ComfyNode):
             node_id="RFSolverSample",
             display_name="RF-Solver Sampler (Retrace)",
             category="Retrace/samplers",
-            description="RF-Solver, second order, for flow and eps models. With rising sigmas (FlipSigmas) it inverts a "
-            "latent, with falling ones it samples. Wang et al. 2024, arXiv:2411.04746; FireFlow arXiv:2412.07517.",
+            description="RF-Solver, second order, for flow and eps models. With rising sigmas (FlipSigmas) it inverts "
+            "a latent, with falling ones it samples. Wang et al. 2024, arXiv:2411.04746; FireFlow arXiv:2412.07517.",
             search_aliases=["RF-Solver", "FireFlow", "rectified flow inversion", "midpoint"],
             inputs=[
                 declare(
@@ -48,8 +48,8 @@ class RFSolverSample(io.ComfyNode):
                 declare(
                     io.Sampler.Output,
                     display_name="sampler",
-                    tooltip="For SamplerCustom and SamplerCustomAdvanced. Invert with DisableNoise and FlipSigmas, then "
-                    "sample with DisableNoise from the latent that came out.",
+                    tooltip="For SamplerCustom and SamplerCustomAdvanced. Invert with DisableNoise and FlipSigmas, "
+                    "then sample with DisableNoise from the latent that came out.",
                 )
             ],
         )

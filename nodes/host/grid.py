@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import comfy.samplers
@@ -78,8 +79,8 @@ def read_sigmas(sigmas: torch.Tensor) -> tuple[float, ...]:
     levels = [float(value) for value in sigmas.detach().cpu().flatten()]
     if len(levels) > 1 and levels[0] > levels[-1]:
         levels.reverse()
-    unique = levels[:1] + [after for before, after in zip(levels, levels[1:]) if after != before]
-    if any(not after > before for before, after in zip(unique, unique[1:])):
+    unique = levels[:1] + [after for before, after in pairwise(levels) if after != before]
+    if any(not after > before for before, after in pairwise(unique)):
         raise ValueError(
             f"sigmas must rise or fall throughout, got {shorten(levels)}; connect the SIGMAS of a scheduler node."
         )

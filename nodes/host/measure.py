@@ -108,7 +108,8 @@ def describe(record: Inversion, found: Measurement) -> str:
         lines.append("round-trip error, pixels: connect a VAE to measure it")
     if found.step_errors:
         lines.append("error by step, from noise to clean:")
-        lines += [f"  sigma {sigma:8.4f}  {error:.3e}" for sigma, error in zip(found.sigmas, found.step_errors)]
+        pairs = zip(found.sigmas, found.step_errors, strict=True)
+        lines += [f"  sigma {sigma:8.4f}  {error:.3e}" for sigma, error in pairs]
     else:
         lines.append("error by step: needs keep_path of Invert and no latent connected to reconstructed")
     return "\n".join(lines)

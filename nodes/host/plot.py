@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -44,7 +45,8 @@ def _frame(draw: ImageDraw.ImageDraw, left: int, title: str) -> tuple[int, int, 
 
 def _error_panel(draw: ImageDraw.ImageDraw, left: int, sigmas: Sequence[float], errors: Sequence[float]) -> None:
     x0, y0, x1, y1 = _frame(draw, left, "relative error of the state on the way down")
-    shown = [(sigma, error) for sigma, error in zip(sigmas, errors) if error > 0.0 and math.isfinite(error)]
+    pairs = zip(sigmas, errors, strict=True)
+    shown = [(sigma, error) for sigma, error in pairs if error > 0.0 and math.isfinite(error)]
     if not shown:
         text = "exact at every step" if errors else "no path recorded: set keep_path of Invert"
         draw.text(((x0 + x1) // 2, (y0 + y1) // 2), text, fill=_INK, anchor="mm")
@@ -81,10 +83,11 @@ def _noise_panel(draw: ImageDraw.ImageDraw, left: int, noise: torch.Tensor) -> N
     def place(value: float, height: float) -> tuple[float, float]:
         return x0 + (value + _SPREAD) / (2 * _SPREAD) * (x1 - x0), y1 - height / top * (y1 - y0)
 
-    for height, before, after in zip(density, edges, edges[1:]):
+    for height, (before, after) in zip(density, pairwise(edges), strict=True):
         a, b = place(before, float(height)), place(after, 0.0)
         draw.rectangle((a[0], a[1], b[0], b[1]), fill=_FILL)
-    draw.line([place(float(edge), float(height)) for edge, height in zip(edges, normal)], fill=_LINE, width=2)
+    curve = [place(float(edge), float(height)) for edge, height in zip(edges, normal, strict=True)]
+    draw.line(curve, fill=_LINE, width=2)
     draw.rectangle((x0, y0, x1, y1), outline=_INK)
     for value in (-4, -2, 0, 2, 4):
         draw.text((place(value, 0.0)[0], y1 + 8), str(value), fill=_INK, anchor="ma")

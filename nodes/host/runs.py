@@ -83,7 +83,7 @@ def run_invert(
     level = strength_to_level(strength, len(sigmas) - 1)
     fingerprints = {
         "model": fingerprint_model(model),
-        "source": fingerprint_conditioning([source, cfg, negative if cfg != 1.0 else None]),
+        "source": _fingerprint_source(source, negative, cfg),
     }
     meta = {
         "cfg": float(cfg),
@@ -159,9 +159,8 @@ def run_replay(
         if reconstructs:
             return replay(fitted, field, after_step=after_step, on_step=told, device=device).cpu()
         # A solver whose way down asks the source too would get the target's answers: it is refused instead.
-        source_field = refusing_field(
-            field, f"target must be left out for method {record.method}, got one; this solver only reconstructs here."
-        )
+        reason = f"positive must be left out for method {record.method}, got one; this solver only reconstructs here."
+        source_field = refusing_field(field, reason)
         return replay(fitted, source_field, field, after_step=after_step, on_step=told, device=device).cpu()
 
     state = _run(model, target, negative, cfg, source, record.falling, descend)
@@ -181,10 +180,14 @@ def check_model_fits(model: Any, record: Inversion) -> None:
     check_fit(record, probe, fingerprints={"model": fingerprint_model(model)})
 
 
+def _fingerprint_source(source: Any, negative: Any, cfg: float) -> str:
+    # At cfg 1 the host leaves the negative out.
+    return fingerprint_conditioning([source, cfg, negative if cfg != 1.0 else None])
+
+
 def _warn_of_other_source(record: Inversion, source: Any, negative: Any, cfg: float) -> None:
     # A text encoder in another precision gives other bits for the same prompt, so this is no refusal.
-    now = fingerprint_conditioning([source, cfg, negative if cfg != 1.0 else None])
-    if record.fingerprints.get("source") not in (None, now):
+    if record.fingerprints.get("source") not in (None, _fingerprint_source(source, negative, cfg)):
         _logger.warning(
             "Retrace: source conditioning differs from the one that this inversion was made with; "
             "the reconstruction is as near as the two are."

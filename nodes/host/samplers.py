@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import comfy.samplers
@@ -176,7 +177,7 @@ class ResumeSampler(comfy.samplers.Sampler):
                 f"sigmas must start at the record's level {start:.6g}, got {levels[0]:.6g}; "
                 "connect the SIGMAS output of Invert."
             )
-        if len(levels) < 2 or any(not after < before for before, after in zip(levels, levels[1:])):
+        if len(levels) < 2 or any(not after < before for before, after in pairwise(levels)):
             raise ValueError(
                 f"sigmas must fall, got {levels[0]:.6g} to {levels[-1]:.6g}; connect the SIGMAS output of Invert."
             )
@@ -187,7 +188,7 @@ class ResumeSampler(comfy.samplers.Sampler):
         record = self._record
         falling = record.falling
         same = len(levels) == len(falling) and all(
-            abs(now - then) <= _SIGMA_TOLERANCE * max(1.0, then) for now, then in zip(levels, falling)
+            abs(now - then) <= _SIGMA_TOLERANCE * max(1.0, then) for now, then in zip(levels, falling, strict=True)
         )
         if same:
             fitted = on_device_precision(record, state.dtype)

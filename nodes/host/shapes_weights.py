@@ -10,6 +10,7 @@ import comfy.diffusers_convert
 import comfy.model_detection
 import comfy.utils
 import torch
+from safetensors import SafetensorError
 
 # comfy.diffusers_convert counts the levels of a decoder from the end of SD's four.
 _LEVELS_OF_SD = 4
@@ -19,7 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a configuration of the demo models.
 
     Raises:
-        ValueError: If it is missing.
+        ValueError: If it is missing or damaged.
     """
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -38,14 +39,15 @@ def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         Its configuration and its tensors.
 
     Raises:
-        ValueError: If a file is missing.
+        ValueError: If a file is missing or damaged.
     """
     config = read_json(folder / "config.json")
     name = "model.safetensors" if folder.name == "text_encoder" else "diffusion_pytorch_model.safetensors"
     path = folder / name
-    if not path.is_file():
-        raise ValueError(_damaged(path))
-    tensors: dict[str, torch.Tensor] = comfy.utils.load_torch_file(str(path), safe_load=True)
+    try:
+        tensors: dict[str, torch.Tensor] = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(_damaged(path)) from error
     return config, tensors
 
 

@@ -1,26 +1,139 @@
 """Round trips and transport on every kind of model."""
 
+import comfy.samplers
 import torch
+from helpers import Counter, advanced, invert, relative
+
+# Ways down from one state agree to float32 rounding of that state.
+CLOSE = 1e-5
+# Ways up amplify rounding: a random network sends a latent that is 1e-7 off some 1e-4 off in the noise.
+CLOSE_UP = 1e-3
 
 
-def check_models_are_finite(pack):
-    """Every tiny model inverts and comes back, finite, in every kind."""
+def check_every_kind_comes_back_finite(pack):
+    """Inversion, reconstruction and all that stock samplers get are finite, at full strength and below."""
     for kind in pack.tiny.KINDS:
-        model, source = pack.tiny.model(kind), pack.tiny.conditioning(kind)
-        latent = pack.tiny.latent(kind, batch=2)
-        bundle, out, noise, sigmas = pack.call(
-            "Invert",
-            model=model,
-            source=source,
-            latent=latent,
-            steps=4,
-            scheduler="normal",
-            method="midpoint",
-            cfg=1.0,
-            strength=1.0,
-        )
+        for strength in (1.0, 0.5):
+            model, _, latent, (bundle, out, noise, sigmas) = invert(pack, kind, batch=2, strength=strength)
+            (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+            for tensor in (out["samples"], back["samples"], noise.generate_noise(out), sigmas):
+                assert torch.isfinite(tensor).all(), kind
+            assert back["samples"].shape == latent["samples"].shape, kind
+            assert back["samples"].dtype == latent["samples"].dtype, kind
+            assert sigmas[-1] == 0 and len(sigmas) == bundle.record.level + 1, kind
+            assert bundle.record.x.dtype == torch.float64, kind
+            assert bundle.record.space == ("flow" if kind in pack.tiny.FLOWS else "ve"), kind
+
+
+def check_states_reach_stock_samplers(pack):
+    """NOISE with either latent, and the stored state itself, start a stock sampler at one and the same state."""
+    for kind in pack.tiny.KINDS:
+        for strength in (1.0, 0.5):
+            model, source, latent, (bundle, out, noise, sigmas) = invert(pack, kind, strength=strength, cfg=1.0)
+            (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="euler")
+            stored = advanced(model, source, resume, sigmas, out)
+            euler = comfy.samplers.sampler_object("euler")
+            for start in (out, latent):
+                drawn = advanced(model, source, euler, sigmas, start, noise)
+                assert relative(drawn, stored) < CLOSE, (kind, strength, relative(drawn, stored))
+
+
+def check_latent_alone_carries_eps_states(pack):
+    """With DisableNoise the LATENT is the state wherever a latent can be it."""
+    for kind, strength in (("sd15", 1.0), ("sd15_v", 0.5), ("sdxl", 1.0), ("sd3", 0.5), ("wan", 0.5)):
+        model, source, _, (bundle, out, _, sigmas) = invert(pack, kind, strength=strength)
+        (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="euler")
+        stored = advanced(model, source, resume, sigmas, out)
+        carried = advanced(model, source, comfy.samplers.sampler_object("euler"), sigmas, out)
+        assert relative(carried, stored) < CLOSE, (kind, relative(carried, stored))
+
+
+def check_resume_equals_resample(pack):
+    """The inversion's own solver gives one result as a node and inside SamplerCustomAdvanced."""
+    for kind in pack.tiny.KINDS:
+        for method in ("midpoint", "fireflow"):
+            model, source, _, (bundle, out, _, sigmas) = invert(pack, kind, method=method)
+            (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+            (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+            resumed = advanced(model, source, resume, sigmas, out)
+            assert relative(resumed, back["samples"]) < 1e-6, (kind, method, relative(resumed, back["samples"]))
+
+
+def check_rf_solver_both_ways(pack):
+    """As a SAMPLER over rising SIGMAS it finds Invert's state, and over falling ones Resample's latent."""
+    for kind in pack.tiny.KINDS:
+        model, source, latent, (bundle, _, _, sigmas) = invert(pack, kind)
+        record = bundle.record
+        (sampler,) = pack.call("RFSolverSample", solver="midpoint")
+        for start in (0.0, 1e-4):  # 1e-4 is what FlipSigmas writes for 0
+            rising = torch.cat([torch.tensor([start]), sigmas.flip(0)[1:]])
+            up = advanced(model, source, sampler, rising, latent)
+            state = pack.module("nodes.host.latents").into_model(model, up)
+            assert relative(state, record.x) < CLOSE_UP, (kind, start, relative(state, record.x))
         (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
-        for tensor in (out["samples"], back["samples"], noise.generate_noise(out), sigmas):
-            assert torch.isfinite(tensor).all(), kind
-        assert back["samples"].shape == latent["samples"].shape, kind
-        print(kind, bundle.record.space, bundle.record.sigmas, bundle.record.fingerprints)
+        down = advanced(model, source, sampler, sigmas, {"samples": up})
+        assert relative(down, back["samples"]) < CLOSE_UP, (kind, relative(down, back["samples"]))
+
+
+def check_rf_solver_inside_the_grid(pack):
+    """Stopping below the top and going on follows the host's convention for partial runs."""
+    for kind in ("sd15", "sd3"):
+        model, source, latent, (_, _, _, sigmas) = invert(pack, kind)
+        (sampler,) = pack.call("RFSolverSample", solver="midpoint")
+        rising = sigmas.flip(0)
+        whole = advanced(model, source, sampler, rising, latent)
+        half = advanced(model, source, sampler, rising[:3], latent)
+        rest = advanced(model, source, sampler, rising[2:], {"samples": half})
+        assert relative(rest, whole) < CLOSE_UP, (kind, relative(rest, whole))
+
+
+def check_rf_solver_starts_like_the_host(pack):
+    """Over falling SIGMAS with noise it asks the network first what a stock sampler asks it first."""
+    for kind in ("sd15", "sd3", "flux", "wan"):
+        for drop in (0, 1):
+            model, source, latent, (_, _, noise, sigmas) = invert(pack, kind)
+            (ours,) = pack.call("RFSolverSample", solver="midpoint")
+            asked = []
+            for sampler in (ours, comfy.samplers.sampler_object("euler")):
+                counter = Counter(model)
+                advanced(counter.model, source, sampler, sigmas[drop:], latent, noise)
+                asked.append(counter.first)
+            assert relative(*asked) < 1e-6, (kind, drop, relative(*asked))
+
+
+def check_batch_rows_are_independent(pack):
+    """A batch of two is two singles, up to what batched kernels round differently."""
+    for kind in pack.tiny.KINDS:
+        model = pack.tiny.model(kind)
+        both = pack.tiny.latent(kind, batch=2)
+        _, _, _, (together, *_) = invert(pack, kind, model=model, latent=both)
+        for row in range(2):
+            one = {"samples": both["samples"][row : row + 1]}
+            _, _, _, (alone, *_) = invert(pack, kind, model=model, latent=one)
+            error = relative(together.record.x[row : row + 1], alone.record.x)
+            assert error < CLOSE_UP, (kind, row, error)
+
+
+def check_guidance(pack):
+    """With a negative and cfg 3 the round trip is that field's own, and cfg matters."""
+    for kind in ("sd15", "sdxl", "sd3"):
+        model = pack.tiny.model(kind)
+        negative = pack.tiny.conditioning(kind, seed=5)
+        _, source, _, (guided, out, _, sigmas) = invert(pack, kind, model=model, cfg=3.0, negative=negative)
+        _, _, _, (plain, *_) = invert(pack, kind, model=model)
+        assert relative(guided.record.x, plain.record.x) > 1e-3, kind
+        (back,) = pack.call("Resample", model=model, inversion=guided, cfg=1.0)
+        (resume,) = pack.call("InversionSampler", inversion=guided, sampler_name="same as inversion")
+        resumed = advanced(model, source, resume, sigmas, out, negative=negative, cfg=3.0)
+        assert relative(resumed, back["samples"]) < CLOSE, (kind, relative(resumed, back["samples"]))
+
+
+def check_every_scheduler(pack):
+    """Every scheduler of the host gives a grid that can be climbed."""
+    grid = pack.module("nodes.host.grid")
+    for kind in ("sd15", "sd3", "flux", "wan"):
+        model = pack.tiny.model(kind)
+        for name in comfy.samplers.SCHEDULER_NAMES:
+            for steps in (2, 20, 150):
+                levels = grid.rising_sigmas(model, name, steps)
+                assert levels[0] == 0.0 and all(a < b for a, b in zip(levels, levels[1:])), (kind, name, steps)

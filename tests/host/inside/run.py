@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # checks share helpers.py; nothing in this folder is called like a module of the host
 PREFIX = "RETRACE-CHECK "
 
 
