@@ -248,20 +248,56 @@ def test_files_are_not_too_large():
         assert lines <= 500, f"{name_of(path)} must have at most 500 lines, got {lines}; split it by idea."
 
 
+def copy_to(folder):
+    """Copy the checkout without weights and history."""
+    skipped = shutil.ignore_patterns(".git", "__pycache__", "weights", "*.jpg", "build", "*.egg-info", ".*_cache")
+    shutil.copytree(ROOT, folder, ignore=skipped)
+    return folder
+
+
+def pytest_in(copy, *arguments):
+    """Run pytest on a copy with the copy's own conftest; some test must be selected, and all must pass.
+
+    -I keeps the working folder off sys.path, as the command `pytest` does: there, `import nodes` would find our
+    folder.
+    """
+    command = [sys.executable, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", ["ComfyUI-Retrace", "my.pack v2", "nodes"])
 def test_a_copy_works_under_any_folder_name(tmp_path, name):
     """Command line and tests of a copy: what a clone into custom_nodes looks like."""
-    copy = tmp_path / name
-    skipped = shutil.ignore_patterns(".git", "__pycache__", "weights", "*.jpg", "build", "*.egg-info", ".*_cache")
-    shutil.copytree(ROOT, copy, ignore=skipped)
+    copy = copy_to(tmp_path / name)
     done = subprocess.run(
         [sys.executable, str(copy), "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("retrace ")
-    # A few quick tests with the copy's own conftest. -I keeps the working folder off sys.path, as the command
-    # `pytest` does: there, `import nodes` would find our folder.
-    quick = ["-p", "no:cacheprovider", "-k", "root_ or listed_for_pip or version", "tests/test_architecture.py"]
-    done = subprocess.run(
-        [sys.executable, "-I", "-m", "pytest", "-q", *quick], cwd=copy, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
+    pytest_in(copy, "-k", "root_ or listed_for_pip or version", "tests/test_architecture.py")
+
+
+def test_the_worked_example_is_two_files(tmp_path):
+    """The method of CONTRIBUTING.md, put into a copy as its one file, passes the contract tests there."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    copy = copy_to(tmp_path / "retrace")
+    (copy / "inversion" / "methods" / "heun.py").write_text(example, encoding="utf-8")
+    pytest_in(copy, "-k", "heun", "tests/inversion/test_contract.py")
+
+
+def test_every_decision_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [d.name[:4] for d in decisions] == [f"{i + 1:04}" for i in range(len(decisions))]
+    for decision in decisions:
+        title = decision.read_text(encoding="utf-8").splitlines()[0].removeprefix(f"# {decision.name[:4]} ")
+        assert f"[{decision.name[:4]}](decisions/{decision.name}) | {title} |" in index
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in tracked():
+        if path.suffix == ".md":
+            for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+                assert (path.parent / link).exists(), f"{name_of(path)} links to {link}"
