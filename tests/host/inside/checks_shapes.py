@@ -59,7 +59,9 @@ class _Probe(comfy.samplers.Sampler):
     def __init__(self, states, sigmas):
         self.states, self.sigmas, self.answers = states, sigmas, []
 
-    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+    def sample(
+        self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
         for x, sigma in zip(self.states, self.sigmas):
             self.answers.append(guider(x, torch.full((len(x),), sigma), **extra_args))
         return latent_image
@@ -71,7 +73,9 @@ def _guided(model, positive, negative, states, sigmas, cfg=CFG):
     guider.set_cfg(cfg)
     probe = _Probe(states, sigmas)
     with torch.inference_mode():
-        guider.sample(torch.zeros_like(states[0]), states[0], probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+        guider.sample(
+            torch.zeros_like(states[0]), states[0], probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0
+        )
     return probe.answers
 
 
@@ -80,7 +84,9 @@ def _sampled(model, clip, seed=SEED, steps=4):
     positive, negative = _both(clip, CAPTIONS), _encode(clip, "")
     latent = {"samples": torch.zeros(2, 4, 16, 16)}
     with torch.inference_mode():
-        return nodes.KSampler().sample(model, seed, steps, CFG, "euler", "simple", positive, negative, latent)[0]["samples"]
+        return nodes.KSampler().sample(model, seed, steps, CFG, "euler", "simple", positive, negative, latent)[0][
+            "samples"
+        ]
 
 
 def check_shapes_denoised_agrees(pack):
@@ -91,9 +97,7 @@ def check_shapes_denoised_agrees(pack):
     generator = torch.Generator().manual_seed(SEED)
     for kind in KINDS:
         timesteps = (5, 200, 600, 900, 999) if kind == "eps" else (5.0, 200.0, 600.0, 900.0, 1000.0)
-        sigmas = [
-            float(((1 - kept[t]) / kept[t]) ** 0.5) if kind == "eps" else t / 1000 for t in timesteps
-        ]
+        sigmas = [float(((1 - kept[t]) / kept[t]) ** 0.5) if kind == "eps" else t / 1000 for t in timesteps]
         # Not square: the positions of the transformer are cropped from a table.
         noise = torch.randn((2, 4, 16, 24), generator=generator)
         states = [noise * ((1 + s**2) ** 0.5 if kind == "eps" else 1.0) for s in sigmas]
