@@ -1,6 +1,6 @@
 """Inversion of a latent into a model's noise, and the way back. Needs torch and safetensors, knows no host."""
 
-from .api import MisfitError, adopt, check_fit, invert, replay, solver_fingerprint, strength_to_level
+from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_level
 from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
 from .fingerprint import fingerprint
 from .mask import blend, source_state
@@ -46,6 +46,7 @@ __all__ = [
     "load",
     "mix",
     "noise_std",
+    "own_method",
     "parameter",
     "psnr",
     "relative_error",
