@@ -53,7 +53,8 @@ def on_latent_grid(mask: torch.Tensor, shape: torch.Size | tuple[int, ...], feat
         Shape (B, 1, H, W) or (B, 1, T, H, W), float64, values in [0, 1].
 
     Raises:
-        ValueError: If the mask is not a stack of pictures, is not finite or fits neither the batch nor the frames.
+        ValueError: If the mask is not a stack of pictures, is not finite, fits neither the batch nor the frames, or
+            is narrower than its feather.
     """
     if mask.ndim < 2 or mask.ndim > 4 or (mask.ndim == 4 and mask.shape[1] != 1) or mask.numel() == 0:
         raise ValueError(
@@ -66,7 +67,14 @@ def on_latent_grid(mask: torch.Tensor, shape: torch.Size | tuple[int, ...], feat
     if not bool(torch.isfinite(mask).all()):
         raise ValueError("mask must be finite, got NaN or infinity; check the node that made it.")
     pictures = mask.detach().to("cpu", torch.float64).reshape(-1, 1, *mask.shape[-2:]).clamp(0.0, 1.0)
-    pictures = _resize(feather_inwards(pictures, feather), (shape[-2], shape[-1]))
+    soft = feather_inwards(pictures, feather)
+    vanished = (pictures.amax(dim=(1, 2, 3)) > 0.0) & (soft.amax(dim=(1, 2, 3)) == 0.0)
+    if bool(vanished.any()):
+        raise ValueError(
+            f"feather must be less than half the width of the masked area, got {feather} pixels; "
+            "lower it or paint a larger mask."
+        )
+    pictures = _resize(soft, (shape[-2], shape[-1]))
     batch, count = shape[0], pictures.shape[0]
     if len(shape) == 4:
         if count not in (1, batch):

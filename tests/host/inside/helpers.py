@@ -36,7 +36,9 @@ def advanced(model, positive, sampler, sigmas, latent, noise=None, negative=None
     samples = latent["samples"]
     drawn = torch.zeros_like(samples) if noise is None else noise.generate_noise(latent)
     with torch.inference_mode():
-        return guider.sample(drawn, samples, sampler, sigmas, denoise_mask=latent.get("noise_mask"), disable_pbar=True, seed=0)
+        return guider.sample(
+            drawn, samples, sampler, sigmas, denoise_mask=latent.get("noise_mask"), disable_pbar=True, seed=0
+        )
 
 
 def relative(value, wanted):

@@ -1,6 +1,6 @@
 """Runs inside a host: loads the pack as the host does, runs every check, prints one JSON line for each.
 
-    cd HOST && PYTHONPATH=HOST python run.py PACK_FOLDER [name of a check ...]
+    cd HOST && PYTHONPATH=HOST python run.py PACK_FOLDER [check or file of checks ...]
 
 It is a process of its own because the module name `nodes` belongs to the host here.
 """
@@ -53,8 +53,9 @@ class Pack:
         self.workspace = workspace
         self.tiny = load_module("tiny", HERE / "tiny.py")
 
-    def __getattr__(self, name):
-        return importlib.import_module(f"{self.name}.{name}")
+    def tiny_module(self, stem):
+        """A helper file of this folder."""
+        return importlib.import_module(stem)
 
     def module(self, dotted):
         """A module of the pack, for example "nodes.host.runs"."""
@@ -83,7 +84,7 @@ def main():
         for path in sorted(HERE.glob("checks_*.py")):
             module = load_module(path.stem, path)
             for name, check in list(vars(module).items()):
-                if name.startswith("check_") and callable(check) and (not wanted or name in wanted):
+                if name.startswith("check_") and callable(check) and (not wanted or {name, path.stem} & wanted):
                     run(name, check, pack)
 
 

@@ -1,0 +1,100 @@
+"""What is refused, in one sentence each, and what a refusal leaves behind."""
+
+import torch
+from helpers import STEPS, advanced, invert, refuses, same_snapshot, snapshot
+
+
+def check_bad_widgets(pack):
+    """Steps and strength are refused before anything runs, and again when they come over a link."""
+    node = pack.node("Invert")
+    for changes, part in (({"steps": 1}, "steps must be at least 2, got 1"), ({"strength": 0.0}, "strength must be")):
+        text = node.validate_inputs(**changes)
+        assert isinstance(text, str) and part in text, text
+        refuses(lambda changes=changes: invert(pack, "sd15", **changes), part)
+    assert node.validate_inputs(steps=20, strength=1.0) is True
+    assert node.validate_inputs() is True
+    refuses(lambda: invert(pack, "sd15", strength=float("nan")), "strength must be")
+    refuses(lambda: invert(pack, "sd15", method="nonsense"), "method must be one of", "'nonsense'")
+    refuses(lambda: invert(pack, "sd15", scheduler="nonsense"), "scheduler must be one of")
+    refuses(lambda: invert(pack, "sd15", cfg=2.0), "cfg must be 1 without a negative, got 2")
+    refuses(lambda: invert(pack, "sd15", sigmas=torch.tensor([14.0, 3.0, 1.0])), "sigmas must reach 0")
+    refuses(lambda: invert(pack, "sd15", sigmas=torch.tensor([14.0, 3.0, 5.0, 0.0])), "sigmas must rise or fall")
+    refuses(lambda: invert(pack, "sd15", sigmas=torch.tensor([14.0, 0.0])), "steps must be at least 2")
+    refuses(lambda: invert(pack, "sd3", sigmas=torch.tensor([2.0, 0.5, 0.0])), "must not exceed 1")
+
+
+def check_misfits(pack):
+    """An inversion is refused by another model, and a sampler by another size or grid."""
+    eps, _, latent, (bundle, out, noise, sigmas) = invert(pack, "sd15")
+    flow = pack.tiny.model("sd3")
+    before = snapshot(flow)
+    refuses(lambda: pack.call("Resample", model=flow, inversion=bundle, cfg=1.0), "'ve'", "'flow'")
+    refuses(lambda: pack.call("InversionReport", model=flow, inversion=bundle), "'ve'", "'flow'")
+    other = pack.tiny.model("sd15", seed=1)
+    refuses(lambda: pack.call("Resample", model=other, inversion=bundle, cfg=1.0), "model", "BaseModel:")
+    same_snapshot(flow, before)
+    source = pack.tiny.conditioning("sd15")
+    (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+    small = {"samples": torch.randn(1, 4, 8, 8)}
+    refuses(lambda: advanced(eps, source, resume, sigmas, small), "latent must have the record's size", "(1, 4, 8, 8)")
+    refuses(lambda: noise.generate_noise(small), "latent_image must have the size", "(1, 4, 8, 8)")
+    refuses(lambda: advanced(eps, source, resume, sigmas[1:], out), "sigmas must start at the record's level")
+    refuses(lambda: advanced(eps, source, resume, sigmas.flip(0), out), "sigmas must")
+    refuses(lambda: advanced(other, source, resume, sigmas, out), "model", "BaseModel:")
+    flow_cond, flow_latent = pack.tiny.conditioning("sd3"), {"samples": torch.randn(1, 4, 8, 12)}
+    # The states have four channels, which SD3 does not take; the space is what the user is told.
+    refuses(lambda: pack.call("Invert", model=flow, source=flow_cond, latent=flow_latent, steps=STEPS,
+                              scheduler="simple", method="euler", cfg=1.0, strength=1.0), "16 channels", "got 4")  # fmt: skip
+    refuses(lambda: pack.call("Resample", model=eps, inversion=bundle, cfg=4.0, positive=source), "cfg must be 1")
+    refuses(lambda: pack.call("InversionSampler", inversion=bundle, sampler_name="euler_ancestral"), "draws no noise")
+    refuses(
+        lambda: pack.call("InversionReport", model=eps, inversion=bundle, reconstructed=small),
+        "reconstructed must have the record's size",
+    )
+
+
+def check_broken_latents(pack):
+    """Values that are not finite and latents of several streams are refused."""
+    bad = pack.tiny.latent("sd15")
+    bad["samples"][0, 0, 0, 0] = float("nan")
+    refuses(lambda: invert(pack, "sd15", latent=bad), "latent must be finite")
+
+    class Nested:
+        is_nested = True
+
+    refuses(lambda: invert(pack, "sd15", latent={"samples": Nested()}), "latent must hold one tensor")
+
+
+def check_skipping_patches(pack):
+    """Models that skip evaluations are refused under every node that walks."""
+    model, source, latent, (bundle, out, _, sigmas) = invert(pack, "sd15")
+    (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+    (rf,) = pack.call("RFSolverSample", solver="midpoint")
+    for key in ("easycache", "lazycache"):
+        cached = model.clone()
+        cached.add_wrapper_with_key("outer_sample", key, lambda executor, *args, **kwargs: executor(*args, **kwargs))
+        part = f"got the cache patch '{key}'"
+        refuses(lambda m=cached: invert(pack, "sd15", model=m), part)
+        refuses(lambda m=cached: pack.call("Resample", model=m, inversion=bundle, cfg=1.0), part)
+        refuses(lambda m=cached: advanced(m, source, resume, sigmas, out), part)
+        refuses(lambda m=cached: advanced(m, source, rf, sigmas, out), part)
+
+
+def check_loaded_records_ask_for_their_source(pack):
+    """Without conditioning a record can be edited; to reconstruct it the source is asked for, and is enough."""
+    model, source, _, (bundle, *_) = invert(pack, "sd15")
+    (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="retrace/inversion", half=False)
+    (loaded,) = pack.call("LoadInversion", record=name)
+    refuses(lambda: pack.call("Resample", model=model, inversion=loaded, cfg=1.0), "source must be connected")
+    (wanted,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+    (back,) = pack.call("Resample", model=model, inversion=loaded, cfg=1.0, source=source)
+    assert torch.equal(back["samples"], wanted["samples"])
+    pack.call("Resample", model=model, inversion=loaded, cfg=1.0, positive=source)
+
+
+def check_noise_mask_without_noise(pack):
+    """RFSolverSample cannot keep a region of a latent that is itself the noise, and says so."""
+    model, source, latent, (_, out, _, sigmas) = invert(pack, "sd15")
+    (rf,) = pack.call("RFSolverSample", solver="midpoint")
+    masked = {**out, "noise_mask": torch.ones(1, 8, 12)}
+    refuses(lambda: advanced(model, source, rf, sigmas, masked), "noise must come with a noise_mask")

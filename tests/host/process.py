@@ -1,0 +1,41 @@
+"""Runs checks inside a host, in a process of their own."""
+
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from retrace_tests.hosts import host_python
+
+INSIDE = Path(__file__).resolve().parent / "inside"
+ROOT = INSIDE.parents[2]
+PREFIX = "RETRACE-CHECK "
+# Import of a host takes 6 to 15 s, all checks together a minute; the rest is for a busy machine.
+TIMEOUT = 900
+
+
+@cache
+def run_inside(host, names):
+    """Run checks in a host's process.
+
+    Args:
+        host: The checkout.
+        names: Names of the checks.
+
+    Returns:
+        Failure text or None by check, and the output of the process.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(host), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [host_python(), str(INSIDE / "run.py"), str(ROOT), *names],
+        # The name `nodes` must mean the host's module, and the host finds its own files from here.
+        cwd=host,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    lines = [json.loads(line[len(PREFIX) :]) for line in done.stdout.splitlines() if line.startswith(PREFIX)]
+    return {line["name"]: line["failure"] for line in lines}, (done.stdout + done.stderr)[-4000:]
