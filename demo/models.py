@@ -50,7 +50,7 @@ UNET_CONFIG: dict[str, Any] = {
     "layers_per_block": 1,
     "cross_attention_dim": TEXT_WIDTH,
     # diffusers reads this as the number of heads on SD1.x UNets.
-    "attention_head_dim": 4,
+    "attention_head_dim": 2,
     "norm_num_groups": 32,
 }
 MMDIT_CONFIG: dict[str, Any] = {
