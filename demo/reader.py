@@ -105,5 +105,5 @@ def _majority(mask: np.ndarray, needed: int = 5) -> np.ndarray:
     """Pixels of which at least `needed` of the 3 by 3 neighbourhood are set: removes specks, or erodes."""
     padded = np.pad(mask, 1, mode="edge").astype(np.int64)
     height, width = mask.shape
-    count = sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3))
+    count = np.stack([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]).sum(0)
     return count >= needed
