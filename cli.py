@@ -202,6 +202,7 @@ def _edit_options(parser: argparse.ArgumentParser, target_required: bool) -> Non
 def _demo(options: argparse.Namespace) -> None:
     from .showcase import showcase
 
+    _hush()
     print(showcase(options.output, options.steps, _method(options.method), options.cfg, _progress))
 
 
@@ -359,21 +360,26 @@ def _fingerprints(model: DiffusersModel, prompt: str, cfg: float) -> dict[str, s
 
 
 def _model(options: argparse.Namespace) -> DiffusersModel:
-    import diffusers
     import torch
-    import transformers
 
     from .backends.diffusers import DiffusersModel
     from .backends.shapes import shapes_model
 
-    # Their loading bars would bury what this command says.
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+    _hush()
     device = _device(options.device)
     dtype = getattr(torch, options.dtype)
     if options.model in DEMO_MODELS:
         return shapes_model(DEMO_MODELS[options.model], dtype, device)
     return DiffusersModel.from_folder(options.model, dtype, device)
+
+
+def _hush() -> None:
+    """Switch off the loading bars of the libraries, which would bury what this command says."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
 
 
 def _device(name: str) -> str:

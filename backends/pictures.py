@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,16 +59,15 @@ def write_picture(picture: Tensor, path: str | Path) -> None:
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:
-    """Write an image so that a failure leaves an older file of that name as it was."""
+    """Write an image; a failure leaves an older file of that name as it was."""
     target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
+    # In the same folder, so that the replacement is one step; an ordinary open, so that the usual rights apply.
+    draft = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
     try:
-        image.save(name)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+        image.save(draft)
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Path:
