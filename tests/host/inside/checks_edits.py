@@ -142,13 +142,13 @@ def check_twice_is_bit_equal(pack):
 def check_interrupt_stops_within_one_call(pack):
     """An interrupt in the middle of Invert or Resample ends it before the next call, and the next run is right."""
     for kind in ("sd15", "flux"):
-        model, source, latent, (wanted, *_) = invert(pack, kind)
+        model, _, latent, (wanted, *_) = invert(pack, kind)
         before = snapshot(model)
         counter = Counter(model, interrupt_after=3)
         with no_interrupt():
             for run in (
-                lambda m: invert(pack, kind, model=m, latent=latent),
-                lambda m: pack.call("Resample", model=m, inversion=wanted, cfg=1.0),
+                lambda m, k=kind, z=latent: invert(pack, k, model=m, latent=z),
+                lambda m, w=wanted: pack.call("Resample", model=m, inversion=w, cfg=1.0),
             ):
                 counter.calls = 0
                 try:
@@ -187,7 +187,7 @@ def check_steps_are_shown(pack):
 
     latent_preview.prepare_callback = watch
     try:
-        _, _, latent, (bundle, *_) = invert(pack, "sd15", method="euler", keep_path=True)
+        _, _, _, (bundle, *_) = invert(pack, "sd15", method="euler", keep_path=True)
     finally:
         latent_preview.prepare_callback = original
     record = bundle.record

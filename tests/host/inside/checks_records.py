@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -152,7 +153,7 @@ def check_nodes_explain_themselves(pack):
         words = page.read_text(encoding="utf-8")
         for group in ("required", "optional"):
             for name in info["input"].get(group, {}):
-                assert f"**{name}**" in words, f"{page.name} does not explain {name}"
+                assert re.search(rf"\b{name}\b", words), f"{page.name} does not explain {name}"
 
 
 def check_translations_are_current(pack):
