@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from .world import COLOURS, POSITIONS, SHAPES, SIZES
@@ -27,7 +28,7 @@ def merges(words: tuple[str, ...] = WORDS) -> list[tuple[str, str]]:
     pieces = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
     rules: list[tuple[str, str]] = []
     while any(len(piece) > 1 for piece in pieces):
-        pairs = Counter(pair for piece in pieces for pair in zip(piece, piece[1:]))
+        pairs = Counter(pair for piece in pieces for pair in pairwise(piece))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         rules.append(best)
         for piece in pieces:
@@ -48,8 +49,12 @@ def write(folder: Path, max_tokens: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in rules))
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
-               "unk_token": "<|endoftext|>"}
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_tokens, "do_lower_case": True, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1))

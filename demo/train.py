@@ -1,8 +1,8 @@
-"""Train the demo models of the Shapes world: `python -m retrace.demo.train PART`, in the order vae, text, eps, flow.
+"""Train the demo models of the Shapes world: `python -m retrace.demo.train PART`.
 
-Every part is seeded, keeps a checkpoint (resumed when the command is given again), logs a curve as CSV and
-ends by writing fp16 weights into demo/weights. Raising or lowering --steps of an unfinished run moves
-its cool-down. On two CPU cores with bfloat16 matrix units the four parts take about two hours.
+The order is vae, text, eps, flow; decoder, which leaves the latents alone, any time after vae. Every part is
+seeded, keeps a checkpoint (resumed when the command is given again), logs a curve as CSV and ends by writing
+fp16 weights into demo/weights. Raising or lowering --steps of an unfinished run moves its cool-down.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Run:
         print(f"{self.name}: resumed at step {self.step}", flush=True)
 
     def save(self) -> None:
+        """Write the checkpoint: weights, their average and the optimiser's moments."""
         state: dict[str, Tensor] = {}
         for i, name in enumerate(self.names):
             moments = self.optimizer.state[self.parameters[i]]
@@ -114,7 +115,8 @@ class Run:
                     if new:
                         writer.writerow(["step", "loss", "seconds"])
                     writer.writerow([self.step, f"{total / counted:.5f}", f"{time.time() - began:.0f}"])
-                print(f"{self.name} {self.step}/{self.steps} {total / counted:.5f} {time.time() - began:.0f}s", flush=True)
+                seconds = time.time() - began
+                print(f"{self.name} {self.step}/{self.steps} {total / counted:.5f} {seconds:.0f}s", flush=True)
                 total, counted = 0.0, 0
             if self.step % every == 0 or self.step == self.steps:
                 self.save()
@@ -136,6 +138,19 @@ def export(network: Any, part: str) -> None:
     build_again.half().save_pretrained(models.WEIGHTS / {"eps": "unet", "flow": "transformer"}.get(part, part))
 
 
+def _quarters(batch: int, seed: int) -> tuple[Tensor, torch.Generator]:
+    """A quarter of each of some pictures, (B, 3, 32, 32), and the generator that chose them.
+
+    The autoencoder is local, so four times as many pictures are seen for the same work.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pictures, _ = world.render(_sources(seed, batch), seed)
+    half = world.SIZE // 2
+    places = torch.randint(half + 1, (batch, 2), generator=generator).tolist()
+    cut = [p[:, i : i + half, j : j + half] for p, (i, j) in zip(_pixels(pictures), places, strict=True)]
+    return torch.stack(cut), generator
+
+
 def train_vae(folder: Path, steps: int, batch: int, seed: int) -> None:
     """Autoencoder: squared and absolute error, with a little noise on the latent and a weak pull to zero.
 
@@ -146,12 +161,7 @@ def train_vae(folder: Path, steps: int, batch: int, seed: int) -> None:
     run = Run("vae", vae, folder, steps, 2e-3, autocast=True)
 
     def loss(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed + step)
-        pictures, _ = world.render(_sources(seed + step, batch), seed + step)
-        # A quarter of each picture: the network is local, so four times as many pictures are seen for the same work.
-        places = torch.randint(world.SIZE // 2 + 1, (batch, 2), generator=generator).tolist()
-        half = world.SIZE // 2
-        x = torch.stack([p[:, i : i + half, j : j + half] for p, (i, j) in zip(_pixels(pictures), places)])
+        x, generator = _quarters(batch, seed + step)
         mean = vae.encode(x).latent_dist.mean
         noise = torch.randn(mean.shape, generator=generator)
         error = (vae.decode(mean + 0.1 * noise).sample - x).float()
@@ -169,6 +179,26 @@ def train_vae(folder: Path, steps: int, batch: int, seed: int) -> None:
         export(vae, "vae")
 
     run.fit(loss, finish)
+
+
+def train_decoder(folder: Path, steps: int, batch: int, seed: int) -> None:
+    """More for the decoder alone, on squared error: the latents stay, so the denoisers can be trained meanwhile."""
+    torch.manual_seed(seed)
+    import diffusers
+
+    vae: Any = diffusers.AutoencoderKL.from_pretrained(models.WEIGHTS / "vae", torch_dtype=torch.float32).train()
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    run = Run("decoder", vae, folder, steps, 7e-4, autocast=True)
+
+    def loss(step: int) -> Tensor:
+        x, generator = _quarters(batch, seed + step)
+        with torch.no_grad():
+            mean = vae.encode(x).latent_dist.mean
+        noise = torch.randn(mean.shape, generator=generator)
+        return (vae.decode(mean + 0.05 * noise).sample - x).float().square().mean()
+
+    run.fit(loss, lambda: export(vae, "vae"))
 
 
 def train_text(folder: Path, steps: int, batch: int, seed: int) -> None:
@@ -353,7 +383,7 @@ def train_flow(folder: Path, steps: int, batch: int, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    defaults = {"vae": (2600, 16), "text": (1200, 128), "eps": (9000, 32), "flow": (11000, 64)}
+    defaults = {"vae": (2600, 16), "decoder": (3000, 16), "text": (1200, 128), "eps": (9000, 32), "flow": (11000, 64)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(defaults))
     parser.add_argument("--steps", type=int, help="steps in all, resumed ones counted in")
@@ -370,6 +400,8 @@ def main() -> None:
     )
     if chosen.part == "vae":
         train_vae(chosen.work, steps, batch, chosen.seed)
+    elif chosen.part == "decoder":
+        train_decoder(chosen.work, steps, batch, chosen.seed)
     elif chosen.part == "text":
         train_text(chosen.work, steps, batch, chosen.seed)
     elif chosen.part == "eps":

@@ -96,7 +96,7 @@ def parse(caption: str) -> Scene:
         ValueError: If a word is missing or unknown.
     """
     found = re.fullmatch(
-        r"an? (\w+) (\w+) (\w+) (on the left of|on the right of|at the top of|at the bottom of|on) an? (\w+) background",
+        rf"an? (\w+) (\w+) (\w+) ({'|'.join(_PLACE.values())}) an? (\w+) background",
         caption.strip().lower(),
     )
     if not found:
