@@ -138,7 +138,8 @@ def check_shapes_vae_agrees(pack):
         assert relative(latent["samples"], wanted) < 1e-5
         back = nodes.VAEDecode().decode(vae, latent)[0]
         wanted = (theirs.decode(wanted).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-        assert back.shape == pictures.shape and relative(back, wanted) < 1e-5
+        # In float32 the decoder itself is 1.5e-5 off its float64 self.
+        assert back.shape == pictures.shape and relative(back, wanted) < 1e-4
         tiled = nodes.VAEDecodeTiled().decode(vae, latent, tile_size=64, overlap=16)[0]
         assert tiled.shape == pictures.shape and relative(tiled, back) < 0.2
         again = nodes.VAEEncodeTiled().encode(vae, pictures, tile_size=64, overlap=16)[0]["samples"]
@@ -233,17 +234,21 @@ def check_shapes_reloads_for_the_host(pack):
 
 
 def check_shapes_preview_has_the_colours(pack):
-    """The host's quick preview of a latent shows the picture's colours."""
+    """The host's quick preview of a latent shows most of what varies in the picture's colours."""
     model, _, vae = _loaded(pack, "eps")
-    picture = _pictures(pack)[:1]
+    pictures = _pictures(pack, 16)
     with torch.inference_mode():
-        latent = model.model.process_latent_in(vae.encode(picture))
+        latents = model.model.process_latent_in(vae.encode(pictures))
     shape = model.model.latent_format
     previewer = latent_preview.Latent2RGBPreviewer(shape.latent_rgb_factors, shape.latent_rgb_factors_bias)
-    seen = torch.from_numpy(np.asarray(previewer.decode_latent_to_preview(latent))) / 255
-    wanted = torch.nn.functional.avg_pool2d(picture.permute(0, 3, 1, 2), 4)[0].permute(1, 2, 0)
+    seen = torch.stack(
+        [torch.tensor(np.array(previewer.decode_latent_to_preview(latents[i : i + 1]))) / 255 for i in range(16)]
+    )
+    wanted = torch.nn.functional.avg_pool2d(pictures.permute(0, 3, 1, 2), 4).permute(0, 2, 3, 1)
     assert seen.shape == wanted.shape
-    assert (seen - wanted).abs().mean() < 0.06, float((seen - wanted).abs().mean())
+    unexplained = ((seen - wanted) ** 2).mean() / wanted.var()
+    # The map is linear, which the autoencoder is not.
+    assert unexplained < 0.4, float(unexplained)
 
 
 def check_shapes_refusals(pack):
@@ -272,3 +277,40 @@ def check_shapes_refusals(pack):
         (copy / folder / "moved.json").rename(copy / folder / "config.json")
     shutil.copy(copy / "unet" / "diffusion_pytorch_model.safetensors", copy / "vae")
     refuses(lambda: shapes.load_vae(copy), "weights in", "tensors that do not fit")
+
+
+def check_shapes_empty_latent(pack):
+    """EmptyLatentImage, which divides by 8, is made to fit on hosts that can; the help page says so."""
+    latent = nodes.EmptyLatentImage().generate(64, 64)[0]
+    corrected = "downscale_ratio_spacial" in latent
+    for kind in KINDS:
+        model, clip, vae = _loaded(pack, kind)
+        positive, negative = _encode(clip, CAPTIONS[0]), _encode(clip, "")
+        with torch.inference_mode():
+            drawn = nodes.KSampler().sample(model, SEED, 2, CFG, "euler", "simple", positive, negative, latent)[0]
+            picture = nodes.VAEDecode().decode(vae, drawn)[0]
+        assert picture.shape == ((1, 64, 64, 3) if corrected else (1, 32, 32, 3))
+
+
+def check_shapes_inverts(pack):
+    """The nodes of the pack take the model as any other: a reconstruction on it comes back near the source."""
+    for kind in KINDS:
+        model, clip, vae = _loaded(pack, kind)
+        with torch.inference_mode():
+            latent = nodes.VAEEncode().encode(vae, _pictures(pack))[0]
+        before = {name: value.clone() for name, value in model.model.state_dict().items()}
+        inversion, out, noise, sigmas = pack.call(
+            "Invert",
+            model=model,
+            source=_both(clip, CAPTIONS),
+            latent=latent,
+            steps=10,
+            scheduler="simple",
+            method="midpoint",
+            cfg=1.0,
+            strength=0.5,
+        )
+        (back,) = pack.call("Resample", model=model, inversion=inversion, cfg=1.0)
+        assert relative(back["samples"], latent["samples"]) < 0.5, kind
+        now = model.model.state_dict()
+        assert all(torch.equal(now[name], before[name]) for name in before), kind
