@@ -266,11 +266,12 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
     """Read and invert the picture; return the model, the record and the source field."""
     import torch
 
-    from .backends.pictures import read_picture
+    from .backends.pictures import check_picture, read_picture
     from .inversion import check_level, invert, noise_std, strength_to_level
 
     method = _method(options.method, options.set)
     size = _size(options)
+    check_picture(options.picture)
     model = _model(options)
     with torch.inference_mode():
         picture = read_picture(options.picture, model.multiple, size)

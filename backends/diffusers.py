@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..inversion import Field, Space, fingerprint, work_dtype
+from ..inversion.field import Denoise
 from .levels import Levels, flow_shift
 
 # Guidance of a distilled Flux model when inverting: 1 leaves the picture's own content alone
@@ -59,9 +60,11 @@ class _Network:
         net: The diffusers module.
         channels: Channels of the latent.
         patch: Height and width of a latent must be multiples of it.
+        pooled: Whether it takes a pooled vector beside the tokens.
     """
 
     patch = 1
+    pooled = True
 
     def __init__(self, net: Any, channels: int) -> None:
         self.net = net
@@ -71,8 +74,12 @@ class _Network:
         """Return E[x0 | x] in the dtype of x, shape (B, C, H, W)."""
         raise NotImplementedError
 
-    def check(self, x: Tensor) -> None:
-        """Refuse a latent that the network cannot take."""
+    def check(self, x: Tensor, cond: Cond) -> None:
+        """Refuse a latent or a conditioning that the network cannot take."""
+        if self.pooled and cond.pooled is None:
+            raise ValueError(
+                "conditioning must have a pooled vector for this model, got none; use the model's own text encoders."
+            )
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(
                 f"latent must have shape (batch, {self.channels}, height, width), got {tuple(x.shape)}; "
@@ -119,6 +126,7 @@ class _UNet(_Network):
                 f"{net.config.addition_embed_type!r}; use another model."
             )
         self.prediction = prediction
+        self.pooled = net.config.addition_embed_type == "text_time"
         # Pixels per latent cell, in which SDXL's size conditioning counts; the VAE in use sets it.
         self.pixels = 8
 
@@ -126,11 +134,7 @@ class _UNet(_Network):
         scale = math.sqrt(1.0 + sigma * sigma)
         timestep = torch.full((x.shape[0],), levels.timestep(sigma), device=x.device)
         added = {}
-        if self.net.config.addition_embed_type == "text_time":
-            if cond.pooled is None:
-                raise ValueError(
-                    "conditioning must have a pooled vector for this model, got none; encode it with SDXL's."
-                )
+        if self.pooled:
             added["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": self._time_ids(x)}
         out: Tensor = self.net(
             (x / scale).to(self.net.dtype), timestep, encoder_hidden_states=cond.tokens, return_dict=False, **added
@@ -388,23 +392,35 @@ class DiffusersModel:
         Raises:
             ValueError: If the latent does not fit the network, or cfg needs a negative prompt.
         """
+        if not math.isfinite(cfg):
+            raise ValueError(f"cfg must be a finite number, got {cfg}; 1 switches guidance off.")
         if cfg != 1.0 and uncond is None:
             raise ValueError(f"cfg must be 1 without a negative prompt, got {cfg}; give one, an empty one will do.")
         network = self._network
-        network.check(latent)
-        batch = latent.shape[0]
         levels = self.levels(*latent.shape[2:])
-        positive = cond.rows(batch, self.device, network.net.dtype)
-        negative = None if uncond is None or cfg == 1.0 else uncond.rows(batch, self.device, network.net.dtype)
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            denoised = network.denoise(x, sigma, positive, levels, guidance)
-            if negative is None:
-                return denoised
-            base = network.denoise(x, sigma, negative, levels, guidance)
-            return base + cfg * (denoised - base)
+        def rows(given: Cond) -> Cond:
+            network.check(latent, given)
+            return given.rows(latent.shape[0], self.device, network.net.dtype)
 
-        return Field(denoise, self.space, levels.floor)
+        positive = rows(cond)
+
+        def denoiser(negative: Cond | None) -> Denoise:
+            def denoise(x: Tensor, sigma: float) -> Tensor:
+                denoised = network.denoise(x, sigma, positive, levels, guidance)
+                if negative is None:
+                    return denoised
+                base = network.denoise(x, sigma, negative, levels, guidance)
+                return base + cfg * (denoised - base)
+
+            return denoise
+
+        if uncond is None or cfg == 1.0:
+            return Field(denoiser(None), self.space, levels.floor)
+        pooled = uncond.pooled
+        return Field(
+            denoiser(rows(uncond)), self.space, levels.floor, lambda tokens: denoiser(rows(Cond(tokens, pooled)))
+        )
 
     def encode(self, picture: Tensor) -> Tensor:
         """Encode a picture to the latent x0: the mean of the VAE's distribution, never a sample of it.

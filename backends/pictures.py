@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,9 @@ def read_mask(
         Weights between 0 and 1, the mean over each latent cell, float32, shape (1, 1, *cells).
     """
     image = _frame(_open(path, "mask").convert("L"), multiple, size, path)
-    if feather > 0.0:
+    if not 0.0 <= feather < math.inf:
+        raise ValueError(f"feather must be 0 or more pixels, got {feather}; 0 keeps hard edges.")
+    if feather:
         image = image.filter(ImageFilter.GaussianBlur(feather))
     return torch.nn.functional.adaptive_avg_pool2d(_tensor(image), cells)
 
@@ -68,6 +71,15 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def check_picture(path: str | Path, what: str = "picture") -> None:
+    """Refuse a file that is no picture, before anything slow is done.
+
+    Raises:
+        ValueError: If there is no such picture.
+    """
+    _open(path, what)
 
 
 def check_writable(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Path:

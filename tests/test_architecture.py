@@ -234,6 +234,21 @@ def tracked():
     return [p for p in paths if p.suffix not in binary and p.is_file()]
 
 
+def test_registry_archive_holds_the_pack_and_nothing_else():
+    """What .comfyignore leaves of the checkout; its lines are read as git reads ignore lines."""
+    ignored = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--ignored", "--exclude-from=.comfyignore", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+    )
+    left_out = {ROOT / name for name in ignored.stdout.decode().split("\0")}
+    archive = {name_of(p) for p in tracked() if p not in left_out}
+    needed = {name_of(p) for p in package_files()} - PROGRAMS
+    assert not needed - archive
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= archive
+    assert not {name for name in archive if name.startswith(("tests/", "benchmarks/", ".ci/", ".github/"))}
+
+
 def test_no_path_of_a_machine_stands_in_the_project():
     # Written in pieces, so that this file does not name what it looks for.
     home = re.compile("/(?:" + "|".join(("home/[a-z]", "Users/[A-Za-z]", "root/", "work/")) + ")")

@@ -226,6 +226,7 @@ def edit(pipeline, photo, tmp_path, **changed):
         ({"-o": "no/such/folder/out.png"}, "output folder must exist, got no/such/folder; make it"),
         ({"-o": "out.txt"}, "output file must end in .png or"),
         ({"--save": "kept.pt"}, "output file must end in .safetensors, got kept.pt; rename it"),
+        ({"--cfg": "nan"}, "cfg must be a finite number, got nan; 1 switches"),
         ({"--mask": "no-mask.png"}, "mask must be a file, got no-mask.png which does not exist"),
     ],
 )
@@ -279,6 +280,11 @@ def test_mask_without_a_target_is_refused(run, pipeline, photo, tmp_path):
     assert run("invert", photo, "--model", pipeline, "--source", SOURCE, "--steps", 3, "-o", record)[0] == 0
     said = refused(run("replay", record, "--model", pipeline, "--mask", photo, "-o", tmp_path / "out.png"))
     assert "target must be given with a mask, got none; say what" in said
+
+
+def test_negative_feather_is_refused(photo):
+    with pytest.raises(ValueError, match="feather must be 0 or more pixels, got -1.0; 0 keeps"):
+        read_mask(photo, 1, None, (4, 4), feather=-1.0)
 
 
 @pytest.mark.parametrize("package", ["torch", "diffusers", "transformers", "PIL"])

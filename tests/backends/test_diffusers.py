@@ -210,6 +210,16 @@ def test_cfg_is_linear_in_the_two_predictions(model):
     assert not torch.allclose(plain, base, rtol=1e-3)
 
 
+def test_unconditional_embedding_can_be_exchanged(model):
+    x, cond, uncond, other = tiny.latent(), tiny.cond(0), tiny.cond(1), tiny.cond(2)
+    field = model.field(x, cond, uncond, cfg=3.0)
+    expected = model.field(x, cond, Cond(other.tokens, uncond.pooled), cfg=3.0)(x, 0.7)
+    assert torch.equal(field.with_embedding(other.tokens)(x, 0.7), expected)
+    assert not torch.equal(field(x, 0.7), expected)
+    with pytest.raises(TypeError, match="embedding be exchanged"):
+        model.field(x, cond).with_embedding(other.tokens)
+
+
 def test_state_stays_float64_and_untouched(model):
     x = tiny.latent()
     before = x.clone()
@@ -302,6 +312,17 @@ def test_latent_of_other_channels_or_size_is_refused(model):
 def test_cfg_needs_a_negative_prompt(model):
     with pytest.raises(ValueError, match="cfg must be 1 without a negative prompt, got 4.0; give one"):
         model.field(tiny.latent(), tiny.cond(), cfg=4.0)
+
+
+def test_cfg_must_be_finite(model):
+    with pytest.raises(ValueError, match="cfg must be a finite number, got nan; 1 switches"):
+        model.field(tiny.latent(), tiny.cond(), tiny.cond(1), cfg=float("nan"))
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_missing_pooled_vector_is_refused(family):
+    with pytest.raises(ValueError, match="conditioning must have a pooled vector for this model, got none; use"):
+        tiny.model(family).field(tiny.latent(), tiny.cond(pooled=False))
 
 
 def test_rows_that_do_not_fit_are_refused(model):
