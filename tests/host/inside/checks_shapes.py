@@ -299,7 +299,7 @@ def check_shapes_inverts(pack):
         with torch.inference_mode():
             latent = nodes.VAEEncode().encode(vae, _pictures(pack))[0]
         before = {name: value.clone() for name, value in model.model.state_dict().items()}
-        inversion, out, noise, sigmas = pack.call(
+        inversion, *_ = pack.call(
             "Invert",
             model=model,
             source=_both(clip, CAPTIONS),
