@@ -65,6 +65,8 @@ def showcase(
         The report.
     """
     folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output must be a folder, got the file {folder}; name another one.")
     folder.mkdir(parents=True, exist_ok=True)
     rows, report = [], []
     for kind, title in TITLES.items():
