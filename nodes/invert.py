@@ -14,10 +14,8 @@ from .host.grid import check_steps, check_strength, falling_tensor, read_sigmas,
 from .host.latents import out_of_model
 from .host.method_inputs import chosen_method, method_names, parameter_inputs
 from .host.noise import RecordedNoise
+from .host.parametrisation import PURE_NOISE
 from .host.runs import run_invert
-
-# A level this near to 1 leaves nothing of a flow latent to divide by.
-_PURE_NOISE = 1.0 - 1e-6
 
 
 def carrier_latent(model: Any, bundle: Bundle) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def carrier_latent(model: Any, bundle: Bundle) -> dict[str, Any]:
     record, source = bundle.record, bundle.samples
     assert source is not None
     flow = record.space == "flow"
-    if "noise_mask" in bundle.extras or (flow and record.sigma > _PURE_NOISE):
+    if "noise_mask" in bundle.extras or (flow and record.sigma > PURE_NOISE):
         return {**bundle.extras, "samples": source}
     state = record.x / (1.0 - record.sigma) if flow else record.x
     return {**bundle.extras, "samples": out_of_model(model, state, torch.float32)}

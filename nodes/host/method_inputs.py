@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...inversion import METHODS, Method, Parameter, get_method
+from ...inversion import METHODS, Method, Parameter, all_settings, get_method
 from .compat import declare
 
 
@@ -17,8 +17,8 @@ def method_names() -> list[str]:
 
 
 def parameter_inputs() -> list[Any]:
-    """Return one optional input for every setting of every method, named ``<method>_<setting>``."""
-    return [_input(name, setting) for name, method in METHODS.items() for setting in method.parameters()]
+    """Return one optional input for every setting of every method, named ``<method>_<setting>``, oldest first."""
+    return [_input(name, setting) for name, setting in all_settings()]
 
 
 def chosen_method(name: str, values: Mapping[str, Any]) -> Method:

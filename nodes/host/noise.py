@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.sample
 import torch
 
 from .parametrisation import coefficients, model_sampling_of
@@ -34,7 +33,8 @@ class RecordedNoise:
             sigma: Its level.
         """
         self.seed = 0
-        self._model = model
+        # Not the model itself: this object lives in the host's cache and must not keep weights alive.
+        self._latent_format = model.get_model_object("latent_format")
         self._state = state
         self._latent_weight, self._noise_weight = coefficients(model_sampling_of(model), sigma)
 
@@ -51,8 +51,6 @@ class RecordedNoise:
             ValueError: If the latent has another size than the inverted one.
         """
         samples = input_latent["samples"]
-        if not getattr(samples, "is_nested", False):
-            samples = comfy.sample.fix_empty_latent_channels(self._model, samples)
         if tuple(samples.shape) != tuple(self._state.shape):
             raise ValueError(
                 f"latent_image must have the size of the inverted latent {tuple(self._state.shape)}, "
@@ -61,6 +59,6 @@ class RecordedNoise:
         clean = samples.to("cpu", torch.float64)
         # The host does not map an all-zero latent, whose shift would otherwise be taken for a picture.
         if bool(torch.count_nonzero(clean) > 0):
-            clean = self._model.get_model_object("latent_format").process_in(clean)
+            clean = self._latent_format.process_in(clean)
         noise = (self._state.to(torch.float64) - self._latent_weight * clean) / self._noise_weight
         return noise.to(samples.dtype if samples.dtype == torch.float64 else torch.float32)

@@ -23,6 +23,9 @@ _TOLERANCE = 1e-5  # the host mixes in float32
 # Clean end of a flow with float64 states: rounding of (x - D) / sigma is 5e-8 at any floor above 1e-9.
 _FLOW_FLOOR = 1e-6
 
+# Above this level a flow latent weighs less than float32 rounding in the state, and cannot be read back from it.
+PURE_NOISE = 1.0 - 1e-6
+
 
 def model_sampling_of(model: Any) -> Any:
     """Return the model_sampling object that a run of this MODEL will use, with the user's patches."""

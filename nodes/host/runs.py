@@ -39,6 +39,9 @@ Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
+# The samples travel by themselves; the ratios describe an empty latent that newer hosts resize before sampling.
+_NOT_CARRIED = frozenset({"samples", "downscale_ratio_spacial", "downscale_ratio_temporal"})
+
 
 def run_invert(
     model: Any,
@@ -97,7 +100,7 @@ def run_invert(
         return invert(field, start, sigmas, level, method, keep_path, fingerprints, meta, on_step)
 
     record = _run(model, source, negative, cfg, samples, sigmas[level::-1], climb)
-    extras = {key: value for key, value in latent.items() if key != "samples"}
+    extras = {key: value for key, value in latent.items() if key not in _NOT_CARRIED}
     return Bundle(record, source, negative, samples, extras)
 
 

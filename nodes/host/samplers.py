@@ -20,7 +20,7 @@ from ...inversion.registry import get_method
 from .checks import check_state_fits, refuse_skipping
 from .field import Callback, field_of, reporter
 from .fingerprint import fingerprint_model
-from .parametrisation import space_of
+from .parametrisation import PURE_NOISE, space_of
 
 Result = TypeVar("Result")
 Run = Callable[[Field, torch.device, Callable[..., None]], Result]
@@ -29,8 +29,6 @@ Run = Callable[[Field, torch.device, Callable[..., None]], Result]
 _SIGMA_TOLERANCE = 1e-5
 # FlipSigmas of the host writes 0.0001 for the clean level.
 _CLEAN_LEVEL = 1.01e-4
-# Above this level 1 - sigma has lost so much precision that a latent divided by it carries noise only.
-_PURE_NOISE = 1.0 - 1e-6
 
 
 class ScriptedSampler(comfy.samplers.Sampler, Generic[Result]):
@@ -114,7 +112,7 @@ class SolverSampler(comfy.samplers.Sampler):
         x = _entry(model_sampling, levels[0], clean.to(dtype), None if rising else noise.to(dtype), from_pure_noise)
         stepper = self._solver.up() if rising else self._solver.down()
         x = walk(field, x, levels, stepper, reporter(callback))
-        if field.space == "flow" and levels[-1] > _PURE_NOISE:
+        if field.space == "flow" and levels[-1] > PURE_NOISE:
             return x
         return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=dtype, device=x.device), x)
 
@@ -261,7 +259,7 @@ def _entry(
     if noise is None and sigma == 0.0:
         return clean
     if noise is None or not bool(torch.count_nonzero(noise) > 0):
-        if space_of(model_sampling) == "flow" and sigma > _PURE_NOISE:
+        if space_of(model_sampling) == "flow" and sigma > PURE_NOISE:
             return clean
         noise = torch.zeros_like(clean)
     level = torch.tensor(sigma, dtype=clean.dtype, device=clean.device)

@@ -170,6 +170,13 @@ def check_evaluations_are_counted(pack):
         counter = Counter(model)
         _, _, _, (bundle, *_) = invert(pack, "sd15", model=counter.model, method=method)
         assert counter.calls == calls == bundle.record.meta["evaluations"], (method, counter.calls)
+    # Guided, each conditioning is a forward of its own: whether two fit into one depends on free memory, and gives
+    # other bits.
+    counter = Counter(pack.tiny.model("sd15"))
+    negative = pack.tiny.conditioning("sd15", seed=3)
+    _, _, _, (bundle, *_) = invert(pack, "sd15", model=counter.model, method="euler", cfg=3.0, negative=negative)
+    assert counter.calls == 2 * STEPS and counter.first.shape[0] == 1
+    assert bundle.record.meta["evaluations"] == STEPS
 
 
 def check_steps_are_shown(pack):
