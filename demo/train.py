@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from . import models, tokenizer, world
 
 PICTURES = 16384  # rendered for the denoisers, about five of each trained scene
+QUARTER_STEPS = 2600  # of the autoencoder, see train_vae
 _HELD_OUT = False
 
 
@@ -138,30 +139,35 @@ def export(network: Any, part: str) -> None:
     build_again.half().save_pretrained(models.WEIGHTS / {"eps": "unet", "flow": "transformer"}.get(part, part))
 
 
-def _quarters(batch: int, seed: int) -> tuple[Tensor, torch.Generator]:
-    """A quarter of each of some pictures, (B, 3, 32, 32), and the generator that chose them.
-
-    The autoencoder is local, so four times as many pictures are seen for the same work.
-    """
-    generator = torch.Generator().manual_seed(seed)
+def _wholes(batch: int, seed: int) -> tuple[Tensor, torch.Generator]:
+    """Whole pictures, (B, 3, 64, 64), and a generator of the same seed."""
     pictures, _ = world.render(_sources(seed, batch), seed)
+    return _pixels(pictures), torch.Generator().manual_seed(seed)
+
+
+def _quarters(batch: int, seed: int) -> tuple[Tensor, torch.Generator]:
+    """A quarter of each of some pictures, (B, 3, 32, 32), and the generator that chose them."""
+    wholes, generator = _wholes(batch, seed)
     half = world.SIZE // 2
     places = torch.randint(half + 1, (batch, 2), generator=generator).tolist()
-    cut = [p[:, i : i + half, j : j + half] for p, (i, j) in zip(_pixels(pictures), places, strict=True)]
+    cut = [p[:, i : i + half, j : j + half] for p, (i, j) in zip(wholes, places, strict=True)]
     return torch.stack(cut), generator
 
 
 def train_vae(folder: Path, steps: int, batch: int, seed: int) -> None:
     """Autoencoder: squared and absolute error, with a little noise on the latent and a weak pull to zero.
 
-    The noise makes neighbouring latents decode alike; the spread that the networks of SD learn is not needed.
+    The noise makes neighbouring latents decode alike; the spread that the networks of SD learn is not needed. The
+    first steps see quarters of pictures, four times as many for the same work; the norms, which average over
+    the whole field, then need steps on whole pictures.
     """
     torch.manual_seed(seed)
     vae: Any = models.build("vae")
     run = Run("vae", vae, folder, steps, 2e-3, autocast=True)
 
     def loss(step: int) -> Tensor:
-        x, generator = _quarters(batch, seed + step)
+        small = step < QUARTER_STEPS
+        x, generator = _quarters(batch, seed + step) if small else _wholes(batch // 2, seed + step)
         mean = vae.encode(x).latent_dist.mean
         noise = torch.randn(mean.shape, generator=generator)
         error = (vae.decode(mean + 0.1 * noise).sample - x).float()
@@ -192,7 +198,7 @@ def train_decoder(folder: Path, steps: int, batch: int, seed: int) -> None:
     run = Run("decoder", vae, folder, steps, 7e-4, autocast=True)
 
     def loss(step: int) -> Tensor:
-        x, generator = _quarters(batch, seed + step)
+        x, generator = _wholes(batch, seed + step)
         with torch.no_grad():
             mean = vae.encode(x).latent_dist.mean
         noise = torch.randn(mean.shape, generator=generator)
@@ -383,7 +389,7 @@ def train_flow(folder: Path, steps: int, batch: int, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    defaults = {"vae": (2600, 16), "decoder": (3000, 16), "text": (1200, 128), "eps": (9000, 32), "flow": (11000, 64)}
+    defaults = {"vae": (3300, 16), "decoder": (2000, 8), "text": (1200, 128), "eps": (9000, 32), "flow": (11000, 64)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(defaults))
     parser.add_argument("--steps", type=int, help="steps in all, resumed ones counted in")
