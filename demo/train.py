@@ -281,7 +281,12 @@ def _pairs(folder: Path, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                 pooled.append(pool)
         index = torch.tensor([place[caption] for caption in captions])
         save_file(
-            {"latents": torch.cat(latents), "index": index, "states": torch.cat(states), "pooled": torch.cat(pooled)},
+            {
+                "latents": torch.cat(latents).contiguous(),
+                "index": index,
+                "states": torch.cat(states),
+                "pooled": torch.cat(pooled),
+            },
             cache,
         )
     stored = load_file(cache)
