@@ -20,6 +20,12 @@ def test_grid_rises_from_zero_to_the_largest_level(levels, steps):
     assert all(a < b for a, b in zip(grid, grid[1:]))
 
 
+def test_grid_takes_levels_as_the_simple_scheduler_of_comfyui():
+    # It counts 1000/3 levels down from the noisiest and drops the fraction.
+    table = discrete().table
+    assert discrete().grid(3) == (0.0, table[333], table[666], table[999])
+
+
 def test_stable_diffusion_levels_are_the_known_ones():
     # sigma_min and sigma_max of Stable Diffusion, as printed in every k-diffusion sampler.
     levels = discrete()
