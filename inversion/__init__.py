@@ -6,8 +6,9 @@ from .fingerprint import fingerprint
 from .mask import blend, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
+from .pairs import Pair, TwoStep, two_step
 from .record import Inversion, check_level, check_sigmas
-from .registry import METHODS, get_method
+from .registry import METHODS, all_settings, get_method
 from .steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from .storage import RecordError, load, save
 from .walk import AfterStep, OnStep, StepReport, walk
@@ -27,6 +28,7 @@ __all__ = [
     "Midpoint",
     "MisfitError",
     "OnStep",
+    "Pair",
     "Parameter",
     "RecordError",
     "SingleState",
@@ -34,7 +36,9 @@ __all__ = [
     "Step",
     "StepReport",
     "Stepper",
+    "TwoStep",
     "adopt",
+    "all_settings",
     "blend",
     "check_fit",
     "check_level",
@@ -56,6 +60,7 @@ __all__ = [
     "source_state",
     "ssim",
     "strength_to_level",
+    "two_step",
     "walk",
     "work_dtype",
 ]

@@ -17,6 +17,8 @@ from .record import Inversion, Scalar, keep
 from .steps import Stepper
 from .walk import AfterStep, OnStep, walk
 
+Version = tuple[int, int, int]
+
 
 class Parameter(NamedTuple):
     """A setting of a method, as nodes and the command line show it.
@@ -30,6 +32,7 @@ class Parameter(NamedTuple):
         step: Step of a number box, or None.
         tooltip: One sentence.
         options: Choices of a text, or empty.
+        added: Version of the pack in which it appeared, None if with its method.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Parameter(NamedTuple):
     step: float | None
     tooltip: str
     options: tuple[str, ...]
+    added: Version | None = None
 
 
 def parameter(
@@ -49,6 +53,7 @@ def parameter(
     maximum: float | None = None,
     step: float | None = None,
     options: Sequence[str] = (),
+    added: Version | None = None,
 ) -> Any:
     """A dataclass field that is a setting of a method.
 
@@ -59,8 +64,16 @@ def parameter(
         maximum: Highest value of a number.
         step: Step of a number box.
         options: Choices of a text.
+        added: Version of the pack, for a setting that is newer than its method.
     """
-    metadata = {"min": minimum, "max": maximum, "step": step, "tooltip": tooltip, "options": tuple(options)}
+    metadata = {
+        "min": minimum,
+        "max": maximum,
+        "step": step,
+        "tooltip": tooltip,
+        "options": tuple(options),
+        "added": added,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -86,6 +99,7 @@ class Method(ABC):
         description: When to take it, one or two sentences.
         reference: Paper and arXiv id.
         order: Order of convergence in the step size.
+        added: Version of the pack in which it appeared; decides where its settings stand among a node's inputs.
         reversible: Whether replay undoes invert up to rounding.
         revision: Raised when the same settings give other numbers, so that older records are refused.
         min_level: Lowest level that it can invert to.
@@ -96,6 +110,7 @@ class Method(ABC):
     description: ClassVar[str]
     reference: ClassVar[str]
     order: ClassVar[int]
+    added: ClassVar[Version]
     reversible: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     min_level: ClassVar[int] = 1
@@ -121,6 +136,7 @@ class Method(ABC):
                 step=entry.metadata.get("step"),
                 tooltip=entry.metadata.get("tooltip", ""),
                 options=entry.metadata.get("options", ()),
+                added=entry.metadata.get("added"),
             )
             for entry in dataclasses.fields(cls)
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from . import methods
-from .method import Method
+from .method import Method, Parameter
 from .record import Scalar
 
 
@@ -41,6 +41,17 @@ def _discover() -> dict[str, type[Method]]:
 
 
 METHODS: dict[str, type[Method]] = _discover()
+
+
+def all_settings() -> list[tuple[str, Parameter]]:
+    """The settings of all methods with their methods' names, oldest first.
+
+    A saved workflow keeps the values of a node's inputs by their position, so a new setting may only come after those
+    of older versions: they are ordered by the version that brought them, then by method, then as the method has them.
+    """
+    listed = [(name, setting) for name in sorted(METHODS) for setting in METHODS[name].parameters()]
+    # Sorting keeps the order of equals.
+    return sorted(listed, key=lambda entry: entry[1].added or METHODS[entry[0]].added)
 
 
 def get_method(name: str, params: Mapping[str, Scalar] | None = None) -> Method:

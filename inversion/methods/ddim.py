@@ -20,6 +20,7 @@ class DDIM(SingleState):
     description = "One model call a step, as null-text and prompt-to-prompt codes invert; as a rule nearer than Euler."
     reference = "Mokady et al. 2022, Null-text Inversion, arXiv:2211.09794 (code); Song et al. 2020, arXiv:2010.02502"
     order = 1
+    added = (0, 1, 0)
 
     def up(self) -> Stepper:
         """Stepper for rising sigmas."""

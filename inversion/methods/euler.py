@@ -18,6 +18,7 @@ class Euler(SingleState):
     description = "One model call a step. The baseline: cheap, and visibly off unless there are many steps."
     reference = "Song et al. 2020, Denoising Diffusion Implicit Models, arXiv:2010.02502"
     order = 1
+    added = (0, 1, 0)
 
     def up(self) -> Stepper:
         """Stepper for rising sigmas."""

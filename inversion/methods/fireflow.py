@@ -20,6 +20,7 @@ class FireFlow(SingleState):
         "Deng et al. 2024, FireFlow: Fast Inversion of Rectified Flow for Image Semantic Editing, arXiv:2412.07517"
     )
     order = 2
+    added = (0, 1, 0)
 
     def up(self) -> Stepper:
         """Stepper for rising sigmas."""

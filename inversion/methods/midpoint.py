@@ -21,6 +21,7 @@ class Midpoint(SingleState):
     description = "Two model calls a step and second order: a close reconstruction for flow and eps models alike."
     reference = "Wang et al. 2024, Taming Rectified Flow for Inversion and Editing, arXiv:2411.04746"
     order = 2
+    added = (0, 1, 0)
 
     def up(self) -> Stepper:
         """Stepper for rising sigmas."""

@@ -8,6 +8,7 @@ import torch
 from retrace.inversion import (
     METHODS,
     Inversion,
+    Pair,
     SingleState,
     blend,
     get_method,
@@ -18,6 +19,7 @@ from retrace.inversion import (
     replay,
     save,
 )
+from retrace.version import VERSION
 from retrace_tests.inversion.problems import CLIP_SHAPE, SHAPE, SMOOTH, Mixture, exact, full_grid, slope, smooth_grid
 
 STEPS = (64, 128, 256)
@@ -70,13 +72,14 @@ def test_order_up(name, space):
 
 
 def test_order_down(name, space):
-    if not issubclass(METHODS[name], SingleState):
-        pytest.skip("its way down starts from more than x_k")
+    method = get_method(name)
     start, end = truth(space, False)
     field = Mixture(space).field(sigma_floor=NO_FLOOR)
     errors = []
     for n in STEPS:
-        record = Inversion(space, smooth_grid(space, n), n, torch.zeros_like(start), start, method=name)
+        grid = smooth_grid(space, n)
+        mate = method.mate(field, start, grid, n) if isinstance(method, Pair) else None
+        record = Inversion(space, grid, n, torch.zeros_like(start), start, mate, method=name, params=method.params)
         errors.append(relative_error(replay(record, field), end))
     assert slope(errors, STEPS) == pytest.approx(METHODS[name].order, abs=0.15), errors
 
@@ -278,7 +281,10 @@ def test_facts_and_settings_are_filled_in(name, space):
     method = METHODS[name]
     for fact in (method.label, method.description, method.reference):
         assert isinstance(fact, str) and fact
+    now = tuple(int(part) for part in VERSION.split("."))
+    assert len(method.added) == 3 and method.added <= now
     for setting in method.parameters():
+        assert setting.added is None or method.added < setting.added <= now
         assert setting.kind in (bool, int, float, str) and setting.tooltip.endswith(".")
         if setting.kind in (int, float):
             assert setting.minimum <= setting.default <= setting.maximum

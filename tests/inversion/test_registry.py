@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from retrace.inversion import METHODS, Method, Parameter, SingleState, Step, get_method, parameter
+from retrace.inversion import METHODS, Method, Parameter, SingleState, Step, all_settings, get_method, parameter
 from retrace.inversion.registry import method_in
 
 
@@ -99,3 +99,33 @@ def test_get_method(monkeypatch):
         get_method("damped", {"order": 3})
     with pytest.raises(ValueError, match=r"Settings of method euler must be among its own \(none\), got 'gain'"):
         get_method("euler", {"gain": 0.1})
+
+
+def with_settings(name, added, **settings):
+    """A method of a version with float settings, each of the version given or of the method's own."""
+    fields = {key: parameter(0.5, "Some.", added=version) for key, version in settings.items()}
+    members = {"name": name, "added": added, "__annotations__": dict.fromkeys(settings, float), **fields}
+    return dataclass(frozen=True)(type(name.title(), (Damped,), members))
+
+
+def test_new_settings_come_after_old_ones(monkeypatch):
+    # The values of a saved workflow are found by position: whatever a later version brings, these must not move.
+    for name in list(METHODS):
+        monkeypatch.delitem(METHODS, name)
+    for cls in (with_settings("newton", (0, 1, 0), gain=None), with_settings("damped", (0, 1, 0), gain=None)):
+        monkeypatch.setitem(METHODS, cls.name, cls)
+    listed = [(name, setting.name) for name, setting in all_settings()]
+    inherited = ["gain", "rounds", "eager", "kind"]
+    assert listed == [(name, setting) for name in ("damped", "newton") for setting in inherited]
+    # A younger method whose name comes first, and a younger setting of the first method.
+    monkeypatch.setitem(METHODS, "aitken", with_settings("aitken", (0, 10, 0)))
+    monkeypatch.setitem(METHODS, "damped", with_settings("damped", (0, 1, 0), depth=(0, 9, 0)))
+    longer = [(name, setting.name) for name, setting in all_settings()]
+    assert longer == [*listed, ("damped", "depth"), *(("aitken", setting) for setting in inherited)]
+
+
+def test_all_settings_are_listed_once():
+    listed = [(name, setting.name) for name, setting in all_settings()]
+    assert sorted(listed) == sorted((name, s.name) for name, method in METHODS.items() for s in method.parameters())
+    ages = [setting.added or METHODS[name].added for name, setting in all_settings()]
+    assert listed and ages == sorted(ages)

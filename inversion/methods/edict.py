@@ -1,0 +1,161 @@
+"""EDICT: two coupled states that step in turn, each with the model's answer at the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..field import Evaluation, Field
+from ..method import MethodState, parameter
+from ..pairs import Pair, mate_of
+from ..record import Inversion, keep
+from ..walk import AfterStep, OnStep, StepReport
+
+# The paper's mixing, for 50 steps.
+OFFICIAL_P = 0.93
+# Going up, the mixing multiplies x - y by p^-2 a step. exp(-1.5 / N) bounds the product over N steps by exp(3), which
+# keeps the inverted noise within 1.0 to 1.4 of its right strength for 20 to 200 steps on an exact model.
+LARGEST_EXPONENT = 1.5
+# Beyond the seven digits of float32 such a growth leaves neither noise nor a round trip.
+LARGEST_GROWTH = 1e7
+
+
+@dataclass(frozen=True)
+class EDICT(Pair):
+    """A pair (x, y) at each level, stepped and mixed.
+
+    Down, from s to t:
+
+        x' = x + (t - s) * d(y, s)
+        y' = y + (t - s) * d(c(x'), s)          c(x) = sqrt(1 + s^2) / sqrt(1 + t^2) * x for VE, x for flow
+        x <- p * x' + (1 - p) * y'
+        y <- p * y' + (1 - p) * x               with the new x
+
+    c(x) is the state at s for which the network is shown what it is shown for x at t. Every other step, counted from
+    the noisiest, x and y change places in the first two lines. Each line is undone by algebra; going up, they run
+    backwards from x = y = x0. The model is only asked at the noisier level, never at 0.
+    """
+
+    name = "edict"
+    label = "EDICT"
+    description = "Comes back exactly, two model calls a step, first order. The pair damps what a new prompt stirs up."
+    reference = "Wallace et al. 2022, EDICT: Exact Diffusion Inversion via Coupled Transformations, arXiv:2211.12446"
+    order = 1
+    reversible = True
+    added = (0, 1, 0)
+    p: float = parameter(
+        0.0,
+        "How the two states are mixed after each step. 0 chooses max(0.93, exp(-1.5 / steps)), which keeps the noise "
+        "sound; 0.93 is the paper's, for 50 steps. Values from 0.5.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0.0 < self.p < 0.5:
+            raise ValueError(f"p of method edict must be 0 or at least 0.5, got {self.p:g}; 0 chooses it by the steps.")
+
+    def mixing(self, steps: int) -> float:
+        """The p that is used on a grid of so many steps."""
+        return self.p if self.p else max(OFFICIAL_P, math.exp(-LARGEST_EXPONENT / steps))
+
+    def check(self, sigmas: Sequence[float], level: int) -> None:
+        """Refuse a p with which the way up diverges.
+
+        Raises:
+            ValueError: If x - y would grow beyond what float32 can tell apart.
+        """
+        smallest = LARGEST_GROWTH ** (-0.5 / level)
+        if self.mixing(len(sigmas) - 1) < smallest:
+            enough = min(1.0, math.ceil(smallest * 100.0) / 100.0)
+            raise ValueError(
+                f"p of method edict must be 0 or at least {enough:.2f} to climb {level} steps, got {self.p:g}; "
+                "set it to 0, or use fewer steps."
+            )
+
+    def invert(
+        self,
+        field: Field,
+        x0: Tensor,
+        sigmas: Sequence[float],
+        level: int,
+        keep_path: bool = False,
+        on_step: OnStep | None = None,
+    ) -> MethodState:
+        """Walk up; see Method.invert."""
+        self.check(sigmas, level)
+        p = self.mixing(len(sigmas) - 1)
+        path = [keep(x0)]
+        x, y = x0, x0
+        for i in range(1, level + 1):
+            s, t = sigmas[i], sigmas[i - 1]
+            y = (y - (1.0 - p) * x) / p
+            x = (x - (1.0 - p) * y) / p
+            if _swapped(i, level):
+                x, y = y, x
+            y = y - (t - s) * _ask(field, x, s, t).derivative
+            derivative, denoised = field.evaluate(y, s)
+            x = x - (t - s) * derivative
+            if _swapped(i, level):
+                x, y = y, x
+            if keep_path:
+                path.append(keep(x))
+            if on_step is not None:
+                on_step(StepReport(i - 1, level, t, s, x, denoised))
+        return MethodState(x, mate=y, path=tuple(path) if keep_path else None)
+
+    def replay(
+        self,
+        inversion: Inversion,
+        source: Field,
+        target: Field | None = None,
+        after_step: AfterStep | None = None,
+        on_step: OnStep | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Walk down; see Method.replay. after_step is applied to both states, which both end as the result."""
+        field = source if target is None else target
+        level, sigmas, p = inversion.level, inversion.sigmas, self.mixing(inversion.steps)
+        x = inversion.x.to(device)
+        y = mate_of(inversion, x)
+        for i in range(level, 0, -1):
+            s, t = sigmas[i], sigmas[i - 1]
+            if _swapped(i, level):
+                x, y = y, x
+            x = x + (t - s) * field.derivative(y, s)
+            derivative, denoised = _ask(field, x, s, t)
+            y = y + (t - s) * derivative
+            if _swapped(i, level):
+                x, y = y, x
+            x = p * x + (1.0 - p) * y
+            y = p * y + (1.0 - p) * x
+            if after_step is not None:
+                x, y = after_step(x, i - 1), after_step(y, i - 1)
+            if on_step is not None:
+                on_step(StepReport(level - i, level, s, t, x, denoised))
+        return x
+
+    def evaluations(self, level: int, rising: bool = True) -> int:
+        """Two a step."""
+        return 2 * level
+
+    def mate(self, field: Field, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+        """The state itself, without a call."""
+        return x
+
+
+def _swapped(i: int, level: int) -> bool:
+    return (level - i) % 2 == 1
+
+
+def _ask(field: Field, x: Tensor, sigma: float, own: float) -> Evaluation:
+    """The model at sigma for a state at the level `own` below it, shown as the network tensor that it is at `own`."""
+    # The network of a VE model sees x / sqrt(1 + sigma^2).
+    scale = math.sqrt((1.0 + sigma**2) / (1.0 + own**2)) if field.space == "ve" else 1.0
+    return field.evaluate(scale * x, sigma)

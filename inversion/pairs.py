@@ -1,0 +1,171 @@
+"""Methods that carry two states, so that a step can be undone by algebra instead of by a second look at the model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .field import Field, Space
+from .method import Method, MethodState
+from .record import Inversion, keep
+from .steps import Euler
+from .walk import AfterStep, OnStep, StepReport
+
+
+def two_step(
+    x_prev: Tensor,
+    x: Tensor,
+    derivative: Tensor,
+    sigma_prev: float,
+    sigma: float,
+    sigma_next: float,
+    ratio: float,
+) -> Tensor:
+    """Go past x at sigma, away from x_prev, to sigma_next.
+
+        x_next = x + (s_next - s) * d + r * (x_prev - x - (s_prev - s) * d),   d = d(x, s)
+
+    A straight line along d, corrected by r times what the line to the other side missed. With x_next and x_prev
+    exchanged and 1/r for r this is the same equation, solved for x_prev: the step is its own inverse. r = 0 is Euler.
+
+    Args:
+        x_prev: State on the side that the walk comes from.
+        x: State in the middle.
+        derivative: dx/dsigma at the middle.
+        sigma_prev: Level of x_prev.
+        sigma: Level of x.
+        sigma_next: Level wanted, on the other side of sigma than sigma_prev.
+        ratio: r.
+
+    Returns:
+        State at sigma_next, shape of x.
+    """
+    line = x + (sigma_next - sigma) * derivative
+    return line + ratio * (x_prev - x - (sigma_prev - sigma) * derivative)
+
+
+@dataclass(frozen=True)
+class Pair(Method):
+    """A method whose state is x_k and a mate."""
+
+    @abstractmethod
+    def mate(self, field: Field, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+        """A mate for a state that has none: one to sample from, which does not come back to any source.
+
+        Args:
+            field: The model under the conditioning to sample with.
+            x: State at sigmas[level].
+            sigmas: Ascending grid.
+            level: Level of x.
+        """
+
+    def check(self, sigmas: Sequence[float], level: int) -> None:
+        """Refuse settings that do not work on a grid; none by default.
+
+        Raises:
+            ValueError: If the walk would diverge.
+        """
+
+
+@dataclass(frozen=True)
+class TwoStep(Pair):
+    """A member of the two-step family; the mate of x_k is x_{k-1}.
+
+    Up it begins with an Euler step from x0. Down the pair itself is the beginning, so the highest level costs no
+    call. A method of the family says only what its ratio is.
+    """
+
+    reversible = True
+    min_level = 2
+
+    @abstractmethod
+    def ratio(self, sigma_high: float, sigma: float, sigma_low: float, space: Space) -> float:
+        """The ratio r of `two_step` for the way down, from sigma_high past sigma to sigma_low; 1/r is used going up."""
+
+    def invert(
+        self,
+        field: Field,
+        x0: Tensor,
+        sigmas: Sequence[float],
+        level: int,
+        keep_path: bool = False,
+        on_step: OnStep | None = None,
+    ) -> MethodState:
+        """Walk up; see Method.invert."""
+        self.check(sigmas, level)
+        path = [keep(x0)]
+        x_prev, x = x0, x0
+        for i in range(level):
+            derivative, denoised = field.evaluate(x, sigmas[i])
+            if i == 0:
+                x_next = x + (sigmas[1] - sigmas[0]) * derivative
+            else:
+                around = (sigmas[i - 1], sigmas[i], sigmas[i + 1])
+                ratio = 1.0 / self.ratio(*around[::-1], field.space)
+                x_next = two_step(x_prev, x, derivative, *around, ratio)
+            x_prev, x = x, x_next
+            if keep_path:
+                path.append(keep(x))
+            if on_step is not None:
+                on_step(StepReport(i, level, sigmas[i], sigmas[i + 1], x, denoised))
+        return MethodState(x, mate=x_prev, path=tuple(path) if keep_path else None)
+
+    def replay(
+        self,
+        inversion: Inversion,
+        source: Field,
+        target: Field | None = None,
+        after_step: AfterStep | None = None,
+        on_step: OnStep | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Walk down; see Method.replay."""
+        field = source if target is None else target
+        level, sigmas = inversion.level, inversion.sigmas
+        above = inversion.x.to(device)
+        x = self.begin(inversion, source, target, above)
+        if after_step is not None:
+            x = after_step(x, level - 1)
+        for i in range(level - 1, 0, -1):
+            derivative, denoised = field.evaluate(x, sigmas[i])
+            if i == level - 1 and on_step is not None:
+                # The first step is the mate. Its report waits for the first prediction, which is that of the mate.
+                on_step(StepReport(0, level, sigmas[level], sigmas[i], x, denoised))
+            around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
+            x_next = two_step(above, x, derivative, *around, self.ratio(*around, field.space))
+            above, x = x, x_next
+            if after_step is not None:
+                x = after_step(x, i - 1)
+            if on_step is not None:
+                on_step(StepReport(level - i, level, sigmas[i], sigmas[i - 1], x, denoised))
+        return x
+
+    def evaluations(self, level: int, rising: bool = True) -> int:
+        """One a step; none for the first step down."""
+        return level if rising else level - 1
+
+    def mate(self, field: Field, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+        """The state one Euler step below x; one call."""
+        return Euler()(field, x, sigmas[level], sigmas[level - 1]).x
+
+    def begin(self, inversion: Inversion, source: Field, target: Field | None, x: Tensor) -> Tensor:
+        """The state at level - 1 with which a replay begins, given the one at the level: the mate."""
+        return mate_of(inversion, x)
+
+
+def mate_of(inversion: Inversion, like: Tensor) -> Tensor:
+    """The mate of a record, on the device of a tensor.
+
+    Raises:
+        ValueError: If the record has none.
+    """
+    if inversion.mate is None:
+        raise ValueError(
+            f"A record of method {inversion.method} must hold two states, got one; "
+            "invert again, the second cannot be computed from the first."
+        )
+    return inversion.mate.to(like.device)

@@ -1,0 +1,149 @@
+"""The two-step family: one formula, its own inverse, and what all pair methods refuse."""
+
+import math
+
+import pytest
+import torch
+
+from retrace.inversion import MisfitError, Pair, get_method, invert, load, relative_error, replay, save, two_step
+from retrace_tests.inversion.problems import Mixture, full_grid
+
+PAIRS = ("edict", "bdia", "belm")
+
+# Round trip at N = 50, cfg 1, float32 states on the mixture; the figures of the design (3e-7 .. 4e-5) times ten.
+SINGLE = {
+    ("edict", "ve"): 1e-5 * 4,
+    ("edict", "flow"): 2e-6,
+    ("bdia", "ve"): 1e-5,
+    ("bdia", "flow"): 4e-6,
+    ("belm", "ve"): 8e-5,
+    ("belm", "flow"): 4e-4,
+}
+
+
+def states(count=3):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def test_ratio_zero_is_euler():
+    x_prev, x, d = states()
+    torch.testing.assert_close(two_step(x_prev, x, d, 3.0, 2.0, 1.5, 0.0), x - 0.5 * d, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 1.7])
+def test_the_step_is_its_own_inverse(ratio):
+    x_prev, x, d = states()
+    x_next = two_step(x_prev, x, d, 3.0, 2.0, 1.5, ratio)
+    back = two_step(x_next, x, d, 1.5, 2.0, 3.0, 1.0 / ratio)
+    torch.testing.assert_close(back, x_prev, rtol=0, atol=1e-14)
+    assert relative_error(two_step(x_next, x, d, 1.5, 2.0, 3.0, ratio), x_prev) > 0.1 or ratio == 1.0
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0, 1.7])
+def test_a_straight_line_is_followed(ratio):
+    _, x, d = states()
+    out = two_step(x + d, x, d, 3.0, 2.0, 1.5, ratio)
+    torch.testing.assert_close(out, x - 0.5 * d, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("cfg", [1.0, 7.5])
+@pytest.mark.parametrize("level", [35, 50])
+def test_exact_at_any_guidance(name, space, cfg, level):
+    mixture = Mixture(space)
+    clean, field = mixture.sample(4), mixture.field(cfg=cfg)
+    record = invert(field, clean, full_grid(space, 50), level, name)
+    # Guidance stretches the field, and rounding with it: 6e-12 was seen at 7.5.
+    assert relative_error(replay(record, field), clean) <= (1e-12 if cfg == 1.0 else 1e-10)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_round_trip_in_single_precision(name, space):
+    mixture = Mixture(space)
+    clean, field = mixture.sample(8), mixture.field()
+    record = invert(field, clean, full_grid(space, 50), 50, name, dtype=torch.float32)
+    error = relative_error(replay(record, field).double(), clean)
+    assert 1e-9 < error <= SINGLE[name, space]
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_one_state_alone_does_not_come_back(name, space):
+    from dataclasses import replace
+
+    mixture = Mixture(space)
+    clean, grid, field = mixture.sample(4), full_grid(space, 50), mixture.field(cfg=3.0)
+    record = invert(field, clean, grid, 50, name)
+    method = get_method(name)
+    assert isinstance(method, Pair)
+    alone = replace(record, mate=method.mate(field, record.x, grid, 50))
+    assert relative_error(replay(alone, field), clean) > 1e-3
+    with pytest.raises(ValueError, match=f"A record of method {name} must hold two states, got one; invert again"):
+        replay(replace(record, mate=None), field)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_pair_survives_a_file(name, tmp_path):
+    mixture = Mixture("ve")
+    clean, field = mixture.sample(2), mixture.field()
+    record = invert(field, clean, full_grid("ve", 20), 13, name)
+    save(record, tmp_path / "record.safetensors")
+    again = load(tmp_path / "record.safetensors")
+    assert torch.equal(record.mate, again.mate) and relative_error(replay(again, field), clean) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "meant", "sentence"),
+    [
+        ("edict", {"p": 0.93}, {"p": 0.97}, "p of method edict must be the record's 0.93, got 0.97"),
+        ("bdia", {"gamma": 0.96}, {}, "gamma of method bdia must be the record's 0.96, got 1.0"),
+        ("belm", {"reseed": False}, {}, "reseed of method belm must be the record's False, got True"),
+    ],
+)
+def test_other_settings_are_refused(name, made, meant, sentence):
+    mixture = Mixture("flow")
+    record = invert(mixture.field(), mixture.sample(1), full_grid("flow", 20), 20, get_method(name, made))
+    with pytest.raises(MisfitError, match=sentence):
+        replay(record, mixture.field(), method=get_method(name, meant))
+    with pytest.raises(MisfitError, match="sigmas must be the record's"):
+        replay(record, mixture.field(), sigmas=full_grid("flow", 25))
+    with pytest.raises(MisfitError, match="must be between methods that keep one state, got"):
+        from retrace.inversion import adopt
+
+        adopt(record, "euler")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_model_is_never_asked_below_what_is_needed(name):
+    # EDICT asks at the noisier level of each step, so the floor at 0 plays no part; the others ask once at 0, going up.
+    asked = []
+    mixture = Mixture("flow")
+    field = mixture.field(sigma_floor=1e-6)
+    inner = field._denoise
+
+    def denoise(x, sigma):
+        asked.append(sigma)
+        return inner(x, sigma)
+
+    field._denoise = denoise
+    grid = full_grid("flow", 10)
+    record = invert(field, mixture.sample(1), grid, 10, name)
+    up = list(asked)
+    replay(record, field)
+    down = asked[len(up) :]
+    if name == "edict":
+        assert min(asked) == grid[1] and up == sorted(up) and down == up[::-1]
+    else:
+        assert up == [1e-6, *grid[1:10]] and down == grid[9:0:-1]
+
+
+def test_finite_where_steps_differ_wildly():
+    mixture = Mixture("ve")
+    grid = [0.0, 0.03, 0.04, 0.5, 0.6, 6.0, 14.6]
+    for name in PAIRS:
+        record = invert(mixture.field(), mixture.sample(1), grid, 6, name)
+        assert math.isfinite(float(record.x.abs().max()))
+        assert relative_error(replay(record, mixture.field()), record.x0) < 1e-9
