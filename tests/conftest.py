@@ -19,6 +19,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from retrace_tests.hosts import find_hosts, host_version  # noqa: E402
+from retrace_tests.workflows.server import Server  # noqa: E402
 
 # The networks here are so small that threads cost more than they give.
 torch.set_num_threads(1)
@@ -28,6 +29,13 @@ torch.set_num_threads(1)
 def root():
     """The checkout's folder."""
     return ROOT
+
+
+@pytest.fixture(scope="session", params=find_hosts(), ids=lambda host: host.name)
+def server(request):
+    """A running ComfyUI with the pack, one process per host for the whole session."""
+    with Server(request.param) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items):

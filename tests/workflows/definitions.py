@@ -1,0 +1,286 @@
+"""The six templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from retrace_tests.workflows.graph import Graph, Link, Node
+
+# The list's own entry for an empty folder: a template must not name a file of ours.
+NOTHING_SAVED = "(no record saved yet)"
+# Enlarges the 64 pixels of the Shapes world for the eye, without blurring them.
+ENLARGE = 4.0
+
+
+class Start(NamedTuple):
+    """What every template begins with."""
+
+    picture: Node
+    model: Node
+    source: Node
+    latent: Node
+
+    @property
+    def vae(self) -> Link:
+        return self.model[2]
+
+
+def _start(graph: Graph, kind: str, **words: object) -> Start:
+    model = graph.add("LoadShapesModel", 0, kind=kind)
+    picture = graph.add("ShapesPicture", 0, "The picture", **words)
+    source = graph.add("CLIPTextEncode", 1, "Source prompt: the picture as it is", text=picture[2], clip=model[1])
+    latent = graph.add("VAEEncode", 1, pixels=picture[0], vae=model[2])
+    return Start(picture, model, source, latent)
+
+
+def _prompt(graph: Graph, start: Start, column: int, title: str, text: str) -> Node:
+    return graph.add("CLIPTextEncode", column, title, text=text, clip=start.model[1])
+
+
+def _decode(graph: Graph, start: Start, column: int, title: str, latent: Link) -> Node:
+    return graph.add("VAEDecode", column, title, samples=latent, vae=start.vae)
+
+
+def _side_by_side(graph: Graph, column: int, title: str, *pictures: Link) -> Node:
+    shown = pictures[0]
+    for picture in pictures[1:]:
+        shown = graph.add("ImageStitch", column, "Side by side", image1=shown, image2=picture, spacing_width=4)[0]
+    enlarged = graph.add("ImageScaleBy", column, image=shown, upscale_method="nearest-exact", scale_by=ENLARGE)
+    return graph.add("SaveImage", column + 1, title, images=enlarged[0], filename_prefix=f"retrace/{graph.name}")
+
+
+def invert_and_reconstruct() -> Graph:
+    graph = Graph("invert_and_reconstruct")
+    start = _start(graph, "eps", size="big", colour="red", shape="star", position="left", background="cyan", seed=7)
+    inversion = graph.add(
+        "Invert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0], keep_path=True
+    )
+    back = graph.add(
+        "Resample", 3, "Resample: no positive, so it reconstructs", model=start.model[0], inversion=inversion[0]
+    )
+    report = graph.add(
+        "InversionReport", 3, inversion=inversion[0], model=start.model[0], vae=start.vae, reconstructed=back[0]
+    )
+    decoded = _decode(graph, start, 4, "Decode the reconstruction", back[0])
+    graph.add("PreviewImage", 5, "Errors by step, and the noise", images=report[1])
+    _side_by_side(graph, 4, "Source | reconstruction", start.picture[0], decoded[0])
+    graph.group("Picture and model", 0, 1)
+    graph.group("Into the noise", 2)
+    graph.group("And back", 3)
+    graph.group("Look", 4, 5)
+    return graph
+
+
+def invert_and_edit() -> Graph:
+    graph = Graph("invert_and_edit")
+    start = _start(graph, "eps", size="big", colour="red", shape="circle", position="left", background="blue", seed=3)
+    target = _prompt(graph, start, 1, "Target prompt", "a big green circle on the left of a blue background")
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    inversion = graph.add("Invert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0])
+    back = graph.add("Resample", 3, "Reconstruct", model=start.model[0], inversion=inversion[0])
+    edit = graph.add(
+        "Resample",
+        3,
+        "Edit",
+        model=start.model[0],
+        inversion=inversion[0],
+        cfg=3.0,
+        positive=target[0],
+        negative=negative[0],
+    )
+    decoded = _decode(graph, start, 4, "Decode the reconstruction", back[0])
+    edited = _decode(graph, start, 4, "Decode the edit", edit[0])
+    _side_by_side(graph, 4, "Source | reconstruction | edit", start.picture[0], decoded[0], edited[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise", 2)
+    graph.group("And back, twice", 3)
+    graph.group("Look", 4, 5)
+    return graph
+
+
+def flow_rf_solver_edit() -> Graph:
+    graph = Graph("flow_rf_solver_edit")
+    start = _start(
+        graph, "flow", size="big", colour="yellow", shape="square", position="right", background="purple", seed=5
+    )
+    target = _prompt(graph, start, 1, "Target prompt", "a big white square on the right of a purple background")
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    solver = graph.add("RFSolverSample", 2, "RF-Solver, up and down")
+    falling = graph.add("BasicScheduler", 2, model=start.model[0], scheduler="normal", steps=30)
+    rising = graph.add("FlipSigmas", 2, sigmas=falling[0])
+    quiet = graph.add("DisableNoise", 2)
+    up_guider = graph.add(
+        "BasicGuider", 3, "Guide up: source prompt", model=start.model[0], conditioning=start.source[0]
+    )
+    up = graph.add(
+        "SamplerCustomAdvanced",
+        3,
+        "Invert: rising sigmas",
+        noise=quiet[0],
+        guider=up_guider[0],
+        sampler=solver[0],
+        sigmas=rising[0],
+        latent_image=start.latent[0],
+    )
+    back = graph.add(
+        "SamplerCustomAdvanced",
+        4,
+        "Reconstruct: falling sigmas",
+        noise=quiet[0],
+        guider=up_guider[0],
+        sampler=solver[0],
+        sigmas=falling[0],
+        latent_image=up[0],
+    )
+    guider = graph.add(
+        "CFGGuider", 4, "Guide down: target", model=start.model[0], positive=target[0], negative=negative[0], cfg=3.0
+    )
+    edit = graph.add(
+        "SamplerCustomAdvanced",
+        4,
+        "Edit: falling sigmas",
+        noise=quiet[0],
+        guider=guider[0],
+        sampler=solver[0],
+        sigmas=falling[0],
+        latent_image=up[0],
+    )
+    decoded = _decode(graph, start, 5, "Decode the reconstruction", back[0])
+    edited = _decode(graph, start, 5, "Decode the edit", edit[0])
+    _side_by_side(graph, 5, "Source | reconstruction | edit", start.picture[0], decoded[0], edited[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Solver and sigmas", 2)
+    graph.group("Into the noise", 3)
+    graph.group("And back, twice", 4)
+    graph.group("Look", 5, 6)
+    return graph
+
+
+def edit_inside_a_mask() -> Graph:
+    graph = Graph("edit_inside_a_mask")
+    start = _start(
+        graph, "eps", size="big", colour="white", shape="cross", position="right", background="green", seed=11
+    )
+    target = _prompt(graph, start, 1, "Target prompt", "a big purple cross on the right of a green background")
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    mask = graph.add("GrowMask", 2, "Grow the mask to cover the edge", mask=start.picture[1], expand=4)
+    inversion = graph.add(
+        "Invert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0], keep_path=True
+    )
+    edit = graph.add(
+        "Resample",
+        3,
+        "Edit inside the mask",
+        model=start.model[0],
+        inversion=inversion[0],
+        cfg=5.0,
+        positive=target[0],
+        negative=negative[0],
+        mask=mask[0],
+    )
+    shown = graph.add("MaskToImage", 3, "The mask as a picture", mask=mask[0])
+    edited = _decode(graph, start, 4, "Decode the edit", edit[0])
+    _side_by_side(graph, 4, "Source | mask | edit", start.picture[0], shown[0], edited[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise", 2)
+    graph.group("Edit", 3)
+    graph.group("Look", 4, 5)
+    return graph
+
+
+def save_and_load() -> Graph:
+    graph = Graph("save_and_load")
+    start = _start(graph, "eps", size="small", colour="cyan", shape="ring", position="top", background="black", seed=2)
+    target = _prompt(graph, start, 1, "Target prompt", "a small red ring at the top of a black background")
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    inversion = graph.add("Invert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0])
+    saved = graph.add("SaveInversion", 3, inversion=inversion[0], filename_prefix=f"retrace/{graph.name}")
+    loaded = graph.add("LoadInversion", 3, record=NOTHING_SAVED, path=saved[0])
+    back = graph.add(
+        "Resample",
+        4,
+        "Reconstruct: needs the source prompt",
+        model=start.model[0],
+        inversion=loaded[0],
+        source=start.source[0],
+    )
+    edit = graph.add(
+        "Resample",
+        4,
+        "Edit",
+        model=start.model[0],
+        inversion=loaded[0],
+        cfg=3.0,
+        positive=target[0],
+        negative=negative[0],
+    )
+    decoded = _decode(graph, start, 5, "Decode the reconstruction", back[0])
+    edited = _decode(graph, start, 5, "Decode the edit", edit[0])
+    _side_by_side(graph, 5, "Source | reconstruction | edit", start.picture[0], decoded[0], edited[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise", 2)
+    graph.group("To a file and back", 3)
+    graph.group("And back, twice", 4)
+    graph.group("Look", 5, 6)
+    return graph
+
+
+def sampler_custom_advanced() -> Graph:
+    graph = Graph("sampler_custom_advanced")
+    start = _start(
+        graph, "eps", size="big", colour="yellow", shape="triangle", position="middle", background="blue", seed=9
+    )
+    target = _prompt(graph, start, 1, "Target prompt", "a big red triangle on a blue background")
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    inversion = graph.add("Invert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0])
+    guider = graph.add(
+        "CFGGuider", 3, "Any stock guider", model=start.model[0], positive=target[0], negative=negative[0], cfg=3.0
+    )
+    resume = graph.add("InversionSampler", 3, inversion=inversion[0])
+    quiet = graph.add("DisableNoise", 3)
+    stock = graph.add("KSamplerSelect", 3, "A stock sampler", sampler_name="dpmpp_2m")
+    exact = graph.add(
+        "SamplerCustomAdvanced",
+        4,
+        "From the stored state",
+        noise=quiet[0],
+        guider=guider[0],
+        sampler=resume[0],
+        sigmas=inversion[3],
+        latent_image=inversion[1],
+    )
+    near = graph.add(
+        "SamplerCustomAdvanced",
+        4,
+        "From the inversion's NOISE",
+        noise=inversion[2],
+        guider=guider[0],
+        sampler=stock[0],
+        sigmas=inversion[3],
+        latent_image=inversion[1],
+    )
+    first = _decode(graph, start, 5, "Decode the first", exact[0])
+    second = _decode(graph, start, 5, "Decode the second", near[0])
+    _side_by_side(graph, 5, "Source | stored state | stock sampler", start.picture[0], first[0], second[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise", 2)
+    graph.group("Guider and samplers", 3)
+    graph.group("Two ways down", 4)
+    graph.group("Look", 5, 6)
+    return graph
+
+
+WORKFLOWS: tuple[Callable[[], Graph], ...] = (
+    invert_and_reconstruct,
+    invert_and_edit,
+    flow_rf_solver_edit,
+    edit_inside_a_mask,
+    save_and_load,
+    sampler_custom_advanced,
+)
+
+
+def workflows() -> list[Graph]:
+    """All templates, freshly made."""
+    return [make() for make in WORKFLOWS]
