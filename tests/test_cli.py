@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from retrace import cli
 from retrace.backends.diffusers import DiffusersModel
-from retrace.backends.pictures import read_mask, read_picture, write_picture
+from retrace.backends.pictures import read_mask, read_picture, save_image, write_picture
 from retrace.inversion import load, relative_error
 from retrace.version import VERSION
 from retrace_tests.backends import tiny
@@ -188,6 +188,19 @@ def test_pictures_survive_a_round_trip(tmp_path):
     write_picture(picture, tmp_path / "p.png")
     assert torch.allclose(read_picture(tmp_path / "p.png", 1), picture, atol=0.51 / 255)
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path):
+    older, kept = tmp_path / "p.jpg", tmp_path / "kept.jpg"
+    older.write_bytes(b"older")
+    # JPEG holds no transparency, so this fails after the file was opened.
+    with pytest.raises(OSError, match="RGBA"):
+        save_image(Image.new("RGBA", (4, 4)), older)
+    assert older.read_bytes() == b"older" and [p.name for p in tmp_path.iterdir()] == ["p.jpg"]
+    # A second name of the older file still holds it: the new one was written beside and moved in.
+    kept.hardlink_to(older)
+    save_image(Image.new("RGB", (4, 4)), older)
+    assert kept.read_bytes() == b"older" and older.read_bytes() != b"older"
 
 
 def test_size_covers_and_crops(tmp_path, photo):
