@@ -292,6 +292,19 @@ def test_a_copy_works_under_any_folder_name(tmp_path, name):
     pytest_in(copy, "-k", "root_ or listed_for_pip or version", "tests/test_architecture.py")
 
 
+def test_running_the_folder_leaves_it_off_the_path():
+    # -i reads on from stdin once the command has ended.
+    done = subprocess.run(
+        [sys.executable, "-i", str(ROOT), "--version"],
+        input="import sys; print('path:', sys.path); print('package:', sys.modules['retrace'].__path__)\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "path: [" in done.stdout and f"package: [{str(ROOT)!r}]" in done.stdout
+    assert repr(str(ROOT)) not in done.stdout.partition("path: ")[2].partition("]")[0]
+
+
 def test_the_worked_example_is_two_files(tmp_path):
     """The method of CONTRIBUTING.md, put into a copy as its one file, passes the contract tests there."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
