@@ -202,7 +202,8 @@ def inside(steps: int, repeats: int, channels: int, size: int) -> None:
             "# Overhead of Invert over the stock KSampler",
             f"Euler, {steps} steps, {steps} model calls each (counted), batch 1, latent {size} x {size}, UNet of SD1.5 "
             f"type with {parameters:.0f} million parameters, {call:.2f} s a call; "
-            f"ComfyUI {comfyui_version.__version__}; {repeats} pairs of runs in turns in one process. Wanted: at most {WANTED}.",
+            f"ComfyUI {comfyui_version.__version__}; {repeats} pairs of runs in turns in one process. "
+            f"Wanted: at most {WANTED}.",
             provenance.table(head, rows),
         ]
     )
