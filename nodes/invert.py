@@ -86,7 +86,7 @@ class Invert(io.ComfyNode):
                     options=method_names(),
                     default="midpoint",
                     tooltip="How to climb. midpoint (RF-Solver) is accurate at two model calls a step, fireflow at "
-                    "one, euler and ddim are the plain first-order ways.",
+                    "one; euler and ddim are the plain first-order ways; edict, bdia and belm come back exactly.",
                 ),
                 declare(
                     io.Float.Input,

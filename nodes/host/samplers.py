@@ -256,8 +256,6 @@ def _entry(
     model_sampling: Any, sigma: float, clean: torch.Tensor, noise: torch.Tensor | None, from_pure_noise: bool
 ) -> torch.Tensor:
     """Return the state at the first level of a walk, from what the host hands over; noise None when rising."""
-    if noise is None and sigma == 0.0:
-        return clean
     if noise is None or not bool(torch.count_nonzero(noise) > 0):
         if space_of(model_sampling) == "flow" and sigma > PURE_NOISE:
             return clean

@@ -76,9 +76,10 @@ class Counter:
         self.calls += 1
         if self.first is None:
             self.first = args["input"].clone()
+        answer = apply_model(args["input"], args["timestep"], **args["c"])
         if self.calls == self.interrupt_after:
             comfy.model_management.interrupt_current_processing(True)
-        return apply_model(args["input"], args["timestep"], **args["c"])
+        return answer
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import definitions
 import run
 
 
@@ -18,10 +17,10 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         host_nodes = run.start_host(Path(scratch))
         asyncio.run(host_nodes.load_custom_node(str(folder), set(host_nodes.NODE_CLASS_MAPPINGS)))
-        nodes = run.Pack(folder, host_nodes, Path(scratch)).module("nodes").NODES
+        pack = run.Pack(folder, host_nodes, Path(scratch))
         target = folder / "locales" / "en" / "nodeDefs.json"
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(definitions.node_definitions(nodes), indent=2, ensure_ascii=False)
+        text = json.dumps(pack.node_definitions(), indent=2, ensure_ascii=False)
         target.write_text(text + "\n", encoding="utf-8")
 
 
