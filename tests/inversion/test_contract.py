@@ -19,7 +19,6 @@ from retrace.inversion import (
     replay,
     save,
 )
-from retrace.version import VERSION
 from retrace_tests.inversion.problems import CLIP_SHAPE, SHAPE, SMOOTH, Mixture, exact, full_grid, slope, smooth_grid
 
 STEPS = (64, 128, 256)
@@ -281,10 +280,10 @@ def test_facts_and_settings_are_filled_in(name, space):
     method = METHODS[name]
     for fact in (method.label, method.description, method.reference):
         assert isinstance(fact, str) and fact
-    now = tuple(int(part) for part in VERSION.split("."))
-    assert len(method.added) == 3 and method.added <= now
+    # A checkout may be ahead of its last release, so nothing is said about the version of the pack.
+    assert [type(part) for part in method.added] == [int] * 3
     for setting in method.parameters():
-        assert setting.added is None or method.added < setting.added <= now
+        assert setting.added is None or method.added < setting.added
         assert setting.kind in (bool, int, float, str) and setting.tooltip.endswith(".")
         if setting.kind in (int, float):
             assert setting.minimum <= setting.default <= setting.maximum
