@@ -1,7 +1,7 @@
 """Train the demo models of the Shapes world: `python -m retrace.demo.train PART`.
 
-The order is vae, text, eps, flow; decoder, which leaves the latents alone, any time after vae. Every part is
-seeded, keeps a checkpoint (resumed when the command is given again), logs a curve as CSV and ends by writing
+The order is vae, text, eps, flow; decoder, which leaves the latents alone, any time after vae. After vae or decoder
+`python -m retrace.demo.preview` fits the colours of previews again. Every part is seeded, keeps a checkpoint (resumed when the command is given again), logs a curve as CSV and ends by writing
 fp16 weights into demo/weights. Raising or lowering --steps of an unfinished run moves its cool-down.
 """
 
@@ -54,7 +54,7 @@ class Run:
         self.checkpoint = folder / f"{name}.safetensors"
         self.curve = folder / f"{name}.csv"
         self.names = [n for n, p in model.named_parameters() if p.requires_grad]
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.999), weight_decay=0.01)
         self.step = 0
@@ -134,7 +134,7 @@ class Run:
 
 def export(network: Any, part: str) -> None:
     """Write a copy of a network as fp16 safetensors with its configuration."""
-    build_again = models.build(part)
+    build_again: Any = models.build(part)
     build_again.load_state_dict(network.state_dict())
     build_again.half().save_pretrained(models.WEIGHTS / {"eps": "unet", "flow": "transformer"}.get(part, part))
 
@@ -394,7 +394,7 @@ def train_flow(folder: Path, steps: int, batch: int, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    defaults = {"vae": (3300, 16), "decoder": (2000, 8), "text": (1200, 128), "eps": (4500, 32), "flow": (8000, 64)}
+    defaults = {"vae": (3300, 16), "decoder": (2000, 8), "text": (1200, 128), "eps": (4500, 32), "flow": (7500, 64)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(defaults))
     parser.add_argument("--steps", type=int, help="steps in all, resumed ones counted in")
