@@ -1,8 +1,9 @@
 """Train the demo models of the Shapes world: `python -m retrace.demo.train PART`.
 
 The order is vae, text, eps, flow; decoder, which leaves the latents alone, any time after vae. After vae or decoder
-`python -m retrace.demo.preview` fits the colours of previews again. Every part is seeded, keeps a checkpoint (resumed when the command is given again), logs a curve as CSV and ends by writing
-fp16 weights into demo/weights. Raising or lowering --steps of an unfinished run moves its cool-down.
+`python -m retrace.demo.preview` fits the colours of previews again. Every part is seeded, keeps a checkpoint
+(resumed when the command is given again), logs a curve as CSV and ends by writing fp16 weights into
+demo/weights. Raising or lowering --steps of an unfinished run moves its cool-down.
 """
 
 from __future__ import annotations
