@@ -182,7 +182,9 @@ def test_a_record_that_is_gone(server):
     refused(server, loading("gone.safetensors [output]"), "gone")
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "a/../../outside.safetensors", "{base}/outside.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "a/../../outside.safetensors", "{base}/outside.safetensors"]
+)
 @pytest.mark.parametrize("way", ["record", "path"])
 def test_loading_from_outside(server, saved, name, way):
     # A good record, so that nothing but the place can be wrong.
