@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from retrace_tests.workflows.definitions import workflows
 from retrace_tests.workflows.graph import api_from_ui, dump
-from retrace_tests.workflows.server import ROOT
+from retrace_tests.workflows.server import PACK, ROOT
 
 FOLDER = ROOT / "workflows"
 NAMES = [graph.name for graph in workflows()]
@@ -98,6 +98,16 @@ def test_needs_only_the_host_and_this_pack(server, name):
     for node in api(name).values():
         module = info[node["class_type"]]["python_module"]
         assert module in ("nodes", "custom_nodes.retrace") or module.startswith("comfy_extras."), module
+
+
+@pytest.mark.host
+def test_the_host_offers_them_with_their_pictures(server):
+    assert sorted(server.get("/workflow_templates")[PACK]) == sorted(NAMES)
+    for name in NAMES:
+        assert server.get(f"/api/workflow_templates/{PACK}/{name}.json") == json.loads(
+            (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+        )
+        assert server.get(f"/api/workflow_templates/{PACK}/{name}.jpg") == (FOLDER / f"{name}.jpg").read_bytes()
 
 
 @pytest.mark.host
