@@ -3,6 +3,7 @@
 from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_level
 from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
 from .fingerprint import fingerprint
+from .fixed_point import ImplicitEuler, solve
 from .mask import blend, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluation",
     "Field",
     "FireFlow",
+    "ImplicitEuler",
     "Inversion",
     "Method",
     "MethodState",
@@ -56,6 +58,7 @@ __all__ = [
     "relative_error",
     "replay",
     "save",
+    "solve",
     "solver_fingerprint",
     "source_state",
     "ssim",

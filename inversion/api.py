@@ -73,6 +73,7 @@ def invert(
     state = scheme.invert(field, clean, grid, level, keep_path, on_step)
     remarks: dict[str, Scalar] = {
         **(meta or {}),
+        **state.remarks,
         "evaluations": field.evaluations - called,
         "seconds": time.perf_counter() - started,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -79,7 +79,10 @@ def parameter(
 
 @dataclass(frozen=True)
 class MethodState:
-    """What an inversion leaves: x_k, and what else its method needs to come back. Shapes as in Inversion."""
+    """What an inversion leaves: x_k, and what else its method needs to come back. Shapes as in Inversion.
+
+    `remarks` are figures for people, which the record keeps in its meta.
+    """
 
     x: Tensor
     mate: Tensor | None = None
@@ -87,6 +90,7 @@ class MethodState:
     residuals: tuple[Tensor, ...] | None = None
     embeddings: tuple[Tensor, ...] | None = None
     seed: int | None = None
+    remarks: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,10 @@ class SingleState(Method):
     def down(self) -> Stepper:
         """A fresh stepper for falling sigmas."""
 
+    def remarks(self, stepper: Stepper) -> dict[str, Scalar]:
+        """Figures for the record, from the stepper that has just climbed; none by default."""
+        return {}
+
     def invert(
         self,
         field: Field,
@@ -228,8 +236,9 @@ class SingleState(Method):
                 path.append(keep(x))
             return x
 
-        x = walk(field, x0, sigmas[: level + 1], self.up(), on_step, tap)
-        return MethodState(x, path=None if path is None else tuple(path))
+        stepper = self.up()
+        x = walk(field, x0, sigmas[: level + 1], stepper, on_step, tap)
+        return MethodState(x, path=None if path is None else tuple(path), remarks=self.remarks(stepper))
 
     def replay(
         self,

@@ -140,6 +140,19 @@ def test_the_model_is_never_asked_below_what_is_needed(name):
         assert up == [1e-6, *grid[1:10]] and down == grid[9:0:-1]
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_level_below_the_start_is_offered_to_the_mask(name):
+    mixture, offered = Mixture("ve"), []
+    record = invert(mixture.field(), mixture.sample(1), full_grid("ve", 8), 6, name)
+
+    def tap(x, level):
+        offered.append(level)
+        return x
+
+    replay(record, mixture.field(), after_step=tap)
+    assert sorted(set(offered), reverse=True) == [5, 4, 3, 2, 1, 0] and offered == sorted(offered, reverse=True)
+
+
 def test_finite_where_steps_differ_wildly():
     mixture = Mixture("ve")
     grid = [0.0, 0.03, 0.04, 0.5, 0.6, 6.0, 14.6]
