@@ -82,8 +82,8 @@ def _combine(values: list[Tensor], missed: list[Tensor]) -> Tensor:
     gram = (changes.mT @ changes).to("cpu", torch.float64)
     right = (changes.mT @ last[..., None]).to("cpu", torch.float64)
     shares = torch.linalg.pinv(gram, rtol=NEGLIGIBLE, hermitian=True) @ right
-    step = moves @ shares.to(device=moves.device, dtype=moves.dtype)
-    return values[-1] - step[..., 0].reshape(values[-1].shape)
+    step: Tensor = moves @ shares.to(device=moves.device, dtype=moves.dtype)
+    return values[-1] - step.reshape(values[-1].shape)
 
 
 class ImplicitEuler:
