@@ -395,7 +395,7 @@ def train_flow(folder: Path, steps: int, batch: int, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    defaults = {"vae": (3300, 16), "decoder": (2000, 8), "text": (1200, 128), "eps": (4500, 32), "flow": (7500, 64)}
+    defaults = {"vae": (3300, 16), "decoder": (2000, 8), "text": (1200, 128), "eps": (4500, 32), "flow": (6500, 64)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(defaults))
     parser.add_argument("--steps", type=int, help="steps in all, resumed ones counted in")
