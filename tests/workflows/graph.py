@@ -19,10 +19,13 @@ WIDGET = 24
 TEXT_WIDGET = 90
 PREVIEW = 240
 GAP = 36
+# Room for the settings of methods, whose number grows; the front end enlarges the node when it needs more.
+SETTINGS = 12 * WIDGET
 COLUMN = 360
 WIDTH = 300
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+_NO_DEFAULT = object()
 FRONT_END_NODES = {"MarkdownNote", "Note"}
 # Nodes that show a picture below their widgets.
 PICTURE_NODES = {"SaveImage", "PreviewImage"}
@@ -85,7 +88,7 @@ class Graph:
                     f"inputs of {node.kind} must be declared, got {sorted(unknown)}; correct the workflow."
                 )
             inputs = {}
-            for name, spec in declared(info[node.kind]):
+            for name, spec in written(info[node.kind], node.inputs):
                 value = node.inputs.get(name)
                 if isinstance(value, Link):
                     inputs[name] = [str(value.node.number), value.slot]
@@ -105,7 +108,7 @@ class Graph:
         slots: dict[int, list[dict[str, Any]]] = {}
         for node in self.nodes:
             entries = slots[node.number] = []
-            for name, spec in socket_order(info[node.kind]):
+            for name, spec in socket_order(written(info[node.kind], node.inputs)):
                 entry: dict[str, Any] = {"name": name, "type": type_of(spec), "link": None}
                 if is_widget(spec):
                     entry["widget"] = {"name": name}
@@ -164,7 +167,7 @@ class Graph:
 
     def _widgets(self, node: Node, about: dict[str, Any]) -> list[Any]:
         values = []
-        for name, spec in declared(about):
+        for name, spec in written(about, node.inputs):
             if not is_widget(spec):
                 continue
             value = node.inputs.get(name)
@@ -212,9 +215,36 @@ def declared(about: dict[str, Any]) -> list[tuple[str, list[Any]]]:
     return [(name, about["input"][part][name]) for part in ("required", "optional") for name in order.get(part, [])]
 
 
-def socket_order(about: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+def is_setting(name: str, about: dict[str, Any]) -> bool:
+    """Whether an optional input is a setting of one method, named <method>_<setting>."""
+    spec = about["input"]["required"].get("method")
+    options = [] if spec is None else options_of(spec).get("options", [])
+    return name in about["input"].get("optional", {}) and any(name.startswith(f"{option}_") for option in options)
+
+
+def written(about: dict[str, Any], given: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+    """The inputs that a template writes down.
+
+    Settings of methods come last and have defaults. One that is not given is left out, so that a new method does not
+    change the templates.
+    """
+    return [(name, spec) for name, spec in declared(about) if name in given or not is_setting(name, about)]
+
+
+def without_defaults(prompt: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """A prompt of the front end, which fills in every widget, without the settings that have their default."""
+    kept = {}
+    for number, node in prompt.items():
+        about = info[node["class_type"]]
+        default = {name: default_of(spec) for name, spec in declared(about) if is_setting(name, about)}
+        inputs = {name: value for name, value in node["inputs"].items() if default.get(name, _NO_DEFAULT) != value}
+        kept[number] = {**node, "inputs": inputs}
+    return kept
+
+
+def socket_order(inputs: list[tuple[str, list[Any]]]) -> list[tuple[str, list[Any]]]:
     """Inputs in the front end's order: those without a widget come first."""
-    return sorted(declared(about), key=lambda item: is_widget(item[1]))
+    return sorted(inputs, key=lambda item: is_widget(item[1]))
 
 
 def options_of(spec: list[Any]) -> dict[str, Any]:
@@ -279,13 +309,15 @@ def origin(about: dict[str, Any]) -> dict[str, str]:
 
 def height_of(node: Node, about: dict[str, Any]) -> int:
     """Height below the title bar that the front end needs at least."""
-    specs = declared(about)
+    specs = written(about, node.inputs)
     sockets = max(sum(not is_widget(spec) for _, spec in specs), len(outputs_of(about)))
     height = 10 + sockets * SLOT
     for name, spec in specs:
         if is_widget(spec):
             height += TEXT_WIDGET if options_of(spec).get("multiline") else WIDGET
             height += WIDGET if has_control(name, spec) else 0
+    if len(specs) < len(declared(about)):
+        height += SETTINGS
     if node.kind in PICTURE_NODES:
         height += PREVIEW
     return height + TEXT_NODES.get(node.kind, 0)
@@ -318,6 +350,8 @@ def api_from_ui(ui: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         for name, spec in declared(about):
             if not is_widget(spec):
                 continue
+            if not values and is_setting(name, about):
+                break
             inputs[name] = values.pop(0)
             if has_control(name, spec):
                 values.pop(0)
