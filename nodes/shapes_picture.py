@@ -34,8 +34,8 @@ class ShapesPicture(io.ComfyNode):
             node_id="ShapesPicture",
             display_name="Shapes Picture (Retrace)",
             category="Retrace/demo",
-            description="Draws a shape on a coloured background, 64 x 64 pixels, with its caption and the exact mask of "
-            "the shape. With LoadShapesModel every workflow of this pack runs without a download.",
+            description="Draws a shape on a coloured background, 64 x 64 pixels, with its caption and the exact mask "
+            "of the shape. With LoadShapesModel every workflow of this pack runs without a download.",
             search_aliases=["demo picture", "test image", "synthetic picture"],
             inputs=[
                 declare(
