@@ -227,7 +227,7 @@ def edit(pipeline, photo, tmp_path, **changed):
     ("changed", "sentence"),
     [
         ({"--model": "no/such/folder"}, "model must be a folder in the diffusers layout, got no/such/folder"),
-        ({"--method": "magic"}, "method must be one of ddim, euler,"),
+        ({"--method": "magic"}, "got 'magic'; check the spelling"),
         ({"--set": "gamma=1"}, "got 'gamma'; remove it"),
         ({"--set": "gamma"}, "set must be NAME=VALUE, got 'gamma'; write it like"),
         ({"--steps": 1}, "steps must be between 2 and 1000, got 1"),
