@@ -25,7 +25,8 @@ def shown(tmp_path_factory):
 
 
 def test_bundled_picture_shows_what_it_is_said_to_show():
-    picture = Image.open(showcase.PICTURE).convert("RGB")
+    with Image.open(showcase.PICTURE) as file:
+        picture = file.convert("RGB")
     scene = parse(showcase.SOURCE)
     assert scene.held_out and parse(showcase.EDIT).held_out
     seen = read(render([scene], seed=0)[0][0])
@@ -38,8 +39,8 @@ def test_demo_writes_grid_report_and_records(shown):
     assert {p.name for p in folder.iterdir()} == {
         *("grid.png", "report.txt", "demo-eps.safetensors", "demo-flow.safetensors")
     }
-    grid = Image.open(folder / "grid.png")
-    assert grid.width > 5 * 192 and grid.height > 2 * 192
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.width > 5 * 192 and grid.height > 2 * 192
 
 
 @pytest.mark.parametrize("kind", ["eps", "flow"])
@@ -62,7 +63,8 @@ def test_records_of_the_demo_can_be_replayed(shown, kind, tmp_path, capsys):
     record = shown[0] / f"demo-{kind}.safetensors"
     assert load(record).level == load(record).steps == 25
     assert cli.main(["replay", str(record), "--model", f"demo-{kind}", "-o", str(tmp_path / "back.png")]) == 0
-    seen = read(np.array(Image.open(tmp_path / "back.png")))
+    with Image.open(tmp_path / "back.png") as picture:
+        seen = read(np.array(picture))
     assert (seen.shape, seen.colour, seen.background) == ("cross", "red", "blue")
     other = {"eps": "flow", "flow": "eps"}[kind]
     capsys.readouterr()
