@@ -187,7 +187,9 @@ def own_method(inversion: Inversion) -> Method:
     except (ValueError, TypeError) as error:
         raise MisfitError(f"The record must name a method of this version with its settings, got: {error}") from error
     then = inversion.fingerprints.get("solver")
-    if then is not None and then != solver_fingerprint(scheme):
+    # Only the settings that the record names: one that joined the method later has its default, which changes nothing.
+    named = {name: scheme.params[name] for name in inversion.params}
+    if then is not None and then != fingerprint(scheme.name, scheme.revision, named):
         raise MisfitError(
             f"The record must come from method {scheme.name} in revision {scheme.revision} with the settings it names, "
             f"got another one ({then[:12]}); invert again."

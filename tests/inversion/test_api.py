@@ -138,6 +138,27 @@ def test_other_settings(mixture, monkeypatch):
         replay(record, mixture.field())
 
 
+@dataclass(frozen=True)
+class ScaledLater(Scaled):
+    """The same method in a later version, with one setting more."""
+
+    offset: float = parameter(0.0, "Nothing.", minimum=0.0, maximum=1.0, step=0.1, added=(9, 0, 0))
+
+
+def test_a_record_outlives_a_setting_that_joins_its_method(mixture, monkeypatch):
+    monkeypatch.setitem(METHODS, "scaled", Scaled)
+    record = invert(mixture.field(), mixture.sample(1), GRID, 4, Scaled(gain=0.25))
+    before = replay(record, mixture.field())
+    monkeypatch.setitem(METHODS, "scaled", ScaledLater)
+    assert torch.equal(replay(record, mixture.field()), before)
+    with pytest.raises(MisfitError, match="must come from method scaled in revision 1 with the settings it names"):
+        replay(replace(record, params={"gain": 0.75}), mixture.field())
+    # Nor may a setting be taken away or put in by hand.
+    for params in ({}, {"gain": 0.25, "offset": 0.0}):
+        with pytest.raises(MisfitError, match="must come from method scaled in revision 1"):
+            replay(replace(record, params=params), mixture.field())
+
+
 def test_a_method_that_is_no_more(mixture, record):
     with pytest.raises(MisfitError, match="must name a method of this version .* got 'newton'"):
         replay(replace(record, method="newton"), mixture.field())
