@@ -240,6 +240,7 @@ def _replay(options: argparse.Namespace) -> None:
     from .inversion import load
 
     output = check_writable(options.output)
+    _check_mask(options)
     record = load(options.record)
     model = _model(options)
     source = _source_field(model, record)
@@ -252,6 +253,7 @@ def _edit(options: argparse.Namespace) -> None:
 
     output = check_writable(options.output)
     kept = options.save and check_writable(options.save, RECORD_SUFFIXES)
+    _check_mask(options)
     model, record, source = _take_in(options, keep_path=options.mask is not None)
     if kept:
         save(record, kept)
@@ -260,6 +262,18 @@ def _edit(options: argparse.Namespace) -> None:
 
 
 # What the commands share
+
+
+def _check_mask(options: argparse.Namespace) -> None:
+    """Refuse a mask that cannot be used before the model is loaded and the picture inverted for nothing."""
+    from .backends.pictures import check_feather, check_picture
+
+    if options.mask is None:
+        return
+    if options.target is None:
+        raise ValueError("target must be given with a mask, got none; say what the masked part is to show.")
+    check_picture(options.mask, "mask")
+    check_feather(options.feather)
 
 
 def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersModel, Inversion, Field]:
@@ -319,8 +333,6 @@ def _give_out(
         if options.target is not None:
             target = _field(model, record.x0, options.target, options.negative, options.cfg)
         if options.mask is not None:
-            if options.target is None:
-                raise ValueError("target must be given with a mask, got none; say what the masked part is to show.")
             size = (int(record.meta["width"]), int(record.meta["height"]))
             mask = read_mask(options.mask, 1, size, tuple(record.shape[2:]), options.feather)
             after_step = blend(record, mask, model.device)

@@ -298,6 +298,7 @@ class DiffusersModel:
             ValueError: If the folder holds no such pipeline.
         """
         from diffusers import DiffusionPipeline
+        from safetensors import SafetensorError
 
         path = Path(folder)
         if not (path / "model_index.json").is_file():
@@ -309,7 +310,7 @@ class DiffusersModel:
             pipe: Any = DiffusionPipeline.from_pretrained(
                 path, dtype=dtype, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
             )
-        except (OSError, KeyError, AttributeError) as error:
+        except (OSError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             raise ValueError(f"model must be a complete pipeline, got {folder}; repair it: {reason}.") from error
         return cls.from_pipeline(pipe.to(device))

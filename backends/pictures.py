@@ -49,8 +49,7 @@ def read_mask(
         Weights between 0 and 1, the mean over each latent cell, float32, shape (1, 1, *cells).
     """
     image = _frame(_open(path, "mask").convert("L"), multiple, size, path)
-    if not 0.0 <= feather < math.inf:
-        raise ValueError(f"feather must be 0 or more pixels, got {feather}; 0 keeps hard edges.")
+    check_feather(feather)
     if feather:
         image = image.filter(ImageFilter.GaussianBlur(feather))
     return torch.nn.functional.adaptive_avg_pool2d(_tensor(image), cells)
@@ -80,6 +79,16 @@ def check_picture(path: str | Path, what: str = "picture") -> None:
         ValueError: If there is no such picture.
     """
     _open(path, what)
+
+
+def check_feather(radius: float) -> None:
+    """Refuse a blur that is none.
+
+    Raises:
+        ValueError: If it is negative or no number.
+    """
+    if not 0.0 <= radius < math.inf:
+        raise ValueError(f"feather must be 0 or more pixels, got {radius}; 0 keeps hard edges.")
 
 
 def check_writable(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> Path:

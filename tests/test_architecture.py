@@ -34,7 +34,7 @@ ALLOWED = {
     "attention": {"torch"},
     "restoration": {"torch"},
     "demo": {"torch", "numpy", "PIL", "safetensors", "diffusers", "transformers"},
-    "backends": {"torch", "numpy", "PIL", "diffusers"},
+    "backends": {"torch", "numpy", "PIL", "safetensors", "diffusers"},
     "nodes": {"torch", "numpy", "PIL", "safetensors", "einops", "nodes", *HOST},
     "": {"torch", "PIL", "diffusers", "transformers"},
 }

@@ -1,6 +1,7 @@
 """The command on a tiny pipeline saved to disk: what it writes, and what it says to misuse."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -249,6 +250,20 @@ def test_misuse_is_refused(run, pipeline, photo, tmp_path, changed, sentence):
     assert set(tmp_path.iterdir()) == before
 
 
+def test_damaged_pipeline_is_refused(run, pipeline, photo, tmp_path):
+    cut, resized = tmp_path / "cut", tmp_path / "resized"
+    for copy in (cut, resized):
+        shutil.copytree(pipeline, copy)
+    file = cut / "text_encoder" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    config = resized / "unet" / "config.json"
+    widths = {**json.loads(config.read_text(encoding="utf-8")), "block_out_channels": [24, 32]}
+    config.write_text(json.dumps(widths), encoding="utf-8")
+    for copy in (cut, resized):
+        said = refused(run(*edit(copy, photo, tmp_path)))
+        assert f"model must be a complete pipeline, got {copy}; repair it: " in said
+
+
 def test_missing_picture_is_refused(run, pipeline, tmp_path):
     said = refused(run(*edit(pipeline, "no-photo.png", tmp_path)))
     assert "picture must be a file, got no-photo.png which does not exist; correct the path" in said
@@ -293,6 +308,19 @@ def test_mask_without_a_target_is_refused(run, pipeline, photo, tmp_path):
     assert run("invert", photo, "--model", pipeline, "--source", SOURCE, "--steps", 3, "-o", record)[0] == 0
     said = refused(run("replay", record, "--model", pipeline, "--mask", photo, "-o", tmp_path / "out.png"))
     assert "target must be given with a mask, got none; say what" in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"--mask": "no-mask.png"}, "mask must be a file, got no-mask.png"),
+        ({"--feather": -1}, "feather must be 0 or more pixels, got -1.0"),
+    ],
+)
+def test_an_unusable_mask_is_refused_before_the_picture_is_inverted(run, pipeline, photo, tmp_path, changed, sentence):
+    result = run(*edit(pipeline, photo, tmp_path, **{"--mask": photo, **changed}))
+    assert sentence in refused(result)
+    assert "inverted" not in result[1]
 
 
 def test_negative_feather_is_refused(photo):
