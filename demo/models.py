@@ -95,7 +95,7 @@ def build(part: str, vocab_size: int | None = None) -> torch.nn.Module:
         from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
         if vocab_size is None:
-            vocab_size = len(json.loads((WEIGHTS / "tokenizer" / "vocab.json").read_text()))
+            vocab_size = len(json.loads((WEIGHTS / "tokenizer" / "vocab.json").read_text(encoding="utf-8")))
         # CLIP's tokenizer puts <|startoftext|> and <|endoftext|> last; its end token also pads.
         config = CLIPTextConfig(
             vocab_size=vocab_size,
