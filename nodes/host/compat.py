@@ -16,9 +16,6 @@ from comfy_api.latest import io
 
 T = TypeVar("T")
 
-# Goes into every record; a test compares it with pyproject.toml.
-PACK_VERSION = "0.1.0"
-
 
 def schema(**values: Any) -> io.Schema:
     """Build an ``io.Schema`` from the keywords that this host knows.

@@ -24,9 +24,10 @@ from ...inversion import (
     strength_to_level,
     work_dtype,
 )
+from ...version import VERSION
 from .bundle import Bundle, source_of
 from .checks import check_cfg, refuse_skipping
-from .compat import PACK_VERSION, host_version
+from .compat import host_version
 from .field import refusing_field
 from .fingerprint import fingerprint_conditioning, fingerprint_model
 from .guider import SteadyGuider
@@ -91,7 +92,7 @@ def run_invert(
     meta = {
         "cfg": float(cfg),
         "host": host_version(),
-        "pack": PACK_VERSION,
+        "pack": VERSION,
         "latent_dtype": str(samples.dtype).removeprefix("torch."),
     }
 

@@ -191,7 +191,8 @@ def check_taken_ids_are_named(pack):
 def check_versions_agree(pack):
     """The version that records carry is the package's."""
     root = Path(pack.module("nodes").__file__).parents[1]
-    version = pack.module("nodes.host.compat").PACK_VERSION
+    _, _, _, (bundle, *_) = invert(pack, "sd15")
+    version = bundle.record.meta["pack"]
     assert f'version = "{version}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
 
 
