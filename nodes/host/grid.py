@@ -13,7 +13,7 @@ from ...inversion.walk import shorten
 from .parametrisation import model_sampling_of
 
 # FlipSigmas of the host replaces a leading 0 by 0.0001, because stock samplers divide by the first level.
-_FLIPPED_ZERO = 1.01e-4
+FLIPPED_ZERO = 1.01e-4
 
 
 def check_steps(steps: int) -> None:
@@ -61,6 +61,11 @@ def rising_sigmas(model: Any, scheduler: str, steps: int) -> tuple[float, ...]:
     return read_sigmas(comfy.samplers.calculate_sigmas(model_sampling_of(model), scheduler, steps))
 
 
+def without_repeats(levels: list[float]) -> list[float]:
+    """Return levels with each that a scheduler gives twice in a row kept once."""
+    return levels[:1] + [after for before, after in pairwise(levels) if after != before]
+
+
 def read_sigmas(sigmas: torch.Tensor) -> tuple[float, ...]:
     """Read SIGMAS, rising or falling, as rising levels from 0.
 
@@ -79,12 +84,12 @@ def read_sigmas(sigmas: torch.Tensor) -> tuple[float, ...]:
     levels = [float(value) for value in sigmas.detach().cpu().flatten()]
     if len(levels) > 1 and levels[0] > levels[-1]:
         levels.reverse()
-    unique = levels[:1] + [after for before, after in pairwise(levels) if after != before]
+    unique = without_repeats(levels)
     if any(not after > before for before, after in pairwise(unique)):
         raise ValueError(
             f"sigmas must rise or fall throughout, got {shorten(levels)}; connect the SIGMAS of a scheduler node."
         )
-    if unique and 0.0 < unique[0] <= _FLIPPED_ZERO:
+    if unique and 0.0 < unique[0] <= FLIPPED_ZERO:
         unique[0] = 0.0
     if not unique or unique[0] != 0.0:
         raise ValueError(

@@ -20,6 +20,7 @@ from ...inversion.registry import get_method
 from .checks import check_state_fits, refuse_skipping
 from .field import Callback, field_of, reporter
 from .fingerprint import fingerprint_model
+from .grid import FLIPPED_ZERO, without_repeats
 from .parametrisation import PURE_NOISE, space_of
 
 Result = TypeVar("Result")
@@ -27,8 +28,6 @@ Run = Callable[[Field, torch.device, Callable[..., None]], Result]
 
 # SIGMAS are float32: two of them that mean one level differ by less than this.
 _SIGMA_TOLERANCE = 1e-5
-# FlipSigmas of the host writes 0.0001 for the clean level.
-_CLEAN_LEVEL = 1.01e-4
 
 
 class ScriptedSampler(comfy.samplers.Sampler, Generic[Result]):
@@ -246,8 +245,8 @@ def on_device_precision(record: Inversion, dtype: torch.dtype) -> Inversion:
 
 
 def _walkable(sigmas: torch.Tensor) -> list[float]:
-    levels = [float(value) for value in sigmas.detach().cpu()]
-    if levels and levels[-1] > levels[0] and 0.0 < levels[0] <= _CLEAN_LEVEL:
+    levels = without_repeats([float(value) for value in sigmas.detach().cpu()])
+    if levels and levels[-1] > levels[0] and 0.0 < levels[0] <= FLIPPED_ZERO:
         levels[0] = 0.0
     return levels
 

@@ -107,6 +107,16 @@ def check_rf_solver_both_ways(pack):
         assert relative(down, back["samples"]) < CLOSE_UP, (kind, relative(down, back["samples"]))
 
 
+def check_rf_solver_takes_repeated_levels(pack):
+    """A level that a scheduler gives twice is no step, as for stock samplers."""
+    model, source, latent, (_, _, _, sigmas) = invert(pack, "sd15")
+    (sampler,) = pack.call("RFSolverSample", solver="midpoint")
+    doubled = sigmas.repeat_interleave(2)
+    for once, twice, start in ((sigmas.flip(0), doubled.flip(0), latent), (sigmas, doubled, latent)):
+        wanted = advanced(model, source, sampler, once, start)
+        assert torch.equal(advanced(model, source, sampler, twice, start), wanted)
+
+
 def check_rf_solver_inside_the_grid(pack):
     """Stopping below the top and going on follows the host's convention for partial runs."""
     for kind in ("sd15", "sd3"):
