@@ -146,6 +146,11 @@ def run_replay(
                 "connect the conditioning that it was inverted with, or a positive to edit."
             )
         target, negative, cfg = bundle.source, bundle.negative, bundle.cfg
+        if cfg != 1.0 and negative is None:
+            raise ValueError(
+                f"negative must be connected to reconstruct a loaded inversion that was made at cfg {cfg:g}, "
+                "got nothing; connect the negative that it was inverted with."
+            )
         _warn_of_other_source(record, target, negative, cfg)
     check_cfg(cfg, negative)
     source = source_of(model, bundle)

@@ -89,6 +89,21 @@ def check_loaded_records_ask_for_their_source(pack):
     pack.call("Resample", model=model, inversion=loaded, cfg=1.0, positive=source)
 
 
+def check_loaded_guided_records_ask_for_their_negative(pack):
+    """The cfg of the node does not count in a reconstruction, so it is no remedy either."""
+    negative = pack.tiny.conditioning("sd15", seed=3)
+    model, source, _, (bundle, *_) = invert(pack, "sd15", cfg=3.0, negative=negative)
+    (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="retrace/guided", half=False)
+    (loaded,) = pack.call("LoadInversion", record=name)
+    inputs = {"model": model, "inversion": loaded, "source": source}
+    parts = ("negative must be connected to reconstruct a loaded inversion", "made at cfg 3", "got nothing; connect")
+    refuses(lambda: pack.call("Resample", cfg=1.0, **inputs), *parts)
+    refuses(lambda: pack.call("InversionReport", **inputs), *parts)
+    (wanted,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+    (back,) = pack.call("Resample", cfg=1.0, negative=negative, **inputs)
+    assert torch.equal(back["samples"], wanted["samples"])
+
+
 def check_noise_mask_without_noise(pack):
     """RFSolverSample cannot keep a region of a latent that is itself the noise, and says so."""
     model, source, _, (_, out, _, sigmas) = invert(pack, "sd15")
