@@ -74,7 +74,9 @@ class Field:
             ValueError: If the model answers with another shape.
         """
         self._count()
-        denoised = self._denoise(x, max(float(sigma), self.sigma_floor))
+        # Convolutions pick another kernel, with other last bits, for another order of strides: the way down must be
+        # answered as the way up was, whatever strides a latent came with.
+        denoised = self._denoise(x.contiguous(), max(float(sigma), self.sigma_floor))
         if denoised.shape != x.shape:
             raise ValueError(
                 f"denoised must have the shape of the state {tuple(x.shape)}, got {tuple(denoised.shape)}; "

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from retrace.inversion import SIGMA_FLOOR, Field, implied_noise, mix, noise_std, work_dtype
+from retrace.inversion import SIGMA_FLOOR, Field, implied_noise, invert, mix, noise_std, replay, work_dtype
 from retrace_tests.inversion.problems import Mixture
+
+GRID = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -90,3 +92,29 @@ def test_mix_is_the_definition_of_the_space():
 
 def test_work_dtype():
     assert work_dtype("cpu") == torch.float64 == work_dtype("cuda:0") and work_dtype("mps") == torch.float32
+
+
+@pytest.mark.parametrize("name", ["euler", "bdia"])
+def test_strides_of_a_latent_do_not_change_a_bit(name):
+    # A real convolution in float32, because only kernels that depend on strides can show the difference.
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+    field = Field(lambda x, sigma: network(x.float()), "ve")
+    x0 = torch.randn(2, 4, 16, 16)
+    plain = invert(field, x0, GRID, 4, name)
+    strided = invert(field, x0.to(memory_format=torch.channels_last), GRID, 4, name)
+    assert torch.equal(plain.x, strided.x)
+    assert torch.equal(replay(plain, field), replay(strided, field))
+
+
+def test_model_is_shown_standard_strides():
+    shown = []
+
+    def denoise(x, sigma):
+        shown.append(x.is_contiguous())
+        return 0.5 * x
+
+    field = Field(denoise, "ve")
+    record = invert(field, torch.randn(2, 4, 8, 6).to(memory_format=torch.channels_last), GRID, 4, "midpoint")
+    replay(record, field)
+    assert len(shown) == 16 and all(shown)
