@@ -96,9 +96,11 @@ def test_work_dtype():
 
 @pytest.mark.parametrize("name", ["euler", "bdia"])
 def test_strides_of_a_latent_do_not_change_a_bit(name):
-    # A real convolution in float32, because only kernels that depend on strides can show the difference.
+    # A real norm between convolutions in float32: its sums are taken in the order of the strides.
     torch.manual_seed(0)
-    network = torch.nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(4, 32, 3, padding=1), torch.nn.GroupNorm(8, 32), torch.nn.Conv2d(32, 4, 3, padding=1)
+    ).requires_grad_(False)
     field = Field(lambda x, sigma: network(x.float()), "ve")
     x0 = torch.randn(2, 4, 16, 16)
     plain = invert(field, x0, GRID, 4, name)
