@@ -25,6 +25,7 @@ INTERRUPTED = 130  # 128 + SIGINT, what shells report for Ctrl+C
 
 RECORD_SUFFIXES = (".safetensors",)
 DEMO_MODELS = {"demo-eps": "eps", "demo-flow": "flow"}
+MAX_SIDE = 16384  # pixels, as ComfyUI's own limit
 DEMO_SIZE = (64, 64)  # the only size that the demo models have seen
 
 MODEL_HELP = (
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f'this command needs the package {missing}, which is not installed; run pip install -e ".[standalone]" '
             "in the folder of Retrace."
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, OverflowError, RuntimeError) as error:
+        # RuntimeError is how torch says that memory ran out, OverflowError how a tokenizer without files fails.
         if options.traceback:
             raise
         return _say(" ".join(str(error).split()))
@@ -417,6 +419,8 @@ def _size(options: argparse.Namespace) -> tuple[int, int] | None:
     width, _, height = options.size.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"size must be WIDTHxHEIGHT in pixels, got {options.size!r}; write it like 512x768.")
+    if max(int(width), int(height)) > MAX_SIDE:
+        raise ValueError(f"size must be at most {MAX_SIDE} pixels a side, got {options.size!r}; choose a smaller one.")
     return int(width), int(height)
 
 

@@ -235,6 +235,7 @@ def edit(pipeline, photo, tmp_path, **changed):
         ({"--steps": "many"}, "invalid int value: 'many'; see retrace edit --help"),
         ({"--strength": 0}, "strength must lie above 0 and not above 1, got 0.0"),
         ({"--size": "big"}, "size must be WIDTHxHEIGHT in pixels, got 'big'; write it like"),
+        ({"--size": "99999x64"}, "size must be at most 16384 pixels a side, got '99999x64'; choose a smaller"),
         ({"--size": "2x2"}, "picture must be at least 4 pixels wide and high"),
         ({"--device": "abacus"}, "device must be one that torch finds here, got 'abacus'; use auto"),
         ({"-o": "no/such/folder/out.png"}, "output folder must exist, got no/such/folder; make it"),
@@ -262,6 +263,14 @@ def test_damaged_pipeline_is_refused(run, pipeline, photo, tmp_path):
     for copy in (cut, resized):
         said = refused(run(*edit(copy, photo, tmp_path)))
         assert f"model must be a complete pipeline, got {copy}; repair it: " in said
+
+
+def test_pipeline_without_a_tokenizer_is_refused(run, pipeline, photo, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(pipeline, broken)
+    shutil.rmtree(broken / "tokenizer")
+    code, _, error = run("edit", photo, "--model", broken, "--source", "a", "--target", "b", "-o", tmp_path / "out.png")
+    assert code == 2 and "Traceback" not in error and error.count("\n") == 1
 
 
 def test_missing_picture_is_refused(run, pipeline, tmp_path):
