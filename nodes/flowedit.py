@@ -50,17 +50,17 @@ class FlowEdit(io.ComfyNode):
             search_aliases=["FlowAlign", "inversion-free edit", "rectified flow edit"],
             inputs=[
                 *subject_inputs(),
-                *schedule_inputs(50, "simple", "28 to 50 are usual."),
-                *guidance_inputs(3.5, 13.5),
+                *schedule_inputs(28, "simple", "28 to 50 are usual."),
+                *guidance_inputs(1.5, 5.5),
                 declare(
                     io.Int.Input,
                     "n_max",
-                    default=33,
+                    default=24,
                     min=1,
                     max=1000,
                     step=1,
                     tooltip="Steps that are walked, from the last one backwards: n_max = steps starts at pure noise, "
-                    "fewer keep more of the source. At most steps. 33 of 50 for SD3, 24 of 28 for Flux.",
+                    "fewer keep more of the source. Not above steps. The paper: 24 of 28 for Flux, 33 of 50 for SD3.",
                 ),
                 declare(
                     io.Int.Input,
