@@ -197,6 +197,7 @@ def test_noise_is_one_for_all_precisions_and_seeds_wrap():
     like = torch.zeros(2, 3, 4, 5)
     single, double = Noises(3, like).draw(), Noises(3, like.double()).draw()
     assert single.dtype == torch.float32 and torch.equal(single, double.float())
+    assert not torch.equal(double, single.double())
     top = Noises(2**64 - 1, like).draw()
     assert torch.equal(top[1], Noises(0, like[:1]).draw()[0])
     assert abs(float(Noises(0, torch.zeros(1, 4, 64, 64)).draw().std()) - 1.0) < 0.02
@@ -261,6 +262,7 @@ def test_the_latent_is_left_alone():
     ("call", "sentence"),
     [
         (lambda: InfEdit(eta=1.5), "eta must lie between 0 and 1, got 1.5"),
+        (lambda: InfEdit(eta=-0.5), "eta must lie between 0 and 1, got -0.5"),
         (lambda: InfEdit(eta=float("nan")), "eta must lie between 0 and 1, got nan"),
         (lambda: FlowEdit(n_avg=0), "n_avg must be at least 1, got 0"),
         (lambda: FlowEdit(n_min=-1), "n_min must not be negative, got -1"),
