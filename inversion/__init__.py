@@ -4,9 +4,12 @@ from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solv
 from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
-from .mask import blend, source_state
+from .flowedit import FlowEdit
+from .infedit import InfEdit
+from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
+from .paired import Noises, PairedEdit
 from .pairs import Pair, TwoStep, two_step
 from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
@@ -23,14 +26,18 @@ __all__ = [
     "Evaluation",
     "Field",
     "FireFlow",
+    "FlowEdit",
     "ImplicitEuler",
+    "InfEdit",
     "Inversion",
     "Method",
     "MethodState",
     "Midpoint",
     "MisfitError",
+    "Noises",
     "OnStep",
     "Pair",
+    "PairedEdit",
     "Parameter",
     "RecordError",
     "SingleState",
@@ -49,6 +56,7 @@ __all__ = [
     "get_method",
     "implied_noise",
     "invert",
+    "keep_source",
     "load",
     "mix",
     "noise_std",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,23 +59,51 @@ def blend(inversion: Inversion, mask: Tensor, device: torch.device | str = "cpu"
     Raises:
         ValueError: If the mask does not fit the latent or leaves 0 .. 1.
     """
-    shape = inversion.shape
+
+    def state_of(level: int) -> Tensor:
+        return source_state(inversion, level, device)
+
+    return keep_source(mask, inversion.shape, inversion.dtype, state_of, device)
+
+
+def keep_source(
+    mask: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    state_of: Callable[[int], Tensor],
+    device: torch.device | str = "cpu",
+) -> AfterStep:
+    """A hook x <- mask * x + (1 - mask) * state_of(level), bit for bit where the mask is 0 or 1.
+
+    Args:
+        mask: Weights from 0 (keep) to 1 (edit), as in blend.
+        shape: Shape of the latent.
+        dtype: Precision of the states.
+        state_of: The source's own state at a level.
+        device: Where the walk computes.
+
+    Returns:
+        The hook after_step(x, level) -> x.
+
+    Raises:
+        ValueError: If the mask does not fit the latent or leaves 0 .. 1.
+    """
     fits = mask.ndim == len(shape) and all(
         have == want or (have == 1 and axis < len(shape) - 2)
         for axis, (have, want) in enumerate(zip(mask.shape, shape, strict=True))
     )
     if not fits:
         raise ValueError(
-            f"mask must fit the latent {shape} with 1 for batch, channels or frames, got {tuple(mask.shape)}; "
+            f"mask must fit the latent {tuple(shape)} with 1 for batch, channels or frames, got {tuple(mask.shape)}; "
             "resize it to the latent grid."
         )
-    weights = mask.detach().to(device=device, dtype=inversion.dtype)
+    weights = mask.detach().to(device=device, dtype=dtype)
     # Written so that nan fails too.
     if not bool(((weights >= 0.0) & (weights <= 1.0)).all()):
         raise ValueError("mask must lie between 0 and 1, got values outside; clamp it.")
 
     def after_step(x: Tensor, level: int) -> Tensor:
-        source = source_state(inversion, level, x.device).to(x.dtype)
+        source = state_of(level).to(x)
         mixed = torch.lerp(source, x, weights)
         # Arithmetic alone would let an inf or a rounded sum through where the mask is exactly 0 or 1.
         return torch.where(weights == 0.0, source, torch.where(weights == 1.0, x, mixed))

@@ -7,6 +7,8 @@ import logging
 import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
+from .flowedit import FlowEdit
+from .infedit import InfEdit
 from .invert import Invert
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
@@ -25,6 +27,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     SaveInversion,
     LoadInversion,
     InversionReport,
+    InfEdit,
+    FlowEdit,
     LoadShapesModel,
     ShapesPicture,
 )

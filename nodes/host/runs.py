@@ -101,8 +101,7 @@ def run_invert(
         return invert(field, start, sigmas, level, method, keep_path, fingerprints, meta, on_step)
 
     record = _run(model, source, negative, cfg, samples, sigmas[level::-1], climb)
-    extras = {key: value for key, value in latent.items() if key not in _NOT_CARRIED}
-    return Bundle(record, source, negative, samples, extras)
+    return Bundle(record, source, negative, samples, extras_of(latent))
 
 
 def run_replay(
@@ -179,6 +178,11 @@ def run_replay(
     return {**bundle.extras, "samples": samples}
 
 
+def extras_of(latent: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a LATENT that an edited one keeps."""
+    return {key: value for key, value in latent.items() if key not in _NOT_CARRIED}
+
+
 def check_model_fits(model: Any, record: Inversion) -> None:
     """Refuse a MODEL that did not make a record, before it is loaded.
 
@@ -213,7 +217,21 @@ def _run(
     script: Callable[[Field, torch.device, Any], Result],
 ) -> Result:
     guider = SteadyGuider(model, positive, negative if cfg != 1.0 else None, cfg)
-    sampler: ScriptedSampler[Result] = ScriptedSampler(script)
+    return drive(guider, ScriptedSampler(script), samples, falling)
+
+
+def drive(guider: Any, sampler: ScriptedSampler[Result], samples: torch.Tensor, falling: tuple[float, ...]) -> Result:
+    """Run a script under a guider, with the host's progress bar, preview and interrupt.
+
+    Args:
+        guider: A guider of the pack.
+        sampler: The script.
+        samples: Samples of a LATENT in the model's channels.
+        falling: Levels of the run.
+
+    Returns:
+        What the script returned.
+    """
     # The host shows the levels of a run to the network and to patches. They fall in both directions, so that both
     # ask the same field.
     sigmas = torch.tensor(falling, dtype=torch.float32)
@@ -223,7 +241,7 @@ def _run(
         sampler,
         sigmas,
         denoise_mask=None,
-        callback=latent_preview.prepare_callback(model, len(falling) - 1),
+        callback=latent_preview.prepare_callback(guider.model_patcher, len(falling) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=0,
     )

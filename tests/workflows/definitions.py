@@ -1,4 +1,4 @@
-"""The six templates."""
+"""The templates."""
 
 from __future__ import annotations
 
@@ -271,6 +271,68 @@ def sampler_custom_advanced() -> Graph:
     return graph
 
 
+def infedit() -> Graph:
+    graph = Graph("infedit")
+    start = _start(graph, "eps", size="big", colour="red", shape="star", position="left", background="cyan", seed=4)
+    colour = _prompt(
+        graph, start, 1, "Target prompt: another colour", "a big blue star on the left of a cyan background"
+    )
+    shape = _prompt(
+        graph, start, 1, "Target prompt: another shape", "a big red circle on the left of a cyan background"
+    )
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    latents = [
+        graph.add(
+            "InfEdit",
+            2,
+            title,
+            model=start.model[0],
+            source=start.source[0],
+            target=target[0],
+            latent=start.latent[0],
+            negative=negative[0],
+        )
+        for title, target in (("InfEdit: another colour", colour), ("InfEdit: another shape", shape))
+    ]
+    first = _decode(graph, start, 3, "Decode the first", latents[0][0])
+    second = _decode(graph, start, 3, "Decode the second", latents[1][0])
+    _side_by_side(graph, 3, "Source | another colour | another shape", start.picture[0], first[0], second[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Edit, without an inversion", 2)
+    graph.group("Look", 3, 4)
+    return graph
+
+
+def flow_edit() -> Graph:
+    graph = Graph("flow_edit")
+    start = _start(
+        graph, "flow", size="big", colour="yellow", shape="square", position="right", background="purple", seed=5
+    )
+    ground = _prompt(
+        graph, start, 1, "Target prompt: another background", "a big yellow square on the right of a green background"
+    )
+    colour = _prompt(
+        graph, start, 1, "Target prompt: another colour", "a big red square on the right of a purple background"
+    )
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    mask = graph.add("GrowMask", 2, "Grow the mask to cover the edge", mask=start.picture[1], expand=4)
+    shared = {
+        "model": start.model[0],
+        "source": start.source[0],
+        "latent": start.latent[0],
+        "negative": negative[0],
+    }
+    free = graph.add("FlowEdit", 2, "FlowEdit: everywhere", **shared, target=ground[0])
+    inside = graph.add("FlowEdit", 2, "FlowEdit: inside the mask", **shared, target=colour[0], mask=mask[0])
+    first = _decode(graph, start, 3, "Decode the first", free[0])
+    second = _decode(graph, start, 3, "Decode the second", inside[0])
+    _side_by_side(graph, 3, "Source | another background | another colour", start.picture[0], first[0], second[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Edit, without an inversion", 2)
+    graph.group("Look", 3, 4)
+    return graph
+
+
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     invert_and_reconstruct,
     invert_and_edit,
@@ -278,6 +340,8 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     edit_inside_a_mask,
     save_and_load,
     sampler_custom_advanced,
+    infedit,
+    flow_edit,
 )
 
 

@@ -20,6 +20,8 @@ NODES = [
     "SaveInversion",
     "LoadInversion",
     "InversionReport",
+    "InfEdit",
+    "FlowEdit",
     "LoadShapesModel",
     "ShapesPicture",
 ]

@@ -1,0 +1,118 @@
+"""Edits without an inversion: source and target side by side in one run of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...inversion import Field, OnStep, PairedEdit, work_dtype
+from .checks import check_cfg, refuse_skipping
+from .field import Callback, field_of, reporter
+from .guider import PairedGuider
+from .latents import into_model, keep_outside, out_of_model, source_samples
+from .masks import on_latent_grid
+from .parametrisation import model_sampling_of, space_of
+from .runs import drive, extras_of
+from .samplers import ScriptedSampler
+
+Script = Callable[[Field, Field, torch.device, OnStep], torch.Tensor]
+
+
+class PairedSampler(ScriptedSampler[torch.Tensor]):
+    """Runs a function on the two fields of a PairedGuider."""
+
+    def __init__(self, script: Script) -> None:
+        """Set the script.
+
+        Args:
+            script: Called once with (source, target, device, on_step).
+        """
+        self._script = script
+        self.result = None
+
+    def sample(
+        self,
+        guider: Any,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        callback: Callback | None,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor | None = None,
+        denoise_mask: torch.Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> torch.Tensor:
+        """Run the script; called by the host."""
+        dtype = work_dtype(noise.device)
+
+        def field(branch: str) -> Field:
+            options = PairedGuider.options_of(branch, extra_args.get("model_options") or {})
+            arguments = {**extra_args, "model_options": options}
+            return field_of(guider, guider.inner_model.model_sampling, arguments, dtype)
+
+        self.result = self._script(field("source"), field("target"), noise.device, reporter(callback))
+        return torch.zeros_like(noise)
+
+
+def run_paired(
+    model: Any,
+    source: Any,
+    target: Any,
+    negative: Any,
+    latent: dict[str, Any],
+    sigmas: tuple[float, ...],
+    level: int,
+    edit: PairedEdit,
+    seed: int,
+    source_cfg: float = 1.0,
+    target_cfg: float = 1.0,
+    mask: torch.Tensor | None = None,
+    feather: int = 0,
+) -> dict[str, Any]:
+    """Edit a LATENT.
+
+    A noise_mask is not applied, for the reason given at ``run_invert``. It stays in the LATENT.
+
+    Args:
+        model: The MODEL; it is not changed.
+        source: CONDITIONING that describes the source.
+        target: CONDITIONING of the edit.
+        negative: CONDITIONING, needed when a scale is not 1.
+        latent: The LATENT. Its batch_index, if it has one, numbers the rows for the noise.
+        sigmas: Rising levels from 0.
+        level: Level to start from.
+        edit: The method.
+        seed: Seed of the noise.
+        source_cfg: Guidance scale of the source.
+        target_cfg: Guidance scale of the edit.
+        mask: MASK, white where the edit may act; outside it the result equals the source bit for bit.
+        feather: Width in pixels of the mask of a ramp inside its edge.
+
+    Returns:
+        A LATENT.
+
+    Raises:
+        ValueError: If an input does not fit.
+        TypeError: If the latent holds several streams.
+    """
+    refuse_skipping(model)
+    check_cfg(source_cfg, negative, "source_cfg")
+    check_cfg(target_cfg, negative, "target_cfg")
+    edit.check(level)
+    samples = source_samples(model, latent)
+    clean = into_model(model, samples)
+    # A model that mixes noise in another way is refused before it is loaded.
+    space_of(model_sampling_of(model))
+    grid = None if mask is None else on_latent_grid(mask, samples.shape, feather)
+    rows = latent.get("batch_index")
+
+    def script(one: Field, other: Field, device: torch.device, on_step: OnStep) -> torch.Tensor:
+        start = clean.to(work_dtype(device)).to(device)
+        return edit.edit(one, other, start, sigmas, level, seed, grid, rows, on_step).cpu()
+
+    guider = PairedGuider(model, source, target, negative, source_cfg, target_cfg)
+    edited = out_of_model(model, drive(guider, PairedSampler(script), samples, sigmas[level::-1]), samples.dtype)
+    if grid is not None:
+        edited = keep_outside(grid, edited, samples)
+    return {**extras_of(latent), "samples": edited}
