@@ -1,12 +1,14 @@
 """Inversion of a latent into a model's noise, and the way back. Needs torch and safetensors, knows no host."""
 
 from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_level
+from .embeddings import EmbeddingPerStep, with_embeddings
 from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .mask import blend, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
+from .null_text import FitReport, null_text
 from .pairs import Pair, TwoStep, two_step
 from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
@@ -19,10 +21,12 @@ __all__ = [
     "SIGMA_FLOOR",
     "AfterStep",
     "DDIMPredictor",
+    "EmbeddingPerStep",
     "Euler",
     "Evaluation",
     "Field",
     "FireFlow",
+    "FitReport",
     "ImplicitEuler",
     "Inversion",
     "Method",
@@ -52,6 +56,7 @@ __all__ = [
     "load",
     "mix",
     "noise_std",
+    "null_text",
     "own_method",
     "parameter",
     "psnr",
@@ -65,5 +70,6 @@ __all__ = [
     "strength_to_level",
     "two_step",
     "walk",
+    "with_embeddings",
     "work_dtype",
 ]

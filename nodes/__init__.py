@@ -8,6 +8,7 @@ import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
 from .invert import Invert
+from .null_text import NullTextOptimize
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
@@ -22,6 +23,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     Resample,
     RFSolverSample,
     InversionSampler,
+    NullTextOptimize,
     SaveInversion,
     LoadInversion,
     InversionReport,

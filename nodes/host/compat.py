@@ -53,3 +53,12 @@ def host_version() -> str:
     except ImportError:
         return "unknown"
     return str(__version__)
+
+
+def show_progress_text(node_id: str | None, text: str) -> None:
+    """Show a line of text below a running node, where there is a front end."""
+    from server import PromptServer
+
+    instance = getattr(PromptServer, "instance", None)
+    if node_id is not None and instance is not None:
+        instance.send_progress_text(text, node_id)
