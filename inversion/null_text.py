@@ -285,9 +285,7 @@ def _better(best: _Best | None, step: Step, embedding: Tensor, rows: Tensor) -> 
     if best is None:
         return now
     ahead = now[3] < best[3]
-    x, denoised, kept, loss = (
-        torch.where(_beside(ahead, new), new, old) for new, old in zip(now, best, strict=True)
-    )
+    x, denoised, kept, loss = (torch.where(_beside(ahead, new), new, old) for new, old in zip(now, best, strict=True))
     return x, denoised, kept, loss
 
 

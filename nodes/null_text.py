@@ -32,7 +32,7 @@ class NullTextOptimize(io.ComfyNode):
                 declare(
                     InversionType.Input,
                     "inversion",
-                    tooltip="From Invert at cfg 1 with keep_path set, or an unfinished one of this node, to go on with.",
+                    tooltip="From Invert at cfg 1 with keep_path set, or an unfinished one to go on with.",
                 ),
                 declare(
                     io.Conditioning.Input,
@@ -146,7 +146,9 @@ class NullTextOptimize(io.ComfyNode):
             reports.append(_Line(report))
             show_progress_text(node_id, f"step {report.index + 1} of {report.total}, {reports[-1].losses}")
 
-        bundle = run_null_text(model, inversion.with_conditioning(source, None), negative, settings, save_unfinished, told)
+        bundle = run_null_text(
+            model, inversion.with_conditioning(source, None), negative, settings, save_unfinished, told
+        )
         text = _describe(bundle, settings, reports)
         plot: torch.Tensor = loss_plot([line.sigma for line in reports], *_columns(reports))
         return io.NodeOutput(bundle, plot, text, ui=ui.PreviewText(text))

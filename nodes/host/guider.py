@@ -49,7 +49,6 @@ class SteadyGuider(comfy.samplers.CFGGuider):
         options.setdefault(_EVALUATE, _one_by_one)
         return super().predict_noise(x, timestep, options, seed)
 
-
     def predict_branch(
         self, branch: str, x: torch.Tensor, timestep: torch.Tensor, model_options: dict[str, Any]
     ) -> torch.Tensor:
@@ -57,9 +56,7 @@ class SteadyGuider(comfy.samplers.CFGGuider):
 
         Only during a run, as predict_noise.
         """
-        (answer,) = comfy.samplers.calc_cond_batch(
-            self.inner_model, [self.conds[branch]], x, timestep, model_options
-        )
+        (answer,) = comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[branch]], x, timestep, model_options)
         return answer
 
 

@@ -57,8 +57,8 @@ def _single(conds: Any) -> dict[str, Any]:
     entry = conds[0]
     if len(conds) > 1 or any(entry.get(part) is not None for part in ("hooks", "area", "mask")):
         raise ValueError(
-            f"negative must be one prompt for the whole picture, without area, mask and hooks, got {len(conds)} of another kind; "
-            "connect a single CLIPTextEncode."
+            f"negative must be one prompt for the whole picture, without area, mask and hooks, got {len(conds)} "
+            "of another kind; connect a single CLIPTextEncode."
         )
     return dict(entry)
 

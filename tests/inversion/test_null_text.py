@@ -69,7 +69,7 @@ class Prompts:
         return null_text(record, self.source(), self.unconditional(), self.null, CFG, **settings)
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Raised by listeners that interrupt."""
 
 
@@ -84,7 +84,9 @@ def test_guided_reconstruction_comes_much_nearer(space):
     error = relative_error(replay(fitted, prompts.guided()), record.x0)
     assert error < without / 2.5, (error, without)
     assert len(reports) == len(fitted.embeddings) == 50
-    assert all(after <= before for report in reports for after, before in zip(report.loss, report.first_loss))
+    assert all(
+        after <= before for report in reports for after, before in zip(report.loss, report.first_loss, strict=True)
+    )
     assert sum(report.loss[0] < report.first_loss[0] for report in reports) > 25
     assert torch.equal(replay(fitted, prompts.guided()), replay(fitted, prompts.guided()))
 
@@ -114,7 +116,9 @@ def test_no_step_ends_worse_than_it_starts(rate):
     """Even under a rate at which Adam overshoots."""
     reports = []
     Prompts("ve").fit(Prompts("ve").record(2), learning_rate=rate, stop=0.0, stop_growth=0.0, on_step=reports.append)
-    assert all(after <= before for report in reports for after, before in zip(report.loss, report.first_loss))
+    assert all(
+        after <= before for report in reports for after, before in zip(report.loss, report.first_loss, strict=True)
+    )
 
 
 def test_updates_are_those_of_torch_adam():
@@ -191,9 +195,9 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path):
     def stop(report):
         seen.append(report)
         if report.index == 7:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         prompts.fit(record, on_step=stop)
     partial = with_embeddings(record, seen[-1].embeddings, CFG)
     assert len(partial.embeddings) == 8
