@@ -283,6 +283,7 @@ def null_text() -> Graph:
         model=start.model[0],
         source=start.source[0],
         latent=start.latent[0],
+        steps=12,
         method="ddim",
         keep_path=True,
     )
