@@ -125,7 +125,8 @@ def test_updates_are_those_of_torch_adam():
     """One step against torch.optim.Adam and the formula of the loss written out."""
     prompts = Prompts("ve")
     record = prompts.record()
-    fitted = prompts.fit(record, inner_steps=5, stop=0.0, stop_growth=0.0)
+    reports = []
+    fitted = prompts.fit(record, inner_steps=5, stop=0.0, stop_growth=0.0, on_step=reports.append)
     sigma, sigma_next = record.falling[0], record.falling[1]
     embedding = prompts.null.clone().requires_grad_(True)
     adam = torch.optim.Adam([embedding], lr=1e-2)
@@ -140,7 +141,9 @@ def test_updates_are_those_of_torch_adam():
         adam.zero_grad()
         loss.backward()
         adam.step()
-    _, best = min(tried, key=lambda entry: entry[0])
+    loss, best = min(tried, key=lambda entry: entry[0])
+    assert reports[0].first_loss[0] == pytest.approx(tried[0][0], rel=1e-6)
+    assert reports[0].loss[0] == pytest.approx(loss, rel=1e-4)
     torch.testing.assert_close(fitted.embeddings[0], best, rtol=1e-4, atol=1e-6)
     assert not torch.equal(best, prompts.null)
 
@@ -155,6 +158,21 @@ def test_the_threshold_grows_by_step():
     reports = []
     Prompts("ve").fit(stop=0.0, stop_growth=1e9, on_step=reports.append)
     assert [report.inner_steps for report in reports] == [10] + [1] * (STEPS - 1)
+
+
+def test_the_rate_falls_by_a_hundredth_and_no_further_than_half():
+    """Adam's first update moves every number by the rate."""
+    prompts = Prompts("ve")
+    record = invert(prompts.source(), prompts.mixture.sample(1), full_grid("ve", 60), 60, "euler", keep_path=True)
+    found = prompts.fit(record, inner_steps=1, learning_rate=1e-3, stop=0.0, stop_growth=0.0).embeddings
+    moved = {
+        index: float((now - before).abs().max())
+        for index, (before, now) in enumerate(zip((prompts.null, *found), found, strict=False))
+        if not torch.equal(before, now)
+    }
+    assert len(moved) > 40 and max(moved) > 52
+    for index, distance in moved.items():
+        assert distance == pytest.approx(1e-3 * max(1.0 - index / 100, 0.5), rel=1e-2), index
 
 
 def test_embeddings_are_carried_over():
@@ -179,9 +197,13 @@ def test_rows_are_fitted_each_for_itself():
 
         return replace(both, x0=cut(both.x0), x=cut(both.x), path=tuple(cut(x) for x in both.path))
 
-    together = prompts.fit(both).embeddings
+    starts = []
+    prompts.fit(both, inner_steps=0, on_step=starts.append)
+    # One row has met this after its first update, the other goes on.
+    stop = sum(starts[0].first_loss) / 2
+    together = prompts.fit(both, stop=stop, stop_growth=0.0).embeddings
     for index in range(2):
-        alone = prompts.fit(row(index)).embeddings
+        alone = prompts.fit(row(index), stop=stop, stop_growth=0.0).embeddings
         for ours, theirs in zip(together, alone, strict=True):
             torch.testing.assert_close(ours[index : index + 1], theirs, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(together[-1][0], together[-1][1], atol=1e-3)
