@@ -45,6 +45,7 @@ class _Gradient(comfy.samplers.Sampler):
             guider.conds = {name: gradients.deinference(cond) for name, cond in conds.items()}
             _, unconditional = fit.branches(guider, extra_args, torch.float64)
             start = negative.unconditional_embedding(guider).float()
+            own = guider.conds["negative"]
             leaf = start.clone().requires_grad_(True)
             x = self.x.clone()
             weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -61,6 +62,7 @@ class _Gradient(comfy.samplers.Sampler):
                     (float(loss(start + h * direction)) - float(loss(start - h * direction))) / (2.0 * h)
                     for h in (0.03, 0.1, 0.3)
                 ]
+            assert guider.conds["negative"] is own, "the guider's own negative was not put back"
             guider.conds = conds
         after = list(guider.inner_model.parameters())
         assert all(a is b for a, b in zip(before, after, strict=True)), "weights were not put back"
