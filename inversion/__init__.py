@@ -1,6 +1,7 @@
 """Inversion of a latent into a model's noise, and the way back. Needs torch and safetensors, knows no host."""
 
 from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_level
+from .embeddings import EmbeddingPerStep, with_embeddings
 from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
@@ -9,6 +10,7 @@ from .infedit import InfEdit
 from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
+from .null_text import FitReport, null_text
 from .paired import Noises, PairedEdit
 from .pairs import Pair, TwoStep, two_step
 from .record import Inversion, check_level, check_sigmas
@@ -22,10 +24,12 @@ __all__ = [
     "SIGMA_FLOOR",
     "AfterStep",
     "DDIMPredictor",
+    "EmbeddingPerStep",
     "Euler",
     "Evaluation",
     "Field",
     "FireFlow",
+    "FitReport",
     "FlowEdit",
     "ImplicitEuler",
     "InfEdit",
@@ -60,6 +64,7 @@ __all__ = [
     "load",
     "mix",
     "noise_std",
+    "null_text",
     "own_method",
     "parameter",
     "psnr",
@@ -73,5 +78,6 @@ __all__ = [
     "strength_to_level",
     "two_step",
     "walk",
+    "with_embeddings",
     "work_dtype",
 ]

@@ -208,10 +208,15 @@ def adopt(inversion: Inversion, method: Method | str) -> Inversion:
         A record that names the other method.
 
     Raises:
-        MisfitError: If either method needs more than x_k.
+        MisfitError: If either method needs more than x_k, or embeddings were fitted to the record's own.
     """
     scheme = get_method(method) if isinstance(method, str) else method
     own = own_method(inversion)
+    if inversion.embeddings:
+        raise MisfitError(
+            f"A record with fitted embeddings must be replayed by its own method {own.name}, got {scheme.name}; "
+            "leave the method as it is."
+        )
     for candidate in (own, scheme):
         if not isinstance(candidate, SingleState):
             raise MisfitError(

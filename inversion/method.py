@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .embeddings import EmbeddingPerStep
 from .field import Field
 from .record import Inversion, Scalar, keep
 from .steps import Stepper
@@ -249,9 +250,12 @@ class SingleState(Method):
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Walk down; see Method.replay."""
+        """Walk down, with the record's embeddings where it has any; see Method.replay."""
         field = source if target is None else target
-        return walk(field, inversion.x.to(device), inversion.falling, self.down(), on_step, after_step)
+        stepper: Stepper = self.down()
+        if inversion.embeddings:
+            stepper = EmbeddingPerStep(stepper, inversion.embeddings, device)
+        return walk(field, inversion.x.to(device), inversion.falling, stepper, on_step, after_step)
 
 
 def _check_value(method: str, setting: Parameter, value: Any) -> None:

@@ -31,7 +31,7 @@ class Inversion:
         mate: Second state of pair methods, shape of x0.
         path: States x*_0 .. x*_k, where a method or a mask needs them.
         residuals: What each step of the source missed, one per step, for methods that store it.
-        embeddings: Unconditional embeddings, one per step, for methods that fit them.
+        embeddings: Unconditional embeddings of the steps down, noisy end first, where they were fitted.
         seed: Seed of the noise that a method drew.
         method: Name of the method.
         params: Its parameters.

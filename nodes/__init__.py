@@ -10,6 +10,7 @@ from comfy_api.latest import ComfyExtension, io
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
+from .null_text import NullTextOptimize
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
@@ -24,6 +25,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     Resample,
     RFSolverSample,
     InversionSampler,
+    NullTextOptimize,
     SaveInversion,
     LoadInversion,
     InversionReport,

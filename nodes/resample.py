@@ -30,7 +30,7 @@ class Resample(io.ComfyNode):
             search_aliases=["edit", "reconstruct", "resampler", "inversion edit"],
             inputs=[
                 declare(io.Model.Input, "model", tooltip="The model that made the inversion. It is not changed."),
-                declare(InversionType.Input, "inversion", tooltip="From Invert or LoadInversion."),
+                declare(InversionType.Input, "inversion", tooltip="From Invert, NullTextOptimize or LoadInversion."),
                 declare(
                     io.Float.Input,
                     "cfg",
@@ -52,7 +52,7 @@ class Resample(io.ComfyNode):
                     io.Conditioning.Input,
                     "negative",
                     optional=True,
-                    tooltip="Negative prompt of the edit. Needed when cfg is not 1.",
+                    tooltip="Negative prompt of the edit. Needed when cfg is not 1, left out after NullTextOptimize.",
                 ),
                 declare(
                     io.Mask.Input,

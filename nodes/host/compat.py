@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,3 +54,11 @@ def host_version() -> str:
     except ImportError:
         return "unknown"
     return str(__version__)
+
+
+def show_progress_text(node_id: str | None, text: str) -> None:
+    """Show a line of text below a running node, where there is a front end."""
+    # A process without the host's server, such as a script, has no such module and no front end.
+    instance = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if node_id is not None and instance is not None:
+        instance.send_progress_text(text, node_id)

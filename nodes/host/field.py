@@ -9,6 +9,7 @@ import comfy.model_management
 import torch
 
 from ...inversion import Field, StepReport
+from .negative import exchanged
 from .parametrisation import sigma_floor, space_of
 
 Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
@@ -19,6 +20,7 @@ def field_of(
     model_sampling: Any,
     extra_args: dict[str, Any],
     dtype: torch.dtype,
+    guider: Any = None,
 ) -> Field:
     """Wrap the model function of a sampler's run.
 
@@ -29,6 +31,7 @@ def field_of(
         model_sampling: The model_sampling object of the loaded model.
         extra_args: The host's extra arguments of this run.
         dtype: Precision of the states.
+        guider: The guider of the run, where its negative's embedding may be exchanged for methods that fit one.
 
     Returns:
         The field, in the model's space.
@@ -43,7 +46,16 @@ def field_of(
         rows = torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)
         return model(x, rows, **extra_args)
 
-    return Field(denoise, space, sigma_floor(model_sampling, space, dtype))
+    def rebind(embedding: torch.Tensor) -> Callable[[torch.Tensor, float], torch.Tensor]:
+        def denoise_under(x: torch.Tensor, sigma: float) -> torch.Tensor:
+            with exchanged(guider, embedding):
+                return denoise(x, sigma)
+
+        # At cfg 1 the host leaves the negative out, and its embedding acts on nothing.
+        return denoise if getattr(guider, "cfg", None) == 1.0 else denoise_under
+
+    floor = sigma_floor(model_sampling, space, dtype)
+    return Field(denoise, space, floor, None if guider is None else rebind)
 
 
 def refusing_field(like: Field, reason: str) -> Field:

@@ -112,6 +112,16 @@ def _steady(model_options: dict[str, Any] | None) -> dict[str, Any]:
     options.setdefault(_EVALUATE, _one_by_one)
     return options
 
+    def predict_branch(
+        self, branch: str, x: torch.Tensor, timestep: torch.Tensor, model_options: dict[str, Any]
+    ) -> torch.Tensor:
+        """Return the unguided denoised for x under one branch, "positive" or "negative".
+
+        Only during a run, as predict_noise.
+        """
+        (answer,) = comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[branch]], x, timestep, model_options)
+        return answer
+
 
 def _one_by_one(args: dict[str, Any]) -> list[torch.Tensor]:
     outputs: list[torch.Tensor] = []

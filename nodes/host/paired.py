@@ -112,7 +112,10 @@ def run_paired(
         return edit.edit(one, other, start, sigmas, level, seed, grid, rows, on_step).cpu()
 
     guider = PairedGuider(model, source, target, negative, source_cfg, target_cfg)
-    edited = out_of_model(model, drive(guider, PairedSampler(script), samples, sigmas[level::-1]), samples.dtype)
+    sampler = PairedSampler(script)
+    drive(guider, sampler, samples, sigmas[level::-1])
+    assert sampler.result is not None
+    edited = out_of_model(model, sampler.result, samples.dtype)
     if grid is not None:
         edited = keep_outside(grid, edited, samples)
     return {**extras_of(latent), "samples": edited}

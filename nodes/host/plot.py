@@ -36,6 +36,45 @@ def report_plot(sigmas: Sequence[float], errors: Sequence[float], noise: torch.T
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
 
 
+def loss_plot(sigmas: Sequence[float], before: Sequence[float], after: Sequence[float]) -> torch.Tensor:
+    """Draw the loss of every step of a fit, before and after it.
+
+    Args:
+        sigmas: Level that each step leaves, in walking order.
+        before: Loss at the start of each step.
+        after: Loss at its end.
+
+    Returns:
+        IMAGE of the host, shape (1, H, W, 3), values in [0, 1].
+    """
+    canvas = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    x0, y0, x1, y1 = _frame(draw, 0, "loss of every step: before the fit (light), after it (dark)")
+    shown = [loss for loss in (*before, *after) if loss > 0.0 and math.isfinite(loss)]
+    low = math.floor(math.log10(min(shown))) if shown else 0
+    high = max(math.ceil(math.log10(max(shown))), low + 1) if shown else 1
+    for power in range(low, high + 1):
+        y = y1 - (power - low) / (high - low) * (y1 - y0)
+        draw.line((x0, y, x1, y), fill=_GRID)
+        draw.text((x0 - 6, y), f"1e{power}", fill=_INK, anchor="rm")
+    width = (x1 - x0) / max(1, len(sigmas))
+    for losses, colour in ((before, _FILL), (after, _LINE)):
+        points = [
+            (x0 + (index + 0.5) * width, y1 - (math.log10(loss) - low) / (high - low) * (y1 - y0))
+            for index, loss in enumerate(losses)
+            if loss > 0.0 and math.isfinite(loss)
+        ]
+        if len(points) > 1:
+            draw.line(points, fill=colour, width=2)
+        for x, y in points:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+    draw.rectangle((x0, y0, x1, y1), outline=_INK)
+    if sigmas:
+        draw.text((x0, y1 + 8), f"sigma {sigmas[0]:.4g}", fill=_INK)
+        draw.text((x1, y1 + 8), f"sigma {sigmas[-1]:.4g}", fill=_INK, anchor="ra")
+    return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
+
+
 def _frame(draw: ImageDraw.ImageDraw, left: int, title: str) -> tuple[int, int, int, int]:
     box = (left + _MARGIN, _MARGIN, left + _WIDTH - 16, _HEIGHT - _MARGIN)
     draw.rectangle(box, outline=_INK)

@@ -87,7 +87,7 @@ def run_invert(
     level = strength_to_level(strength, len(sigmas) - 1)
     fingerprints = {
         "model": fingerprint_model(model),
-        "source": _fingerprint_source(source, negative, cfg),
+        "source": fingerprint_source(source, negative, cfg),
     }
     meta = {
         "cfg": float(cfg),
@@ -150,7 +150,17 @@ def run_replay(
                 f"negative must be connected to reconstruct a loaded inversion that was made at cfg {cfg:g}, "
                 "got nothing; connect the negative that it was inverted with."
             )
-        _warn_of_other_source(record, target, negative, cfg)
+        warn_of_other_source(record, target, negative, cfg)
+    elif record.embeddings:
+        # The embeddings stand in the place of this negative's text; what else it holds is part of the fit.
+        negative = negative if bundle.negative is None else bundle.negative
+        if cfg != bundle.cfg:
+            _logger.warning(
+                "Retrace: cfg is %g, but the embeddings of this inversion were fitted for %g; "
+                "what is not edited comes back best at that.",
+                cfg,
+                bundle.cfg,
+            )
     check_cfg(cfg, negative)
     source = source_of(model, bundle)
     grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
@@ -193,14 +203,16 @@ def check_model_fits(model: Any, record: Inversion) -> None:
     check_fit(record, probe, fingerprints={"model": fingerprint_model(model)})
 
 
-def _fingerprint_source(source: Any, negative: Any, cfg: float) -> str:
+def fingerprint_source(source: Any, negative: Any, cfg: float) -> str:
+    """Return the fingerprint of all conditioning that a record is reconstructed under."""
     # At cfg 1 the host leaves the negative out.
     return fingerprint_conditioning([source, cfg, negative if cfg != 1.0 else None])
 
 
-def _warn_of_other_source(record: Inversion, source: Any, negative: Any, cfg: float) -> None:
+def warn_of_other_source(record: Inversion, source: Any, negative: Any, cfg: float) -> None:
+    """Say so where the conditioning at hand is not the one that a record was made with."""
     # A text encoder in another precision gives other bits for the same prompt, so this is no refusal.
-    if record.fingerprints.get("source") not in (None, _fingerprint_source(source, negative, cfg)):
+    if record.fingerprints.get("source") not in (None, fingerprint_source(source, negative, cfg)):
         _logger.warning(
             "Retrace: source conditioning differs from the one that this inversion was made with; "
             "the reconstruction is as near as the two are."
@@ -216,21 +228,20 @@ def _run(
     falling: tuple[float, ...],
     script: Callable[[Field, torch.device, Any], Result],
 ) -> Result:
-    guider = SteadyGuider(model, positive, negative if cfg != 1.0 else None, cfg)
-    return drive(guider, ScriptedSampler(script), samples, falling)
+    sampler: ScriptedSampler[Result] = ScriptedSampler(script)
+    drive(SteadyGuider(model, positive, negative if cfg != 1.0 else None, cfg), sampler, samples, falling)
+    assert sampler.result is not None
+    return sampler.result
 
 
-def drive(guider: Any, sampler: ScriptedSampler[Result], samples: torch.Tensor, falling: tuple[float, ...]) -> Result:
-    """Run a script under a guider, with the host's progress bar, preview and interrupt.
+def drive(guider: Any, sampler: Any, samples: torch.Tensor, falling: tuple[float, ...]) -> None:
+    """Run a SAMPLER of the pack under a guider of the pack, with the host's progress bar, preview and interrupt.
 
     Args:
-        guider: A guider of the pack.
-        sampler: The script.
-        samples: Samples of a LATENT in the model's channels.
+        guider: The guider; its model is not changed.
+        sampler: What is run; its results leave by itself.
+        samples: Samples of a LATENT in the model's channels, for shape and device.
         falling: Levels of the run.
-
-    Returns:
-        What the script returned.
     """
     # The host shows the levels of a run to the network and to patches. They fall in both directions, so that both
     # ask the same field.
@@ -245,5 +256,3 @@ def drive(guider: Any, sampler: ScriptedSampler[Result], samples: torch.Tensor, 
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=0,
     )
-    assert sampler.result is not None
-    return sampler.result

@@ -58,7 +58,7 @@ class ScriptedSampler(comfy.samplers.Sampler, Generic[Result]):
     ) -> torch.Tensor:
         """Run the script; called by the host."""
         model_sampling = guider.inner_model.model_sampling
-        field = field_of(guider, model_sampling, extra_args, work_dtype(noise.device))
+        field = field_of(guider, model_sampling, extra_args, work_dtype(noise.device), guider)
         self.result = self._run(field, noise.device, reporter(callback))
         return torch.zeros_like(noise)
 
@@ -152,6 +152,11 @@ class ResumeSampler(comfy.samplers.Sampler):
         levels = [float(value) for value in sigmas.detach().cpu()]
         self._check_start(levels)
         dtype = work_dtype(noise.device)
+        if record.embeddings and self._stock is not None:
+            raise ValueError(
+                f"sampler_name must be that of the inversion for one with fitted embeddings, got {self._stock}; "
+                "choose the first entry of the list."
+            )
         model_sampling = guider.inner_model.model_sampling
         model, arguments = guider, extra_args
         state = record.x.to(dtype).to(noise.device)
@@ -159,7 +164,7 @@ class ResumeSampler(comfy.samplers.Sampler):
             clean = record.x0.to(dtype).to(noise.device) if latent_image is None else latent_image
             implied = implied_noise(state, clean.to(dtype), record.sigma, record.space).to(noise.dtype)
             model, arguments = _inside_mask(guider, sigmas, clean, implied, denoise_mask, extra_args)
-        field = field_of(model, model_sampling, arguments, dtype)
+        field = field_of(model, model_sampling, arguments, dtype, guider)
         check_fit(record, field, fingerprints={"model": fingerprint_model(guider.model_patcher)})
         if self._stock is None:
             x = self._own(field, levels, state, noise.device, callback)
@@ -191,7 +196,7 @@ class ResumeSampler(comfy.samplers.Sampler):
             fitted = on_device_precision(record, state.dtype)
             return replay(fitted, field, field, on_step=reporter(callback), device=device)
         method = own_method(record)
-        if not isinstance(method, SingleState):
+        if not isinstance(method, SingleState) or record.embeddings:
             raise ValueError(
                 f"sigmas must be the record's own for method {method.name}, got another grid; "
                 "connect the SIGMAS output of Invert."

@@ -333,6 +333,61 @@ def flow_edit() -> Graph:
     return graph
 
 
+def null_text() -> Graph:
+    graph = Graph("null_text")
+    start = _start(graph, "eps", size="big", colour="red", shape="circle", position="left", background="blue", seed=3)
+    target = _prompt(graph, start, 1, "Target prompt", "a big green circle on the left of a blue background")
+    empty = _prompt(graph, start, 1, "Empty prompt", "")
+    inversion = graph.add(
+        "Invert",
+        2,
+        "Invert: cfg 1, with its path",
+        model=start.model[0],
+        source=start.source[0],
+        latent=start.latent[0],
+        steps=12,
+        method="ddim",
+        keep_path=True,
+    )
+    fitted = graph.add("NullTextOptimize", 3, model=start.model[0], inversion=inversion[0], negative=empty[0])
+    without = graph.add(
+        "Resample",
+        4,
+        "Source prompt at cfg 7.5, not fitted",
+        model=start.model[0],
+        inversion=inversion[0],
+        cfg=7.5,
+        positive=start.source[0],
+        negative=empty[0],
+    )
+    back = graph.add(
+        "Resample", 4, "Source prompt at cfg 7.5, fitted", model=start.model[0], inversion=fitted[0], cfg=7.5
+    )
+    edit = graph.add(
+        "Resample",
+        4,
+        "Target prompt at cfg 7.5, fitted",
+        model=start.model[0],
+        inversion=fitted[0],
+        cfg=7.5,
+        positive=target[0],
+    )
+    decoded = [
+        _decode(graph, start, 5, f"Decode {what}", latent[0])
+        for what, latent in (("without", without), ("with", back), ("the edit", edit))
+    ]
+    graph.add("PreviewImage", 6, "Loss of every step", images=fitted[1])
+    _side_by_side(
+        graph, 5, "Source | not fitted | fitted | edit", start.picture[0], *(picture[0] for picture in decoded)
+    )
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise", 2)
+    graph.group("Fit", 3)
+    graph.group("And back, three times", 4)
+    graph.group("Look", 5, 6)
+    return graph
+
+
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     invert_and_reconstruct,
     invert_and_edit,
@@ -342,6 +397,7 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     sampler_custom_advanced,
     infedit,
     flow_edit,
+    null_text,
 )
 
 

@@ -17,6 +17,7 @@ NODES = [
     "Resample",
     "RFSolverSample",
     "InversionSampler",
+    "NullTextOptimize",
     "SaveInversion",
     "LoadInversion",
     "InversionReport",

@@ -127,7 +127,7 @@ def test_runs_again_to_the_same_bits(server, first, name):
 
 @pytest.mark.host
 def test_runs_in_a_fresh_process_to_the_same_bits(server, first):
-    # One of each model and of each way of sampling; a start of the host and six templates would take a minute more.
+    # One of each model and of each way of sampling; a start of the host and all templates would take a minute more.
     names = ("edit_inside_a_mask", "flow_rf_solver_edit", "sampler_custom_advanced")
     before = {name: first(name) for name in names}
     server.restart()

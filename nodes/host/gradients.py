@@ -1,0 +1,116 @@
+"""Gradients through the host's networks, although the host runs every node and loads every weight in inference mode.
+
+A tensor that was made in inference mode can never be saved for a backward pass, so weights, buffers and conditioning
+are replaced for the duration by ordinary tensors: weights on the same storage, conditioning by copies. Within the
+context nothing may load, unload or patch weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.ldm.modules.attention as attention
+import comfy.model_management
+import torch
+
+# Attention kernels that have no backward pass.
+_FORWARD_ONLY = ("attention_sage", "attention_flash", "attention3_sage")
+_OVERRIDE = "optimized_attention_override"
+
+
+@contextlib.contextmanager
+def differentiable(network: torch.nn.Module) -> Iterator[None]:
+    """Let gradients flow through a loaded network to its inputs, none to its weights; all is as before afterwards.
+
+    Args:
+        network: The loaded model (the inner_model of a guider).
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        # Some networks add residuals in place to what attention has saved for its backward.
+        torch.autograd.graph.allow_mutation_on_saved_tensors(),
+        normal_weights(network),
+        _host_training_switch(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def normal_weights(network: torch.nn.Module) -> Iterator[None]:
+    """Replace every inference tensor of a network by an ordinary one on the same storage, and freeze the others."""
+    replaced: list[tuple[dict[str, Any], str, torch.Tensor, torch.Tensor]] = []
+    frozen: list[torch.Tensor] = []
+    try:
+        for module in network.modules():
+            for group, trainable in ((module._parameters, True), (module._buffers, False)):
+                for name, tensor in list(group.items()):
+                    if tensor is None:
+                        continue
+                    if tensor.is_inference():
+                        twin = _same_storage(tensor)
+                        group[name] = torch.nn.Parameter(twin, requires_grad=False) if trainable else twin
+                        replaced.append((group, name, tensor, group[name]))
+                    elif tensor.requires_grad and tensor.is_leaf:
+                        tensor.requires_grad_(False)
+                        frozen.append(tensor)
+        yield
+    finally:
+        for group, name, before, twin in replaced:
+            # What somebody else has put there meanwhile stays.
+            if group.get(name) is twin:
+                group[name] = before
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+
+
+def deinference(value: Any) -> Any:
+    """Copy the inference tensors in a conditioning as the guider holds it; everything else is handed through."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, dict):
+        return {key: deinference(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(deinference(item) for item in value)
+    if hasattr(value, "cond") and hasattr(value, "_copy_with"):
+        return value._copy_with(deinference(value.cond))
+    return value
+
+
+def with_backward(model_options: dict[str, Any]) -> dict[str, Any]:
+    """Return model options under which attention has a backward pass; the user's own override is asked first."""
+    options = dict(model_options)
+    patches = dict(options.get("transformer_options", {}))
+    before = patches.get(_OVERRIDE)
+
+    def kernel(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(function, "__name__", "") in _FORWARD_ONLY:
+            kwargs.pop("_inside_attn_wrapper", None)
+            function = attention.attention_pytorch
+        return function(*args, **kwargs) if before is None else before(function, *args, **kwargs)
+
+    patches[_OVERRIDE] = kernel
+    options["transformer_options"] = patches
+    return options
+
+
+@contextlib.contextmanager
+def _host_training_switch() -> Iterator[None]:
+    """Set the host's own switch (from 0.14 on) by which its custom kernels give way to differentiable ones."""
+    management: Any = comfy.model_management
+    before = getattr(management, "in_training", None)
+    if before is None:
+        yield
+        return
+    management.in_training = True
+    try:
+        yield
+    finally:
+        management.in_training = before
+
+
+def _same_storage(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return empty.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())

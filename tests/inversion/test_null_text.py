@@ -1,0 +1,332 @@
+"""Null-text optimisation against the exact denoiser: what the paper claims, and what a fit must never do."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from retrace.inversion import (
+    Field,
+    MisfitError,
+    adopt,
+    blend,
+    invert,
+    load,
+    null_text,
+    relative_error,
+    replay,
+    save,
+    with_embeddings,
+)
+from retrace_tests.inversion.problems import Mixture, full_grid
+
+CFG = 7.5
+STEPS = 20
+
+
+class Prompts:
+    """A mixture whose unconditional embedding has rows, (B, 1, WIDTH), as a host's has."""
+
+    def __init__(self, space, prompt="source"):
+        self.mixture = Mixture(space)
+        self.space, self.prompt = space, prompt
+
+    @property
+    def null(self):
+        return self.mixture.embeddings["null"].float()[None, None]
+
+    def _under(self, embedding):
+        def denoise(x, sigma):
+            rows = embedding.double().expand(len(x), 1, -1)
+            parts = [self.mixture.denoise(x[i : i + 1], sigma, rows[i, 0]) for i in range(len(x))]
+            return torch.cat(parts)
+
+        return denoise
+
+    def source(self):
+        return self.mixture.field(self.prompt)
+
+    def unconditional(self):
+        return Field(self._under(self.null), self.space, rebind=self._under)
+
+    def guided(self, cfg=CFG):
+        def rebind(embedding):
+            def denoise(x, sigma):
+                conditional = self.mixture.denoise(x, sigma, self.mixture.embeddings[self.prompt])
+                unguided = self._under(embedding)(x, sigma)
+                return unguided + cfg * (conditional - unguided)
+
+            return denoise
+
+        return Field(rebind(self.null), self.space, rebind=rebind)
+
+    def record(self, batch=1, method="ddim", level=STEPS):
+        grid = full_grid(self.space, STEPS)
+        return invert(self.source(), self.mixture.sample(batch), grid, level, method, keep_path=True)
+
+    def fit(self, record=None, **settings):
+        record = self.record() if record is None else record
+        return null_text(record, self.source(), self.unconditional(), self.null, CFG, **settings)
+
+
+class StopError(Exception):
+    """Raised by listeners that interrupt."""
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_guided_reconstruction_comes_much_nearer(space):
+    prompts = Prompts(space)
+    reports = []
+    record = invert(prompts.source(), prompts.mixture.sample(1), full_grid(space, 50), 50, "euler", keep_path=True)
+    # The mixture's embedding has 16 numbers where a text encoder's has 60 thousand, so it moves further.
+    fitted = prompts.fit(record, learning_rate=0.1, stop=0.0, stop_growth=0.0, on_step=reports.append)
+    without = relative_error(replay(record, prompts.guided()), record.x0)
+    error = relative_error(replay(fitted, prompts.guided()), record.x0)
+    assert error < without / 2.5, (error, without)
+    assert len(reports) == len(fitted.embeddings) == 50
+    assert all(
+        after <= before for report in reports for after, before in zip(report.loss, report.first_loss, strict=True)
+    )
+    assert sum(report.loss[0] < report.first_loss[0] for report in reports) > 25
+    assert torch.equal(replay(fitted, prompts.guided()), replay(fitted, prompts.guided()))
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_replay_takes_the_states_that_the_fit_reached(space):
+    prompts, states = Prompts(space), []
+    fitted = prompts.fit(on_step=lambda report: states.append(report.x.clone()))
+    walked = []
+    replay(fitted, prompts.guided(), on_step=lambda report: walked.append(report.x))
+    for ours, theirs in zip(states, walked, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_settings_of_the_published_code_help():
+    prompts, reports = Prompts("ve"), []
+    record = prompts.record()
+    fitted = prompts.fit(record, on_step=reports.append)
+    guided = prompts.guided
+    assert relative_error(replay(fitted, guided()), record.x0) < relative_error(replay(record, guided()), record.x0)
+    assert all(1 <= report.inner_steps <= 10 for report in reports)
+    assert all(report.loss[0] <= report.first_loss[0] for report in reports)
+
+
+@pytest.mark.parametrize("rate", [1e-2, 3.0])
+def test_no_step_ends_worse_than_it_starts(rate):
+    """Even under a rate at which Adam overshoots."""
+    reports = []
+    Prompts("ve").fit(Prompts("ve").record(2), learning_rate=rate, stop=0.0, stop_growth=0.0, on_step=reports.append)
+    assert all(
+        after <= before for report in reports for after, before in zip(report.loss, report.first_loss, strict=True)
+    )
+
+
+def test_updates_are_those_of_torch_adam():
+    """One step against torch.optim.Adam and the formula of the loss written out."""
+    prompts = Prompts("ve")
+    record = prompts.record()
+    reports = []
+    fitted = prompts.fit(record, inner_steps=5, stop=0.0, stop_growth=0.0, on_step=reports.append)
+    sigma, sigma_next = record.falling[0], record.falling[1]
+    embedding = prompts.null.clone().requires_grad_(True)
+    adam = torch.optim.Adam([embedding], lr=1e-2)
+    conditional = prompts.source()(record.x, sigma)
+    tried = []
+    for _ in range(6):
+        answer = prompts.unconditional().with_embedding(embedding)(record.x, sigma)
+        denoised = answer + CFG * (conditional - answer)
+        x = record.x + (sigma_next - sigma) * (record.x - denoised) / sigma
+        loss = (x - record.path[-2]).square().mean() / (1.0 + sigma_next**2)
+        tried.append((loss.item(), embedding.detach().clone()))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    loss, best = min(tried, key=lambda entry: entry[0])
+    assert reports[0].first_loss[0] == pytest.approx(tried[0][0], rel=1e-6)
+    assert reports[0].loss[0] == pytest.approx(loss, rel=1e-4)
+    torch.testing.assert_close(fitted.embeddings[0], best, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(best, prompts.null)
+
+
+def test_early_stop_is_after_the_update():
+    reports = []
+    Prompts("ve").fit(stop=1e9, on_step=reports.append)
+    assert [report.inner_steps for report in reports] == [1] * STEPS
+
+
+def test_the_threshold_grows_by_step():
+    reports = []
+    Prompts("ve").fit(stop=0.0, stop_growth=1e9, on_step=reports.append)
+    assert [report.inner_steps for report in reports] == [10] + [1] * (STEPS - 1)
+
+
+def test_the_rate_falls_by_a_hundredth_and_no_further_than_half():
+    """Adam's first update moves every number by the rate."""
+    prompts = Prompts("ve")
+    record = invert(prompts.source(), prompts.mixture.sample(1), full_grid("ve", 60), 60, "euler", keep_path=True)
+    found = prompts.fit(record, inner_steps=1, learning_rate=1e-3, stop=0.0, stop_growth=0.0).embeddings
+    moved = {
+        index: float((now - before).abs().max())
+        for index, (before, now) in enumerate(zip((prompts.null, *found), found, strict=False))
+        if not torch.equal(before, now)
+    }
+    assert len(moved) > 40 and max(moved) > 52
+    for index, distance in moved.items():
+        assert distance == pytest.approx(1e-3 * max(1.0 - index / 100, 0.5), rel=1e-2), index
+
+
+def test_embeddings_are_carried_over():
+    """Without updates every step has the embedding that came in."""
+    prompts = Prompts("ve")
+    fitted = prompts.fit(inner_steps=0)
+    assert all(torch.equal(embedding, prompts.null) for embedding in fitted.embeddings)
+    plain, fit = replay(prompts.record(), prompts.guided()), replay(fitted, prompts.guided())
+    torch.testing.assert_close(plain, fit, rtol=1e-12, atol=1e-12)
+    first = prompts.fit(stop=0.0, stop_growth=0.0).embeddings
+    # One update moves a number by the rate at most, ten by ten times that; a cold start could not be further away.
+    assert float((first[-1] - prompts.null).abs().max()) > 10 * 1e-2
+
+
+def test_rows_are_fitted_each_for_itself():
+    prompts = Prompts("ve")
+    both = prompts.record(2)
+
+    def row(index):
+        def cut(x):
+            return x[index : index + 1]
+
+        return replace(both, x0=cut(both.x0), x=cut(both.x), path=tuple(cut(x) for x in both.path))
+
+    starts = []
+    prompts.fit(both, inner_steps=0, on_step=starts.append)
+    # One row has met this after its first update, the other goes on.
+    stop = sum(starts[0].first_loss) / 2
+    together = prompts.fit(both, stop=stop, stop_growth=0.0).embeddings
+    for index in range(2):
+        alone = prompts.fit(row(index), stop=stop, stop_growth=0.0).embeddings
+        for ours, theirs in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours[index : index + 1], theirs, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(together[-1][0], together[-1][1], atol=1e-3)
+
+
+def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path):
+    prompts = Prompts("flow")
+    record, seen = prompts.record(2), []
+    whole = prompts.fit(record)
+
+    def stop(report):
+        seen.append(report)
+        if report.index == 7:
+            raise StopError
+
+    with pytest.raises(StopError):
+        prompts.fit(record, on_step=stop)
+    partial = with_embeddings(record, seen[-1].embeddings, CFG)
+    assert len(partial.embeddings) == 8
+    save(partial, tmp_path / "partial.safetensors")
+    steps = []
+    fitted = prompts.fit(load(tmp_path / "partial.safetensors"), on_step=steps.append)
+    assert [report.inner_steps == 0 for report in steps] == [True] * 8 + [False] * (STEPS - 8)
+    assert all(torch.equal(a, b) for a, b in zip(fitted.embeddings, whole.embeddings, strict=True))
+    # The part alone is a record too: it comes nearer than none.
+    errors = [relative_error(replay(each, prompts.guided()), record.x0) for each in (record, partial)]
+    assert errors[1] < errors[0]
+    with pytest.raises(ValueError, match="cfg must be that of the embeddings that the record already has, 7.5, got 3"):
+        null_text(partial, prompts.source(), prompts.unconditional(), prompts.null, 3.0)
+
+
+def test_nothing_that_goes_in_is_changed():
+    prompts = Prompts("ve")
+    record, null = prompts.record(), prompts.null
+    before = [tensor.clone() for tensor in (record.x, record.x0, *record.path, null)]
+    fitted = null_text(record, prompts.source(), prompts.unconditional(), null, CFG)
+    assert all(torch.equal(a, b) for a, b in zip(before, (record.x, record.x0, *record.path, null), strict=True))
+    assert record.embeddings is None and not null.requires_grad
+    assert not any(embedding.requires_grad or embedding.is_inference() for embedding in fitted.embeddings)
+    assert fitted.method == "ddim" and fitted.meta["cfg"] == CFG
+    assert fitted.meta["null_text_evaluations"] > 3 * STEPS
+
+
+def test_works_in_any_grad_mode():
+    """The host runs everything in inference mode."""
+    prompts = Prompts("ve")
+    record, wanted = prompts.record(), prompts.fit().embeddings
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            fitted = null_text(record, prompts.source(), prompts.unconditional(), prompts.null.clone(), CFG)
+        assert all(torch.equal(a, b) for a, b in zip(fitted.embeddings, wanted, strict=True))
+
+
+def test_the_conditional_answer_is_asked_for_once_a_step():
+    prompts = Prompts("ve")
+    source, unconditional = prompts.source(), prompts.unconditional()
+    null_text(prompts.record(), source, unconditional, prompts.null, CFG, inner_steps=4, stop=0.0, stop_growth=0.0)
+    assert (source.evaluations, unconditional.evaluations) == (STEPS, 5 * STEPS)
+
+
+def test_edits_and_masks_use_the_embeddings():
+    prompts, target = Prompts("ve"), Prompts("ve", "target")
+    record = prompts.record()
+    fitted = prompts.fit(record, learning_rate=0.1)
+    edited = replay(fitted, prompts.guided(), target.guided())
+    assert relative_error(edited, replay(record, prompts.guided(), target.guided())) > 1e-3
+    mask = torch.zeros(1, 1, 3, 5)
+    mask[..., 3:] = 1.0
+    kept = replay(fitted, prompts.guided(), target.guided(), after_step=blend(fitted, mask))
+    assert torch.equal(kept[..., :3], record.x0[..., :3]) and not torch.equal(kept[..., 3:], record.x0[..., 3:])
+
+
+def test_other_solvers_come_down_by_euler():
+    prompts = Prompts("flow")
+    fitted = prompts.fit(prompts.record(method="midpoint"))
+    assert fitted.method == "euler"
+    with pytest.raises(MisfitError, match="with fitted embeddings must be replayed by its own method euler"):
+        adopt(fitted, "midpoint")
+    with pytest.raises(MisfitError, match="must come from a method that keeps one latent, got belm"):
+        prompts.fit(prompts.record(method="belm"))
+
+
+def test_a_lower_level_is_fitted_too():
+    prompts = Prompts("ve")
+    fitted = prompts.fit(prompts.record(level=9))
+    assert len(fitted.embeddings) == 9
+    replay(fitted, prompts.guided())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"inner_steps": -1}, "inner_steps must be a whole number"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite"),
+        ({"stop": -1.0}, "stop must be finite and not negative"),
+        ({"stop_growth": float("inf")}, "stop_growth must be finite"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Prompts("ve").fit(**settings)
+
+
+def test_bad_records_and_models():
+    prompts = Prompts("ve")
+    record = prompts.record()
+    with pytest.raises(ValueError, match="must hold its path to fit embeddings, got none"):
+        prompts.fit(replace(record, path=None))
+    with pytest.raises(ValueError, match="cfg must be finite and not 1"):
+        null_text(record, prompts.source(), prompts.unconditional(), prompts.null, 1.0)
+    with pytest.raises(MisfitError, match="must be of the record's space 've', got 'flow'"):
+        null_text(record, Prompts("flow").source(), prompts.unconditional(), prompts.null)
+    with pytest.raises(TypeError, match="must let its unconditional embedding be exchanged"):
+        null_text(record, prompts.source(), prompts.source().__class__(lambda x, sigma: x, "ve"), prompts.null)
+    deaf = Field(lambda x, sigma: x, "ve", rebind=lambda embedding: lambda x, sigma: 0.9 * x)
+    with pytest.raises(ValueError, match="must let gradients reach its unconditional embedding"):
+        null_text(record, prompts.source(), deaf, prompts.null)
+    blown = Field(lambda x, sigma: x, "ve", rebind=lambda embedding: lambda x, sigma: x * embedding.sum() * torch.nan)
+    with pytest.raises(ValueError, match="The loss must stay finite"):
+        null_text(record, prompts.source(), blown, prompts.null)
+    for bad in (torch.zeros(16), torch.zeros(3, 1, 16), torch.zeros(1, 1, 16, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="embedding must be floating-point with 1 or 1 rows"):
+            null_text(record, prompts.source(), prompts.unconditional(), bad)
+    for count in (0, STEPS + 1):
+        with pytest.raises(ValueError, match="at most one for each of the 20 steps"):
+            with_embeddings(record, (prompts.null,) * count, CFG)
