@@ -7,7 +7,9 @@ import logging
 import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
+from .fixed_point import FixedPointInvert
 from .invert import Invert
+from .pairs import BDIAInvert, BELMInvert, EDICTCouple
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
@@ -19,6 +21,10 @@ _logger = logging.getLogger(__name__)
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     Invert,
+    EDICTCouple,
+    BDIAInvert,
+    BELMInvert,
+    FixedPointInvert,
     Resample,
     RFSolverSample,
     InversionSampler,
