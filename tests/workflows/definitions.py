@@ -285,7 +285,7 @@ def exact_pairs() -> Graph:
     decoded = []
     for kind, title, settings in ways:
         inversion = graph.add(
-            kind, 2, title, model=start.model[0], source=start.source[0], latent=start.latent[0], steps=8, **settings
+            kind, 2, title, model=start.model[0], source=start.source[0], latent=start.latent[0], steps=4, **settings
         )
         name = title or kind
         back = graph.add("Resample", 3, f"Reconstruct: {name}", model=start.model[0], inversion=inversion[0])
@@ -301,7 +301,7 @@ def exact_pairs() -> Graph:
         decoded.append(_decode(graph, start, 5, f"Decode: {name}", back[0])[0])
     _side_by_side(graph, 6, "Source | Euler | EDICT | BDIA | O-BELM", start.picture[0], *decoded)
     graph.group("Picture and model", 0, 1)
-    graph.group("Into the noise, 8 steps", 2)
+    graph.group("Into the noise, 4 steps", 2)
     graph.group("And back", 3)
     graph.group("Compare", 4, 5)
     graph.group("Look", 6, 7)
@@ -320,11 +320,11 @@ def fixed_point() -> Graph:
         model=start.model[0],
         source=start.source[0],
         latent=start.latent[0],
-        steps=20,
+        steps=6,
         method="euler",
     )
     solved = graph.add(
-        "FixedPointInvert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0], steps=20
+        "FixedPointInvert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0], steps=6
     )
     decoded = []
     for name, inversion in (("Euler", plain), ("fixed point", solved)):
@@ -341,7 +341,7 @@ def fixed_point() -> Graph:
         decoded.append(_decode(graph, start, 5, f"Decode: {name}", back[0])[0])
     _side_by_side(graph, 5, "Source | Euler | fixed point", start.picture[0], *decoded)
     graph.group("Picture and model", 0, 1)
-    graph.group("Into the noise", 2)
+    graph.group("Into the noise, 6 steps", 2)
     graph.group("And back", 3)
     graph.group("Compare", 4)
     graph.group("Look", 5, 6)

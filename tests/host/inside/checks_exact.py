@@ -53,10 +53,10 @@ def check_method_nodes_are_invert(pack):
 
 
 def check_pair_nodes_come_back(pack):
-    """At few and at many steps, on every kind, with the defaults of the nodes."""
+    """At few steps on every kind and at the default number on three, with the defaults of the nodes."""
     for kind in pack.tiny.KINDS:
         for node_id in PAIRS:
-            for steps in (3, 20):
+            for steps in (3, 20) if kind in ("sd15", "sd3", "wan") else (3,):
                 model, _, latent, (bundle, sigmas) = run(pack, node_id, kind, steps=steps)
                 (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
                 error = relative(back["samples"], latent["samples"])
@@ -64,21 +64,30 @@ def check_pair_nodes_come_back(pack):
                 assert len(sigmas) == bundle.record.level + 1 and sigmas[-1] == 0
 
 
+def trained(pack, kind):
+    """A model of the Shapes world, its picture's prompt and latent, and the host's schedule for it."""
+    model, clip, vae = pack.call("LoadShapesModel", kind=kind)
+    words = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue"}
+    picture, _, prompt = pack.call("ShapesPicture", **words, seed=1, batch_size=1)[:3]
+    with torch.inference_mode():
+        source = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        return model, source, {"samples": vae.encode(picture)}
+
+
 def check_pair_nodes_on_the_trained_models(pack):
-    """On networks that denoise, at 20 and 50 steps: back to the latent within 1e-5, and the noise looks like noise."""
+    """On networks that denoise, at 20 and 50 steps: back to the latent within 1e-5, the noise not run away."""
     for kind in ("eps", "flow"):
-        model, clip, _ = pack.call("LoadShapesModel", kind=kind)
-        words = "a big red circle on the left of a blue background"
-        source = clip.encode_from_tokens_scheduled(clip.tokenize(words))
-        generator = torch.Generator().manual_seed(1)
-        shape = (1, model.get_model_object("latent_format").latent_channels, 8, 8)
-        latent = {"samples": torch.randn(shape, generator=generator) * 0.5}
+        model, source, latent = trained(pack, kind)
         for node_id in PAIRS:
             for steps in (20, 50):
-                outputs = run(pack, node_id, kind, model, source, latent, steps=steps, scheduler="normal")[3]
-                (back,) = pack.call("Resample", model=model, inversion=outputs[0], cfg=1.0)
+                *_, (bundle, _) = run(pack, node_id, kind, model, source, latent, steps=steps, scheduler="normal")
+                (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
                 error = relative(back["samples"], latent["samples"])
                 assert error <= 1e-5, (kind, node_id, steps, error)
+                record = bundle.record
+                std = pack.module("inversion").noise_std(record.x, record.x0, record.sigma, record.space)
+                # Seen: 0.6 (BDIA, flow, 20 steps) to 2.0 (O-BELM, flow, 20); a pair that runs apart is far beyond.
+                assert 0.4 < std < 4.0, (kind, node_id, steps, std)
 
 
 def check_pair_nodes_edit_inside_a_mask(pack):
@@ -142,12 +151,11 @@ def check_method_nodes_refuse(pack):
 
 
 def check_fixed_point_node_reports(pack):
-    """It costs its iterations, comes back better for more of them, and says what each step was left with."""
+    """It costs its iterations, and says what each step was left with."""
     for kind in ("sd15", "sd3"):
-        errors = []
-        for iterations in (1, 12):
+        for iterations in (1, 6):
             counter = Counter(pack.tiny.model(kind))
-            model, _, latent, (bundle, *_, residual, text) = run(
+            model, _, _, (bundle, *_, residual, text) = run(
                 pack, "FixedPointInvert", kind, model=counter.model, iterations=iterations
             )
             assert counter.calls == iterations * STEPS, (kind, counter.calls)
@@ -155,15 +163,26 @@ def check_fixed_point_node_reports(pack):
             listed = [float(word) for word in str(meta["residuals"]).split()]
             assert len(listed) == STEPS and residual == meta["residual"] >= 0
             assert abs(max(listed) - residual) <= 0.01 * residual, (listed, residual)
-            lines = [*text.splitlines()]
+            lines = text.splitlines()
             assert len(lines) == 2 and f"{residual:.2e}" in lines[0] and str(meta["residuals"]) in lines[1]
             report = pack.call("InversionReport", inversion=bundle, model=model)[0]
             assert all(line in report.splitlines() for line in lines)
-            (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
-            errors.append(relative(back["samples"], latent["samples"]))
-        assert errors[1] < 0.1 * errors[0], (kind, errors)
     model, _, _, (plain, *_) = invert(pack, "sd15", method="euler")
     assert "fixed point" not in pack.call("InversionReport", inversion=plain, model=model)[0]
+
+
+def check_fixed_point_node_comes_nearer(pack):
+    """On networks that denoise, more iterations leave smaller residuals and a nearer round trip."""
+    for kind in ("eps", "flow"):
+        model, source, latent = trained(pack, kind)
+        found = []
+        for iterations in (1, 3, 6):
+            outputs = run(pack, "FixedPointInvert", kind, model, source, latent, iterations=iterations, steps=12)[3]
+            (back,) = pack.call("Resample", model=model, inversion=outputs[0], cfg=1.0)
+            found.append((relative(back["samples"], latent["samples"]), outputs[4]))
+        errors, residuals = zip(*found)
+        assert errors[2] < 0.7 * errors[1] and errors[1] < 0.5 * errors[0], (kind, errors)
+        assert residuals[2] < residuals[1] < residuals[0], (kind, residuals)
 
 
 def check_fixed_point_node_says_when_it_diverges(pack):
