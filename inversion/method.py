@@ -103,7 +103,7 @@ class Method(ABC):
         label: Name for people.
         description: When to take it, one or two sentences.
         reference: Paper and arXiv id.
-        order: Order of convergence in the step size.
+        order: Order of convergence in the step size, None for a method that follows no ODE.
         added: Version of the pack in which it appeared; decides where its settings stand among a node's inputs.
         reversible: Whether replay undoes invert up to rounding.
         revision: Raised when the same settings give other numbers, so that older records are refused.
@@ -114,7 +114,7 @@ class Method(ABC):
     label: ClassVar[str]
     description: ClassVar[str]
     reference: ClassVar[str]
-    order: ClassVar[int]
+    order: ClassVar[int | None]
     added: ClassVar[Version]
     reversible: ClassVar[bool] = False
     revision: ClassVar[int] = 1

@@ -7,10 +7,12 @@ import logging
 import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
+from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
 from .null_text import NullTextOptimize
+from .pairs import BDIAInvert, BELMInvert, EDICTCouple
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
@@ -22,6 +24,10 @@ _logger = logging.getLogger(__name__)
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     Invert,
+    EDICTCouple,
+    BDIAInvert,
+    BELMInvert,
+    FixedPointInvert,
     Resample,
     RFSolverSample,
     InversionSampler,

@@ -101,6 +101,7 @@ def describe(record: Inversion, found: Measurement) -> str:
         f"noise std over expected: {found.noise_std:.4f} ({_judge(found.noise_std)})",
         f"round-trip error, latent: {found.latent_error:.3e} relative",
     ]
+    lines += describe_residuals(record)
     if not math.isnan(found.pixel_psnr):
         similarity = "not defined below 11 pixels" if math.isnan(found.pixel_ssim) else f"{found.pixel_ssim:.4f}"
         lines.append(f"round-trip error, pixels: PSNR {found.pixel_psnr:.2f} dB, SSIM {similarity}")
@@ -113,6 +114,18 @@ def describe(record: Inversion, found: Measurement) -> str:
     else:
         lines.append("error by step: needs keep_path of Invert and no latent connected to reconstructed")
     return "\n".join(lines)
+
+
+def describe_residuals(record: Inversion) -> list[str]:
+    """Put into words what an iterative method left unsolved, one a line; nothing for the other methods."""
+    meta = record.meta
+    if "residuals" not in meta:
+        return []
+    return [
+        f"fixed point: largest residual {float(meta['residual']):.2e}, "
+        f"not shrinking in {meta['diverged']} of {record.level} steps",
+        f"residuals, from clean to noise: {meta['residuals']}",
+    ]
 
 
 def _judge(deviation: float) -> str:

@@ -18,7 +18,15 @@ def method_names() -> list[str]:
 
 def parameter_inputs() -> list[Any]:
     """Return one optional input for every setting of every method, named ``<method>_<setting>``, oldest first."""
-    return [_input(name, setting) for name, setting in all_settings()]
+    return [
+        _input(setting, f"{name}_{setting.name}", f"{METHODS[name].label}: {setting.tooltip}", advanced=True)
+        for name, setting in all_settings()
+    ]
+
+
+def own_inputs(method: str) -> list[Any]:
+    """Return one optional input for every setting of one method under its own name, oldest first."""
+    return [_input(setting, setting.name, setting.tooltip) for name, setting in all_settings() if name == method]
 
 
 def chosen_method(name: str, values: Mapping[str, Any]) -> Method:
@@ -40,13 +48,10 @@ def chosen_method(name: str, values: Mapping[str, Any]) -> Method:
     return get_method(name, {key: value for key, value in settings.items() if value is not None})
 
 
-def _input(method: str, setting: Parameter) -> Any:
-    values: dict[str, Any] = {
-        "default": setting.default,
-        "tooltip": f"{METHODS[method].label}: {setting.tooltip}",
-        "optional": True,
-        "advanced": True,
-    }
+def _input(setting: Parameter, name: str, tooltip: str, advanced: bool = False) -> Any:
+    values: dict[str, Any] = {"default": setting.default, "tooltip": tooltip, "optional": True}
+    if advanced:
+        values["advanced"] = True
     kind: Any = io.String
     if setting.options:
         kind, values["options"] = io.Combo, list(setting.options)
@@ -55,4 +60,4 @@ def _input(method: str, setting: Parameter) -> Any:
     elif setting.kind in (int, float):
         kind = io.Int if setting.kind is int else io.Float
         values |= {"min": setting.minimum, "max": setting.maximum, "step": setting.step}
-    return declare(kind.Input, f"{method}_{setting.name}", **values)
+    return declare(kind.Input, name, **values)

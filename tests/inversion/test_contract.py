@@ -63,14 +63,24 @@ def tensors_of(inversion):
     return [inversion.x0, inversion.x, *([] if inversion.mate is None else [inversion.mate]), *listed]
 
 
+def order_of(name):
+    """The order that a method states; skips for one that follows no ODE."""
+    order = METHODS[name].order
+    if order is None:
+        pytest.skip(f"{name} follows no ODE and states no order")
+    return order
+
+
 def test_order_up(name, space):
+    order = order_of(name)
     start, end = truth(space, True)
     field = Mixture(space).field(sigma_floor=NO_FLOOR)
     errors = [relative_error(invert(field, start, smooth_grid(space, n), n, name).x, end) for n in STEPS]
-    assert slope(errors, STEPS) == pytest.approx(METHODS[name].order, abs=0.15), errors
+    assert slope(errors, STEPS) == pytest.approx(order, abs=0.15), errors
 
 
 def test_order_down(name, space):
+    order = order_of(name)
     method = get_method(name)
     start, end = truth(space, False)
     field = Mixture(space).field(sigma_floor=NO_FLOOR)
@@ -80,7 +90,7 @@ def test_order_down(name, space):
         mate = method.mate(field, start, grid, n) if isinstance(method, Pair) else None
         record = Inversion(space, grid, n, torch.zeros_like(start), start, mate, method=name, params=method.params)
         errors.append(relative_error(replay(record, field), end))
-    assert slope(errors, STEPS) == pytest.approx(METHODS[name].order, abs=0.15), errors
+    assert slope(errors, STEPS) == pytest.approx(order, abs=0.15), errors
 
 
 @pytest.mark.parametrize("level", [6, 10])
@@ -236,8 +246,15 @@ def test_reports(name, space):
     assert torch.equal(up[-1].x, record.x) and torch.equal(down[-1].x, out)
     assert up[-1].sigma_next == record.sigma and down[0].sigma == record.sigma and down[-1].sigma_next == 0.0
     # A true clean latent, not the state: about what the model says of the state that was reached.
-    for report in (*up, *down):
-        assert relative_error(report.denoised, field(report.x, report.sigma_next)) < 0.2
+    for start, reports in ((record.x0, up), (record.x, down)):
+        left = start
+        for report in reports:
+            predictions = [field(report.x, report.sigma_next)]
+            if METHODS[name].order is None:
+                # Neighbouring states of a drawn path have different noises: there it may be the state that was left.
+                predictions.append(field(left, report.sigma))
+            assert min(relative_error(report.denoised, each) for each in predictions) < 0.2
+            left = report.x
 
 
 def test_an_interrupt_ends_the_walk_and_harms_nothing(name, space):

@@ -388,11 +388,90 @@ def null_text() -> Graph:
     return graph
 
 
+def exact_pairs() -> Graph:
+    graph = Graph("exact_pairs")
+    start = _start(
+        graph, "eps", size="big", colour="yellow", shape="ring", position="left", background="purple", seed=4
+    )
+    ways = (
+        ("Invert", "Euler, to compare", {"method": "euler"}),
+        ("EDICTCouple", None, {}),
+        ("BDIAInvert", None, {}),
+        ("BELMInvert", None, {}),
+    )
+    decoded = []
+    for kind, title, settings in ways:
+        inversion = graph.add(
+            kind, 2, title, model=start.model[0], source=start.source[0], latent=start.latent[0], steps=4, **settings
+        )
+        name = title or kind
+        back = graph.add("Resample", 3, f"Reconstruct: {name}", model=start.model[0], inversion=inversion[0])
+        graph.add(
+            "InversionReport",
+            4,
+            f"Report: {name}",
+            inversion=inversion[0],
+            model=start.model[0],
+            vae=start.vae,
+            reconstructed=back[0],
+        )
+        decoded.append(_decode(graph, start, 5, f"Decode: {name}", back[0])[0])
+    _side_by_side(graph, 6, "Source | Euler | EDICT | BDIA | O-BELM", start.picture[0], *decoded)
+    graph.group("Picture and model", 0, 1)
+    graph.group("Into the noise, 4 steps", 2)
+    graph.group("And back", 3)
+    graph.group("Compare", 4, 5)
+    graph.group("Look", 6, 7)
+    return graph
+
+
+def fixed_point() -> Graph:
+    graph = Graph("fixed_point")
+    start = _start(
+        graph, "eps", size="big", colour="green", shape="star", position="middle", background="white", seed=6
+    )
+    plain = graph.add(
+        "Invert",
+        2,
+        "Euler, to compare",
+        model=start.model[0],
+        source=start.source[0],
+        latent=start.latent[0],
+        steps=6,
+        method="euler",
+    )
+    solved = graph.add(
+        "FixedPointInvert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0], steps=6
+    )
+    decoded = []
+    for name, inversion in (("Euler", plain), ("fixed point", solved)):
+        back = graph.add("Resample", 3, f"Reconstruct: {name}", model=start.model[0], inversion=inversion[0])
+        graph.add(
+            "InversionReport",
+            4,
+            f"Report: {name}",
+            inversion=inversion[0],
+            model=start.model[0],
+            vae=start.vae,
+            reconstructed=back[0],
+        )
+        decoded.append(_decode(graph, start, 5, f"Decode: {name}", back[0])[0])
+    _side_by_side(graph, 5, "Source | Euler | fixed point", start.picture[0], *decoded)
+    graph.group("Picture and model", 0, 1)
+    graph.group("Into the noise, 6 steps", 2)
+    graph.group("And back", 3)
+    graph.group("Compare", 4)
+    graph.group("Look", 5, 6)
+    return graph
+
+
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     invert_and_reconstruct,
     invert_and_edit,
     flow_rf_solver_edit,
     edit_inside_a_mask,
+    exact_pairs,
+    fixed_point,
     save_and_load,
     sampler_custom_advanced,
     infedit,

@@ -14,6 +14,10 @@ pytestmark = pytest.mark.host
 
 NODES = [
     "Invert",
+    "EDICTCouple",
+    "BDIAInvert",
+    "BELMInvert",
+    "FixedPointInvert",
     "Resample",
     "RFSolverSample",
     "InversionSampler",

@@ -20,6 +20,8 @@ NAMES = [graph.name for graph in workflows()]
 REMEDY = "run `python tests/workflows/make.py json`"
 # Nodes whose first output is a LATENT of ours to compare bit by bit.
 LATENTS = ("Resample", "SamplerCustomAdvanced", "InfEdit", "FlowEdit")
+# Nodes whose first output is an INVERSION of ours.
+INVERSIONS = ("Invert", "EDICTCouple", "BDIAInvert", "BELMInvert", "FixedPointInvert")
 
 
 def api(name):
@@ -33,7 +35,7 @@ def with_saves(prompt, prefix):
         if node["class_type"] in LATENTS:
             inputs = {"samples": [number, 0], "filename_prefix": f"{prefix}/latent{number}"}
             extended[f"save{number}"] = {"class_type": "SaveLatent", "inputs": inputs}
-        if node["class_type"] == "Invert":
+        if node["class_type"] in INVERSIONS:
             inputs = {"inversion": [number, 0], "filename_prefix": f"{prefix}/record{number}", "half": False}
             extended[f"save{number}"] = {"class_type": "SaveInversion", "inputs": inputs}
     return extended

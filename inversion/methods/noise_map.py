@@ -1,0 +1,130 @@
+"""Edit-friendly DDPM inversion: a path of independent noises, and what each step of the source misses of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..field import Field, Space, mix
+from ..method import Method, MethodState, parameter
+from ..record import Inversion, keep
+from ..walk import AfterStep, OnStep, StepReport
+
+# What every random generator and every number box takes.
+LARGEST_SEED = 2**32 - 1
+
+
+def posterior_mean(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float, space: Space) -> Tensor:
+    """Mean of the ancestral (DDPM) step from s down to t.
+
+        VE:    D + t^2 / s^2 * (x - D)
+        flow:  (1 - t) * (D + T^2 / S * n),   n = (x - (1 - s) * D) / s,   S = s / (1 - s),   T = t / (1 - t)
+
+    It is the mean of x_t given x_s and a clean latent D, where x_s has all the noise of x_t and independent noise more.
+
+    Args:
+        x: State at s.
+        denoised: D(x, s).
+        sigma: s, above t; up to 1 for flow.
+        sigma_next: t, from 0.
+        space: "ve" or "flow".
+
+    Returns:
+        Tensor of the shape of x.
+    """
+    if space == "ve":
+        return denoised + (sigma_next / sigma) ** 2 * (x - denoised)
+    noise = (x - (1.0 - sigma) * denoised) / sigma
+    # 1 / S is written so that it is 0 at s = 1.
+    ratio = (sigma_next / (1.0 - sigma_next)) ** 2 * (1.0 - sigma) / sigma
+    return (1.0 - sigma_next) * (denoised + ratio * noise)
+
+
+@dataclass(frozen=True)
+class NoiseMap(Method):
+    """Up: x*_i = x0 noised by a noise of its own for each level i, and r_i = x*_{i-1} - mean(x*_i).
+
+    Down from x*_k:
+
+        x_{i-1} = mean(x_i) + r_i
+
+    mean is that of the DDPM step under the source going up and under the target coming down; under the source it gives
+    the path again, at any guidance, whatever the model is. The paper divides r_i by the deviation of the step and calls
+    it the noise map; stored as it is, it needs no division where that deviation is 0.
+
+    Because the noises are independent, neighbouring residuals are large and pull against each other, which ties an edit
+    to the picture's layout. Every row of a batch gets the same noises, so that it is what it is alone.
+    """
+
+    name = "noise_map"
+    label = "Edit-friendly DDPM"
+    description = (
+        "Comes back exactly at any guidance, one model call a step. Edits keep the layout; a lower strength keeps more."
+    )
+    reference = "Huberman-Spiegelglas et al. 2023, An Edit Friendly DDPM Noise Space, arXiv:2304.06140"
+    order = None
+    reversible = True
+    added = (0, 1, 0)
+    seed: int = parameter(0, "Seed of the noises on the way up.", minimum=0, maximum=LARGEST_SEED)
+
+    def invert(
+        self,
+        field: Field,
+        x0: Tensor,
+        sigmas: Sequence[float],
+        level: int,
+        keep_path: bool = False,
+        on_step: OnStep | None = None,
+    ) -> MethodState:
+        """Noise x0 to each level and ask the model there; see Method.invert."""
+        # Drawn on the CPU in one precision and level by level: the same on every device and up to every level.
+        generator = torch.Generator().manual_seed(self.seed)
+        path, residuals = [keep(x0)], []
+        x = x0
+        for i in range(1, level + 1):
+            below, start = x, sigmas[i - 1]
+            noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
+            x = mix(x0, noise, sigmas[i], field.space, sigmas[0])
+            denoised = field(x, sigmas[i])
+            residuals.append(keep(below - posterior_mean(x, denoised, sigmas[i], start, field.space)))
+            if keep_path:
+                path.append(keep(x))
+            if on_step is not None:
+                on_step(StepReport(i - 1, level, start, sigmas[i], x, denoised))
+        return MethodState(x, path=tuple(path) if keep_path else None, residuals=tuple(residuals), seed=self.seed)
+
+    def replay(
+        self,
+        inversion: Inversion,
+        source: Field,
+        target: Field | None = None,
+        after_step: AfterStep | None = None,
+        on_step: OnStep | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Sample down with the stored residuals; see Method.replay.
+
+        Raises:
+            ValueError: If the record has no residuals.
+        """
+        if inversion.residuals is None:
+            raise ValueError("A record of method noise_map must hold its residuals, got none; invert again.")
+        field = source if target is None else target
+        level, sigmas = inversion.level, inversion.sigmas
+        x = inversion.x.to(device)
+        for i in range(level, 0, -1):
+            denoised = field(x, sigmas[i])
+            mean = posterior_mean(x, denoised, sigmas[i], sigmas[i - 1], field.space)
+            x = mean + inversion.residuals[i - 1].to(device)
+            if after_step is not None:
+                x = after_step(x, i - 1)
+            if on_step is not None:
+                on_step(StepReport(level - i, level, sigmas[i], sigmas[i - 1], x, denoised))
+        return x
+
+    def evaluations(self, level: int, rising: bool = True) -> int:
+        """One a step."""
+        return level
