@@ -78,8 +78,7 @@ def test_guided_reconstruction_comes_much_nearer(space):
     prompts = Prompts(space)
     reports = []
     record = invert(prompts.source(), prompts.mixture.sample(1), full_grid(space, 50), 50, "euler", keep_path=True)
-    # The mixture's embedding has 16 numbers where a text encoder's has 60 thousand, so it moves further.
-    fitted = prompts.fit(record, learning_rate=0.1, stop=0.0, stop_growth=0.0, on_step=reports.append)
+    fitted = prompts.fit(record, on_step=reports.append)  # with the settings of the published code
     without = relative_error(replay(record, prompts.guided()), record.x0)
     error = relative_error(replay(fitted, prompts.guided()), record.x0)
     assert error < without / 2.5, (error, without)
@@ -87,7 +86,7 @@ def test_guided_reconstruction_comes_much_nearer(space):
     assert all(
         after <= before for report in reports for after, before in zip(report.loss, report.first_loss, strict=True)
     )
-    assert sum(report.loss[0] < report.first_loss[0] for report in reports) > 25
+    assert sum(report.loss[0] < report.first_loss[0] for report in reports) > 45
     assert torch.equal(replay(fitted, prompts.guided()), replay(fitted, prompts.guided()))
 
 
@@ -99,16 +98,6 @@ def test_replay_takes_the_states_that_the_fit_reached(space):
     replay(fitted, prompts.guided(), on_step=lambda report: walked.append(report.x))
     for ours, theirs in zip(states, walked, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-
-
-def test_settings_of_the_published_code_help():
-    prompts, reports = Prompts("ve"), []
-    record = prompts.record()
-    fitted = prompts.fit(record, on_step=reports.append)
-    guided = prompts.guided
-    assert relative_error(replay(fitted, guided()), record.x0) < relative_error(replay(record, guided()), record.x0)
-    assert all(1 <= report.inner_steps <= 10 for report in reports)
-    assert all(report.loss[0] <= report.first_loss[0] for report in reports)
 
 
 @pytest.mark.parametrize("rate", [1e-2, 3.0])
