@@ -1,4 +1,4 @@
-"""Guiders that answer the same question with the same bits."""
+"""A guider that answers the same question with the same bits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 
 # The option of the host through which a guider's conditionings are evaluated.
 _EVALUATE = "sampler_calc_cond_batch_function"
-# Patches see it beside the host's own entries, so it carries the pack's name.
-_BRANCH = "retrace_branch"
 
 
 class SteadyGuider(comfy.samplers.CFGGuider):
@@ -46,71 +44,10 @@ class SteadyGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> torch.Tensor:
         """Return the guided denoised for x, as the host's guider does."""
-        return super().predict_noise(x, timestep, _steady(model_options), seed)
-
-
-class PairedGuider(comfy.samplers.CFGGuider):
-    """Source and target conditioning in one run, each with its own guidance, every one in a forward of its own.
-
-    Which of the two a call asks for stands in its model_options (see ``options_of``), never in the guider, so that
-    calls may come in any order.
-    """
-
-    def __init__(
-        self, model: Any, source: Any, target: Any, negative: Any, source_cfg: float, target_cfg: float
-    ) -> None:
-        """Set up both branches.
-
-        Args:
-            model: The MODEL; it is not changed.
-            source: CONDITIONING of the source.
-            target: CONDITIONING of the edit.
-            negative: CONDITIONING, may be None when both scales are 1.
-            source_cfg: Guidance scale of the source.
-            target_cfg: Guidance scale of the edit.
-        """
-        super().__init__(model)
-        conds = {"source": source, "target": target}
-        if negative is not None and (source_cfg != 1.0 or target_cfg != 1.0):
-            conds["negative"] = negative
-        self.inner_set_conds(conds)
-        self._scales = {"source": source_cfg, "target": target_cfg}
-        self.set_cfg(target_cfg)
-
-    @staticmethod
-    def options_of(branch: str, model_options: dict[str, Any]) -> dict[str, Any]:
-        """Return model_options for calls of one branch, "source" or "target"."""
-        options = comfy.model_patcher.create_model_options_clone(model_options)
-        options.setdefault("transformer_options", {})[_BRANCH] = branch
-        return options
-
-    def predict_noise(
-        self,
-        x: torch.Tensor,
-        timestep: torch.Tensor,
-        model_options: dict[str, Any] | None = None,
-        seed: int | None = None,
-    ) -> torch.Tensor:
-        """Return the guided denoised of the branch that the options name."""
-        options = _steady(model_options)
-        branch = options["transformer_options"][_BRANCH]
-        return comfy.samplers.sampling_function(
-            self.inner_model,
-            x,
-            timestep,
-            self.conds.get("negative"),
-            self.conds[branch],
-            self._scales[branch],
-            model_options=options,
-            seed=seed,
-        )
-
-
-def _steady(model_options: dict[str, Any] | None) -> dict[str, Any]:
-    options = comfy.model_patcher.create_model_options_clone(model_options or {})
-    # A patch that is there already decides for itself how conditionings are evaluated.
-    options.setdefault(_EVALUATE, _one_by_one)
-    return options
+        options = comfy.model_patcher.create_model_options_clone(model_options or {})
+        # A patch that is there already decides for itself how conditionings are evaluated.
+        options.setdefault(_EVALUATE, _one_by_one)
+        return super().predict_noise(x, timestep, options, seed)
 
     def predict_branch(
         self, branch: str, x: torch.Tensor, timestep: torch.Tensor, model_options: dict[str, Any]

@@ -209,7 +209,7 @@ def check_paired_interrupt_and_progress(pack):
         return rule.edit(source, target, clean, (0.0, 0.25, 0.5, 1.0), 3, on_step=on_step)
 
     sampler = paired.PairedSampler(script)
-    guider = pack.module("nodes.host.guider").PairedGuider(
+    guider = paired.PairedGuider(
         pack.tiny.model("sd3"), pack.tiny.conditioning("sd3"), pack.tiny.conditioning("sd3", seed=9), None, 1.0, 1.0
     )
     with torch.inference_mode():
