@@ -96,7 +96,7 @@ def invert_inputs(choice: Sequence[Any], settings: Sequence[Any]) -> list[Any]:
             default=False,
             optional=True,
             tooltip="Record the state of every step: masked edits blend with it and the report shows the error "
-            "of each step. Takes the size of the latent once a step.",
+            "of each step. Takes the size of the latent in double precision once a step.",
         ),
         *settings,
     ]
