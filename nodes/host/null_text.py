@@ -104,9 +104,8 @@ def run_null_text(
         return replace(fitted, fingerprints={**fitted.fingerprints, "source": source_mark})
 
     sampler = _FitSampler(record, settings, told)
-    guided = settings.cfg != 1.0
     try:
-        guider = SteadyGuider(whole_model(model), bundle.source, negative if guided else None, settings.cfg)
+        guider = SteadyGuider(whole_model(model), bundle.source, negative, settings.cfg)
         drive(guider, sampler, source_of(model, bundle), record.falling)
     except BaseException:  # the host's interrupt is no Exception from 0.30 on
         if save_unfinished and latest and len(latest[0].embeddings) > len(record.embeddings or ()):
