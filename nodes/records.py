@@ -120,4 +120,11 @@ class LoadInversion(io.ComfyNode):
     @classmethod
     def execute(cls, record: str, path: str | None = None) -> io.NodeOutput:
         """Read the record."""
-        return io.NodeOutput(Bundle(load(resolve_record(path or record))))
+        loaded = load(resolve_record(path or record))
+        # The command marks its records so; its fingerprints of models and prompts are of another kind.
+        if "retrace" in loaded.meta and "host" not in loaded.meta:
+            raise ValueError(
+                "record must be made in ComfyUI, got one of the standalone command; "
+                "invert the picture here, or play it with python -m retrace replay."
+            )
+        return io.NodeOutput(Bundle(loaded))

@@ -1,5 +1,6 @@
 """Files, reports and what the host is told about the nodes."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -81,6 +82,18 @@ def check_broken_files(pack):
     refuses(lambda: pack.call("LoadInversion", record=name))
     path.write_bytes(whole)
     pack.call("LoadInversion", record=name)
+
+
+def check_records_of_the_command_are_refused_by_name(pack):
+    """A record of the standalone command is said to be one, not to be of another model."""
+    import folder_paths
+
+    _, _, _, (bundle, *_) = invert(pack, "sd15")
+    inversion = pack.module("inversion")
+    meta = {"retrace": "0.1.0", "model": "demo-eps", "source_prompt": "a", "source_cfg": 1.0}
+    record = dataclasses.replace(bundle.record, meta=meta)
+    inversion.save(record, Path(folder_paths.get_output_directory()) / "of_the_command.safetensors")
+    refuses(lambda: pack.call("LoadInversion", record="of_the_command.safetensors"), "must be made in ComfyUI")
 
 
 def check_failed_save_leaves_nothing(pack):
