@@ -1,9 +1,8 @@
 """Train the demo models of the Shapes world: `python -m retrace.demo.train PART`.
 
-The order is vae, text, eps, flow; decoder, which leaves the latents alone, any time after vae. After vae or decoder
-`python -m retrace.demo.preview` fits the colours of previews again. Every part is seeded, keeps a checkpoint
-(resumed when the command is given again), logs a curve as CSV and ends by writing fp16 weights into
-demo/weights. Raising or lowering --steps of an unfinished run moves its cool-down.
+The order is vae, text, eps, flow; after vae `python -m retrace.demo.preview` fits the colours of previews again.
+Every part is seeded, keeps a checkpoint (resumed when the command is given again), logs a curve as CSV and ends by
+writing fp16 weights into demo/weights. Raising or lowering --steps of an unfinished run moves its cool-down.
 """
 
 from __future__ import annotations
@@ -29,11 +28,10 @@ from . import models, tokenizer, world
 
 PICTURES = 16384  # rendered for the denoisers, about five of each trained scene
 QUARTER_STEPS = 2600  # of the autoencoder, see train_vae
-_HELD_OUT = False
 
 
 def _sources(seed: int, count: int) -> list[world.Scene]:
-    known = list(world.scenes(held_out=_HELD_OUT))
+    known = list(world.scenes(held_out=False))
     rng = np.random.default_rng(seed)
     return [known[i] for i in rng.integers(len(known), size=count)]
 
@@ -186,26 +184,6 @@ def train_vae(folder: Path, steps: int, batch: int, seed: int) -> None:
         export(vae, "vae")
 
     run.fit(loss, finish)
-
-
-def train_decoder(folder: Path, steps: int, batch: int, seed: int) -> None:
-    """More for the decoder alone, on squared error: the latents stay, so the denoisers can be trained meanwhile."""
-    torch.manual_seed(seed)
-    import diffusers
-
-    vae: Any = diffusers.AutoencoderKL.from_pretrained(models.WEIGHTS / "vae", torch_dtype=torch.float32).train()
-    vae.encoder.requires_grad_(False)
-    vae.quant_conv.requires_grad_(False)
-    run = Run("decoder", vae, folder, steps, 7e-4, autocast=True)
-
-    def loss(step: int) -> Tensor:
-        x, generator = _wholes(batch, seed + step)
-        with torch.no_grad():
-            mean = vae.encode(x).latent_dist.mean
-        noise = torch.randn(mean.shape, generator=generator)
-        return (vae.decode(mean + 0.05 * noise).sample - x).float().square().mean()
-
-    run.fit(loss, lambda: export(vae, "vae"))
 
 
 def train_text(folder: Path, steps: int, batch: int, seed: int) -> None:
@@ -395,7 +373,7 @@ def train_flow(folder: Path, steps: int, batch: int, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    defaults = {"vae": (3300, 16), "decoder": (2000, 8), "text": (1200, 128), "eps": (4500, 32), "flow": (6500, 64)}
+    defaults = {"vae": (3300, 16), "text": (1200, 128), "eps": (4500, 32), "flow": (6500, 64)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(defaults))
     parser.add_argument("--steps", type=int, help="steps in all, resumed ones counted in")
@@ -412,8 +390,6 @@ def main() -> None:
     )
     if chosen.part == "vae":
         train_vae(chosen.work, steps, batch, chosen.seed)
-    elif chosen.part == "decoder":
-        train_decoder(chosen.work, steps, batch, chosen.seed)
     elif chosen.part == "text":
         train_text(chosen.work, steps, batch, chosen.seed)
     elif chosen.part == "eps":
