@@ -420,7 +420,11 @@ class DiffusersModel:
             return Field(denoiser(None), self.space, levels.floor)
         pooled = uncond.pooled
         return Field(
-            denoiser(rows(uncond)), self.space, levels.floor, lambda tokens: denoiser(rows(Cond(tokens, pooled)))
+            denoiser(rows(uncond)),
+            self.space,
+            levels.floor,
+            lambda tokens: denoiser(rows(Cond(tokens, pooled))),
+            denoiser(None),
         )
 
     def encode(self, picture: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class Field:
         sigma_floor: Lowest level at which the model is asked, positive; None takes the default of the space.
         rebind: Maps an unconditional embedding to a denoiser that uses it, for methods that replay with one
             embedding per step; None where the backend cannot.
+        plain: The same model under the same conditioning without guidance, for methods that climb so; None where
+            there is no guidance to leave out.
 
     Raises:
         ValueError: If the space is unknown or the floor is not positive.
@@ -55,6 +57,7 @@ class Field:
         space: Space,
         sigma_floor: float | None = None,
         rebind: Callable[[Tensor], Denoise] | None = None,
+        plain: Denoise | None = None,
     ) -> None:
         check_space(space)
         floor = SIGMA_FLOOR[space] if sigma_floor is None else float(sigma_floor)
@@ -65,6 +68,7 @@ class Field:
         self.evaluations = 0
         self._denoise = denoise
         self._rebind = rebind
+        self._plain = plain
         self._parent: Field | None = None
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
@@ -104,7 +108,16 @@ class Field:
                 "The model must let its unconditional embedding be exchanged, got a model without one; "
                 "use a method that keeps no embeddings."
             )
-        field = Field(self._rebind(embedding), self.space, self.sigma_floor, self._rebind)
+        return self._child(Field(self._rebind(embedding), self.space, self.sigma_floor, self._rebind, self._plain))
+
+    @property
+    def unguided(self) -> Field:
+        """The same field without guidance, itself where it has none; its calls count here too."""
+        if self._plain is None:
+            return self
+        return self._child(Field(self._plain, self.space, self.sigma_floor))
+
+    def _child(self, field: Field) -> Field:
         field._parent = self
         return field
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,14 @@ def field_of(
         rows = torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)
         return model(x, rows, **extra_args)
 
+    def plain(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        rows = torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)
+        # A view of this run as a guider at cfg 1, where the host leaves the negative out.
+        alone = copy.copy(guider)
+        alone.cfg = 1.0
+        return alone(x, rows, **extra_args)
+
     def rebind(embedding: torch.Tensor) -> Callable[[torch.Tensor, float], torch.Tensor]:
         def denoise_under(x: torch.Tensor, sigma: float) -> torch.Tensor:
             with exchanged(guider, embedding):
@@ -55,7 +64,8 @@ def field_of(
         return denoise if getattr(guider, "cfg", None) == 1.0 else denoise_under
 
     floor = sigma_floor(model_sampling, space, dtype)
-    return Field(denoise, space, floor, None if guider is None else rebind)
+    guided = guider is not None and model is guider and getattr(guider, "cfg", 1.0) != 1.0
+    return Field(denoise, space, floor, None if guider is None else rebind, plain if guided else None)
 
 
 def refusing_field(like: Field, reason: str) -> Field:

@@ -53,6 +53,17 @@ def test_counts_its_own_calls_and_those_of_a_rebound_field():
     assert torch.equal(field.with_embedding(mixture.embeddings["null"])(x, 1.0), field(x, 1.0))
 
 
+def test_the_unguided_side():
+    mixture = Mixture("flow")
+    plain, x = mixture.field(), mixture.sample(1)
+    field = Field(mixture.field(cfg=5.0)._denoise, "flow", rebind=lambda e: plain._denoise, plain=plain._denoise)
+    assert torch.equal(field.unguided(x, 0.5), plain(x, 0.5)) and not torch.equal(field(x, 0.5), plain(x, 0.5))
+    assert field.evaluations == 2 and field.unguided.sigma_floor == field.sigma_floor
+    field.with_embedding(mixture.embeddings["null"]).unguided(x, 0.5)
+    assert field.evaluations == 3
+    assert plain.unguided is plain
+
+
 def test_answers_in_the_dtype_of_the_state():
     field = Field(lambda x, sigma: (x * 0.5).to(torch.bfloat16), "flow")
     assert field(torch.ones(1, 1, 2, 2, dtype=torch.float64), 0.5).dtype == torch.float64

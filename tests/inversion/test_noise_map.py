@@ -5,22 +5,24 @@ import math
 import pytest
 import torch
 
-from retrace.inversion import Inversion, get_method, invert, load, relative_error, replay, save
-from retrace.inversion.methods.noise_map import posterior_mean
+from retrace.inversion import Inversion, MisfitError, get_method, invert, load, mix, relative_error, replay, save
+from retrace.inversion.methods.noise_map import STEPPERS, Prediction, extrapolate, posterior_mean
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("stepper", STEPPERS)
 @pytest.mark.parametrize(
     # Guidance multiplies the rounding of the model too.
     ("dtype", "cfg", "bound"),
     [(torch.float64, 1.0, 1e-15), (torch.float64, 7.5, 1e-14), (torch.float32, 7.5, 5e-6)],
 )
-def test_comes_back_at_any_guidance(space, dtype, cfg, bound):
+def test_comes_back_at_any_guidance(space, stepper, dtype, cfg, bound):
     mixture = Mixture(space)
     clean, field = mixture.sample(3).to(dtype), mixture.field("source", cfg)
+    method = get_method("noise_map", {"stepper": stepper})
     for steps, level in ((50, 50), (50, 30), (4, 1)):
-        record = invert(field, clean, full_grid(space, steps), level, "noise_map", dtype=dtype)
+        record = invert(field, clean, full_grid(space, steps), level, method, dtype=dtype)
         assert relative_error(replay(record, field), clean) <= bound
 
 
@@ -110,3 +112,75 @@ def test_a_record_without_residuals_is_refused(tmp_path):
     bare = Inversion("ve", grid, 4, record.x0, record.x, method="noise_map", params=record.params)
     with pytest.raises(ValueError, match="must hold its residuals, got none"):
         replay(bare, mixture.field())
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_second_order_mean_is_that_of_the_solver(space):
+    """D that is linear in the log of the level is taken at the middle of the step; the mean mixes it with the state.
+
+    In the VE space the mean is q u + (1 - q) D~ with q = (T / S)^2.
+    """
+    generator = torch.Generator().manual_seed(0)
+    a, b, x = (torch.randn(3, generator=generator, dtype=torch.float64) for _ in range(3))
+    before, sigma, sigma_next = (0.8, 0.7, 0.6)
+
+    def log(level):
+        return -math.log(level if space == "ve" else level / (1 - level))
+
+    def prediction(level):
+        return Prediction(a + b * log(level), level)
+
+    found = extrapolate(prediction(sigma), prediction(before), sigma_next, space)
+    torch.testing.assert_close(found, a + b * 0.5 * (log(sigma) + log(sigma_next)), rtol=1e-12, atol=1e-12)
+    q = math.exp(-2 * (log(sigma_next) - log(sigma)))
+    u = x if space == "ve" else x / (1 - sigma)
+    mean = q * u + (1 - q) * found
+    wanted = mean if space == "ve" else (1 - sigma_next) * mean
+    torch.testing.assert_close(posterior_mean(x, found, sigma, sigma_next, space), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_second_order_needs_a_level_before_and_one_below():
+    now, before = Prediction(torch.ones(2), 0.5), Prediction(torch.zeros(2), 0.75)
+    for space in ("ve", "flow"):
+        assert not torch.equal(extrapolate(now, before, 0.25, space), now.denoised)
+        assert torch.equal(extrapolate(now, None, 0.25, space), now.denoised)
+        assert torch.equal(extrapolate(now, before, 0.0, space), now.denoised)
+    assert torch.equal(extrapolate(now, Prediction(torch.zeros(2), 1.0), 0.25, "flow"), now.denoised)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_second_order_residuals_are_nearer_to_the_noise(space):
+    """What a step misses of an average path is noise and error; the second-order mean has less error to add.
+
+    Paths of one noise, x*_i = x0 + s_i n, with the source's own D: there the exact mean misses a deterministic part
+    only, so that the distance between the two steppers is all error.
+    """
+    mixture, grid = Mixture(space), full_grid(space, 30)
+    field, clean, noise = mixture.field(), mixture.sample(8), mixture.noise(8)
+    first, second = [], []
+    before = None
+    for i in range(28, 4, -1):
+        x = mix(clean, noise, grid[i], space)
+        now = Prediction(field(x, grid[i]), grid[i])
+        middle = math.sqrt(grid[i] * grid[i - 1]) if space == "ve" else None
+        if space == "flow":
+            level = math.sqrt(grid[i] / (1 - grid[i]) * grid[i - 1] / (1 - grid[i - 1]))
+            middle = level / (1 + level)
+        wanted = field(mix(clean, noise, middle, space), middle)
+        first.append(float((now.denoised - wanted).norm()))
+        second.append(float((extrapolate(now, before, grid[i - 1], space) - wanted).norm()))
+        before = now
+    assert sum(second) < 0.6 * sum(first)
+
+
+def test_the_stepper_is_part_of_the_record():
+    mixture, grid = Mixture("ve"), full_grid("ve", 10)
+    clean, field = mixture.sample(1), mixture.field()
+    ledits = get_method("noise_map", {"stepper": "dpmpp_2m_sde"})
+    plain, second = invert(field, clean, grid, 10, "noise_map"), invert(field, clean, grid, 10, ledits)
+    assert torch.equal(plain.x, second.x) and not torch.equal(plain.residuals[3], second.residuals[3])
+    assert torch.equal(plain.residuals[9], second.residuals[9])
+    with pytest.raises(MisfitError, match="stepper of method noise_map must be the record's dpmpp_2m_sde, got ddpm"):
+        replay(second, field, method="noise_map")
+    with pytest.raises(ValueError, match="stepper of method noise_map must be one of ddpm, dpmpp_2m_sde, got 'euler'"):
+        get_method("noise_map", {"stepper": "euler"})

@@ -1,0 +1,165 @@
+"""RF-Inversion: controllers that pull the way up towards a drawn noise, and the way down towards the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..field import Field
+from ..method import Method, MethodState, parameter
+from ..record import Inversion, keep
+from ..steps import Step
+from ..walk import AfterStep, OnStep, walk
+from .noise_map import LARGEST_SEED
+
+
+class UpController:
+    """Euler's step along the derivative pulled towards a straight line to the noise y1.
+
+        flow:  x' = x + (s' - s) * ((1 - gamma) * d + gamma * (y1 - x) / (1 - s))
+        VE:    x' = x + (s' - s) * ((1 - gamma) * d + gamma * y1)
+
+    The flow formula is the paper's. In terms of the predicted noise N it exchanges N for (1 - gamma) N + gamma y1;
+    with u = x / (1 - s) and S = s / (1 - s), the same latent in the VE space, N is du/dS = d, which gives the second
+    line. gamma 1 ends at x0 mixed with y1, which is y1 itself at flow level 1.
+    """
+
+    def __init__(self, gamma: float, noise: Tensor) -> None:
+        """Set the walk up.
+
+        Args:
+            gamma: Weight of the pull, 0 .. 1.
+            noise: y1, broadcastable to the state.
+        """
+        self._gamma = gamma
+        self._noise = noise
+
+    def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
+        """One step; see Stepper."""
+        derivative, denoised = field.evaluate(x, sigma)
+        line = self._noise if field.space == "ve" else (self._noise - x) / (1.0 - sigma)
+        pulled = (1.0 - self._gamma) * derivative + self._gamma * line
+        return Step(x + (sigma_next - sigma) * pulled, denoised)
+
+
+class DownController:
+    """Euler's step with the prediction D pulled towards the picture x0 in a window of the steps.
+
+        D' = (1 - eta) * D + eta * x0,      x' = x + (s' - s) * (x - D') / s
+
+    It is the paper's controlled velocity, and holds in both spaces.
+    """
+
+    def __init__(self, eta: float, clean: Tensor, first: int, last: int) -> None:
+        """Set the walk up.
+
+        Args:
+            eta: Weight of the pull, 0 .. 1.
+            clean: x0.
+            first: Steps with this number (the first is 0) or above are pulled.
+            last: Steps below this number are pulled.
+        """
+        self._eta = eta
+        self._clean = clean
+        self._window = (first, last)
+        self._walked = 0
+
+    def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
+        """One step; see Stepper."""
+        derivative, denoised = field.evaluate(x, sigma)
+        first, last = self._window
+        if first <= self._walked < last:
+            pulled = (1.0 - self._eta) * denoised + self._eta * self._clean
+            derivative = (x - pulled) / max(sigma, field.sigma_floor)
+        self._walked += 1
+        return Step(x + (sigma_next - sigma) * derivative, denoised)
+
+
+@dataclass(frozen=True)
+class RFInversion(Method):
+    """Up: Euler pulled by gamma towards the noise y1 of a seed. Down: Euler pulled by eta towards x0 in a window.
+
+    gamma and eta 0 are plain Euler; gamma 1 noises x0 with y1; eta 1 to the last step comes back exactly, at any
+    gamma and under any prompt. In between it trades likeness against freedom and does not reconstruct.
+
+    Every row of a batch gets the same y1, so that it is what it is alone.
+    """
+
+    name = "rf_inversion"
+    label = "RF-Inversion"
+    description = "For restyling: keeps as much of the picture as eta and its window say. Does not come back by itself."
+    reference = "Rout et al. 2024, Semantic Image Inversion and Editing using Rectified SDEs, arXiv:2410.10792"
+    order = None
+    added = (0, 1, 0)
+    gamma: float = parameter(
+        0.5,
+        "Pull of the climb towards drawn noise: 0 is plain Euler, 1 only noise.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+    )
+    eta: float = parameter(
+        0.9,
+        "Pull of the way down towards the picture: 0 is plain Euler, 1 the picture.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+    )
+    start: float = parameter(
+        0.0, "Where on the way down the pull begins, as a share of the steps.", minimum=0.0, maximum=1.0, step=0.01
+    )
+    stop: float = parameter(
+        0.25,
+        "Where on the way down the pull ends, as a share of the steps; 1 pulls to the last.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+    )
+    seed: int = parameter(0, "Seed of the noise of the climb.", minimum=0, maximum=LARGEST_SEED)
+
+    def invert(
+        self,
+        field: Field,
+        x0: Tensor,
+        sigmas: Sequence[float],
+        level: int,
+        keep_path: bool = False,
+        on_step: OnStep | None = None,
+    ) -> MethodState:
+        """Walk up under the first controller; see Method.invert."""
+        path = [keep(x0)]
+
+        def tap(x: Tensor, _: int) -> Tensor:
+            if keep_path:
+                path.append(keep(x))
+            return x
+
+        # Drawn on the CPU in one precision: the same on every device.
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
+        x = walk(field, x0, sigmas[: level + 1], UpController(self.gamma, noise), on_step, tap)
+        return MethodState(x, path=tuple(path) if keep_path else None, seed=self.seed)
+
+    def replay(
+        self,
+        inversion: Inversion,
+        source: Field,
+        target: Field | None = None,
+        after_step: AfterStep | None = None,
+        on_step: OnStep | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Walk down under the second controller; see Method.replay."""
+        total = inversion.level
+        controller = DownController(
+            self.eta, inversion.x0.to(device), round(self.start * total), round(self.stop * total)
+        )
+        field = source if target is None else target
+        return walk(field, inversion.x.to(device), inversion.falling, controller, on_step, after_step)
+
+    def evaluations(self, level: int, rising: bool = True) -> int:
+        """One a step."""
+        return level
