@@ -10,6 +10,7 @@ from .infedit import InfEdit
 from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
+from .negative_prompt import PROX, NegativePrompt, proximal, slerp
 from .null_text import FitReport, null_text
 from .paired import Noises, PairedEdit
 from .pairs import Pair, TwoStep, two_step
@@ -21,6 +22,7 @@ from .walk import AfterStep, OnStep, StepReport, walk
 
 __all__ = [
     "METHODS",
+    "PROX",
     "SIGMA_FLOOR",
     "AfterStep",
     "DDIMPredictor",
@@ -38,6 +40,7 @@ __all__ = [
     "MethodState",
     "Midpoint",
     "MisfitError",
+    "NegativePrompt",
     "Noises",
     "OnStep",
     "Pair",
@@ -67,10 +70,12 @@ __all__ = [
     "null_text",
     "own_method",
     "parameter",
+    "proximal",
     "psnr",
     "relative_error",
     "replay",
     "save",
+    "slerp",
     "solve",
     "solver_fingerprint",
     "source_state",
