@@ -11,14 +11,17 @@ from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
+from .negative_prompt import NegativePromptInversion
 from .null_text import NullTextOptimize
 from .pairs import BDIAInvert, BELMInvert, EDICTCouple
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
+from .rf_inversion import RFInversion
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
+from .source_exact import DirectInversion, NoiseMapInvert
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +42,10 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FlowEdit,
     LoadShapesModel,
     ShapesPicture,
+    DirectInversion,
+    NoiseMapInvert,
+    RFInversion,
+    NegativePromptInversion,
 )
 
 

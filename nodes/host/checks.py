@@ -11,6 +11,9 @@ from ...inversion import Inversion
 # answer, and an inversion through repeated answers is wrong without looking wrong.
 _SKIPPERS = ("easycache", "lazycache", "teacache", "firstblockcache", "first_block_cache", "fbcache", "magcache")
 
+# Options of the host that put another formula in the place of classifier-free guidance.
+_OTHER_GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
+
 
 def refuse_skipping(model: Any) -> None:
     """Refuse a MODEL whose patches skip evaluations of the network.
@@ -26,6 +29,19 @@ def refuse_skipping(model: Any) -> None:
             raise ValueError(
                 f"model must evaluate its network at every step, got the cache patch {name!r}; "
                 "connect the MODEL from before that node."
+            )
+
+
+def refuse_other_guidance(model: Any) -> None:
+    """Refuse a MODEL with a patch that puts another formula in the place of classifier-free guidance.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    for option in _OTHER_GUIDANCE:
+        if getattr(model, "model_options", {}).get(option):
+            raise ValueError(
+                f"model must be guided by plain cfg, got a patch of {option}; connect the MODEL from before that node."
             )
 
 

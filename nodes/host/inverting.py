@@ -18,14 +18,20 @@ from .noise import RecordedNoise
 from .parametrisation import PURE_NOISE
 from .runs import run_invert
 
+GUIDANCE = "Guidance while climbing. 1 is right for most pictures; above it the noise gets worse."
 
-def invert_inputs(choice: Sequence[Any], settings: Sequence[Any]) -> list[Any]:
+
+def invert_inputs(
+    choice: Sequence[Any], settings: Sequence[Any], guidance: str = GUIDANCE, path: bool = True
+) -> list[Any]:
     """Return the inputs of a node that inverts.
 
     Args:
         choice: Inputs that choose the method, behind the scheduler; none where the node is one method.
         settings: Optional inputs of the method or methods. They come last, where newer ones can join them without
             shifting the values of saved workflows, which are kept by position.
+        guidance: What cfg means to the method.
+        path: Whether the path is kept on demand; not where the method keeps it anyway.
 
     Returns:
         Inputs of a schema.
@@ -67,7 +73,7 @@ def invert_inputs(choice: Sequence[Any], settings: Sequence[Any]) -> list[Any]:
             max=100.0,
             step=0.1,
             round=0.01,
-            tooltip="Guidance while climbing. 1 is right for most pictures; above it the noise gets worse.",
+            tooltip=guidance,
         ),
         declare(
             io.Float.Input,
@@ -90,16 +96,20 @@ def invert_inputs(choice: Sequence[Any], settings: Sequence[Any]) -> list[Any]:
             optional=True,
             tooltip="Noise levels to use instead of steps and scheduler, rising or falling, all the way to 0.",
         ),
-        declare(
-            io.Boolean.Input,
-            "keep_path",
-            default=False,
-            optional=True,
-            tooltip="Record the state of every step: masked edits blend with it and the report shows the error "
-            "of each step. Takes the size of the latent in double precision once a step.",
-        ),
+        *([_keep_path_input()] if path else []),
         *settings,
     ]
+
+
+def _keep_path_input() -> Any:
+    return declare(
+        io.Boolean.Input,
+        "keep_path",
+        default=False,
+        optional=True,
+        tooltip="Record the state of every step: masked edits blend with it and the report shows the error "
+        "of each step. Takes the size of the latent in double precision once a step.",
+    )
 
 
 def inversion_output() -> Any:

@@ -15,7 +15,7 @@ from ...inversion import FitReport, Inversion, null_text, save, with_embeddings,
 from ...inversion.field import Field
 from ...inversion.null_text import by_euler
 from .bundle import Bundle, source_of
-from .checks import check_cfg, refuse_skipping
+from .checks import check_cfg, refuse_other_guidance, refuse_skipping
 from .field import Callback, reporter
 from .files import new_record_path
 from .gradients import deinference, differentiable, with_backward
@@ -27,8 +27,6 @@ from .samplers import on_device_precision
 
 _logger = logging.getLogger(__name__)
 
-# Options of the host that put another formula in the place of classifier-free guidance.
-_OTHER_GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function")
 _UNFINISHED = "retrace/null_text_unfinished"
 
 Listener = Callable[[FitReport], None]
@@ -83,11 +81,7 @@ def run_null_text(
     check_cfg(settings.cfg, negative)
     if record.path is None:
         raise ValueError("inversion must hold its path to fit embeddings, got none; set keep_path of Invert.")
-    for option in _OTHER_GUIDANCE:
-        if getattr(model, "model_options", {}).get(option):
-            raise ValueError(
-                f"model must be guided by plain cfg, got a patch of {option}; connect the MODEL from before that node."
-            )
+    refuse_other_guidance(model)
     source_mark = fingerprint_source(bundle.source, negative, settings.cfg)
     if record.embeddings:
         warn_of_other_source(record, bundle.source, negative, settings.cfg)

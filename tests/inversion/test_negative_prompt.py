@@ -88,9 +88,7 @@ def test_more_held_back_keeps_more():
 
 def test_the_pull_holds_what_was_not_let_through():
     mixture, record = made("ve", level=20)
-    free, pulled = (
-        played(mixture, record, NegativePrompt(5.0, "l0", 0.9, pull, 0.4, dilate=0)) for pull in (0.0, 1.0)
-    )
+    free, pulled = (played(mixture, record, NegativePrompt(5.0, "l0", 0.9, pull, 0.4, dilate=0)) for pull in (0.0, 1.0))
     assert relative_error(pulled, record.x0) < 0.7 * relative_error(free, record.x0)
     # All held back and pulled to the last step: the source itself, whatever Euler had lost.
     exact = played(mixture, record, NegativePrompt(5.0, "l0", 1.0, 1.0, 0.4))

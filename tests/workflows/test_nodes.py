@@ -29,6 +29,10 @@ NODES = [
     "FlowEdit",
     "LoadShapesModel",
     "ShapesPicture",
+    "DirectInversion",
+    "NoiseMapInvert",
+    "RFInversion",
+    "NegativePromptInversion",
 ]
 
 
