@@ -47,7 +47,7 @@ class NegativePromptInversion(io.ComfyNode):
                     io.Combo.Input,
                     "prox",
                     options=list(PROX),
-                    default="l1",
+                    default="none",
                     tooltip="What holds small differences back: none, l0 lets the large ones through as they are, l1 "
                     "also shortens them, as the published code does.",
                 ),
