@@ -39,7 +39,10 @@ FLOOR = 1e-16
 # The comparison that the table closes with: 20 Euler steps against midpoint at the same number of calls.
 EULER_STEPS = 20
 INK, PAPER, GRID = "#202428", "#ffffff", "#d8dce0"
-COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#0a7ea4", "#57606a", "#bc4c00", "#116329")
+COLOURS = (
+    *("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#0a7ea4", "#57606a", "#bc4c00", "#116329"),
+    *("#54aeff", "#fa4549", "#d4a72c"),
+)
 
 
 def pictures(count: int) -> tuple[torch.Tensor, list[str]]:

@@ -64,7 +64,7 @@ def rf_inversion() -> Graph:
     target = prompt(graph, begin, 1, "Target prompt", "a big white star on the right of a purple background")
     empty = prompt(graph, begin, 1, "Empty prompt: nothing said of the source", "")
     decoded = []
-    for stop in (0.25, 0.5, 0.75):
+    for stop in (0.25, 0.8, 0.9):
         inversion = graph.add(
             "RFInversion",
             2,
@@ -86,7 +86,7 @@ def rf_inversion() -> Graph:
             negative=empty[0],
         )
         decoded.append(decode(graph, begin, 4, f"Decode: {stop:g}", edit[0])[0])
-    side_by_side(graph, 4, "Source | pulled until 0.25 | 0.5 | 0.75", begin.picture[0], *decoded)
+    side_by_side(graph, 4, "Source | pulled until 0.25 | 0.8 | 0.9", begin.picture[0], *decoded)
     graph.group("Picture, model and prompts", 0, 1)
     graph.group("Into the noise", 2)
     graph.group("And back, pulled", 3)
@@ -97,7 +97,7 @@ def rf_inversion() -> Graph:
 def negative_prompt_inversion() -> Graph:
     graph = Graph("negative_prompt_inversion")
     begin = start(graph, "eps", size="big", colour="white", shape="ring", position="left", background="red", seed=8)
-    target = prompt(graph, begin, 1, "Target prompt", "a big cyan ring on the left of a red background")
+    target = prompt(graph, begin, 1, "Target prompt", "a big yellow ring on the left of a red background")
     empty = prompt(graph, begin, 1, "Empty prompt, to compare", "")
     inversion = graph.add(
         "Invert",
@@ -120,9 +120,9 @@ def negative_prompt_inversion() -> Graph:
     )
     shared = {"model": begin.model[0], "inversion": inversion[0]}
     back = graph.add("NegativePromptInversion", 3, "Source prompt at cfg 7.5", **shared, target=begin.source[0])
-    plain = graph.add("NegativePromptInversion", 4, "Edit: plain", **shared, target=target[0], cfg=3.0)
+    plain = graph.add("NegativePromptInversion", 4, "Edit: plain", **shared, target=target[0], cfg=2.0)
     held = graph.add(
-        "NegativePromptInversion", 4, "Edit: small changes held back", **shared, target=target[0], cfg=3.0, prox="l1"
+        "NegativePromptInversion", 4, "Edit: small changes held back", **shared, target=target[0], cfg=2.0, prox="l1"
     )
     decoded = [decode(graph, begin, 5, "Decode", latent[0])[0] for latent in (lost, back, plain, held)]
     side_by_side(
