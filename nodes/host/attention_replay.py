@@ -63,8 +63,32 @@ def replay_guider(
     return BranchGuider(model, {SOURCE: source, TARGET: Branch(target, negative, cfg)}, plan, together)
 
 
+def with_pinned_source(
+    guider: BranchGuider, record: Inversion, x: torch.Tensor, sigma: torch.Tensor, options: dict[str, Any] | None
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Return rows, levels and options of a call for a target whose source stands where the record says.
+
+    Args:
+        guider: A running guider of source and target.
+        record: The inversion.
+        x: States of the target.
+        sigma: Level of each row.
+        options: The model_options of the run.
+
+    Returns:
+        The arguments of a call of the guider; the last rows of its answer are the target's.
+    """
+    level = float(sigma[0])
+    if not guider.active(options or {}, level):
+        # The source costs nothing where nobody reads from it.
+        return x, sigma, guider.asking(options, [TARGET], [TARGET])
+    source = state_at(record, level, x.device).to(x)
+    asked = guider.asking(options, [SOURCE, TARGET], [TARGET])
+    return torch.cat([source, x]), torch.cat([sigma, sigma]), asked
+
+
 class PinnedSource:
-    """The model function of a target whose source stands where the record says; what a sampler calls.
+    """The model function of a target whose source is pinned; what a sampler calls.
 
     Args:
         guider: A running guider of source and target.
@@ -83,15 +107,8 @@ class PinnedSource:
         seed: int | None = None,
     ) -> torch.Tensor:
         """Return the target's guided denoised."""
-        level, guider = float(sigma[0]), self._guider
-        options = model_options or {}
-        if not guider.active(options, level):
-            # The source costs nothing where nobody reads from it.
-            return guider(x, sigma, model_options=guider.asking(options, [TARGET], [TARGET]), seed=seed)
-        source = state_at(self._record, level, x.device).to(x)
-        both = torch.cat([source, x])
-        asked = guider.asking(options, [SOURCE, TARGET], [TARGET])
-        return guider(both, torch.cat([sigma, sigma]), model_options=asked, seed=seed)[x.shape[0] :]
+        rows, levels, options = with_pinned_source(self._guider, self._record, x, sigma, model_options)
+        return self._guider(rows, levels, model_options=options, seed=seed)[-x.shape[0] :]
 
 
 class AttendedReplay(ScriptedSampler[torch.Tensor]):
