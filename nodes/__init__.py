@@ -8,6 +8,8 @@ import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
 from .attention_guider import AttentionGuider
+from .attention_inject import AttentionInject
+from .attention_sites import AttentionSites
 from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
@@ -40,7 +42,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FlowEdit,
     LoadShapesModel,
     ShapesPicture,
+    AttentionInject,
     AttentionGuider,
+    AttentionSites,
 )
 
 
