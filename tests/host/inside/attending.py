@@ -26,8 +26,8 @@ def inverted(pack, kind, batch=1, model=None, latent=None, **changes):
     inputs = {
         "model": model,
         "source": tiny_dits.conditioning(kind),
-        "latent": tiny_dits.latent(kind, batch=batch) if latent is None else latent,
-        "steps": 4,
+        "latent": tiny_dits.latent(kind, batch=batch, size=(4, 6), frames=2) if latent is None else latent,
+        "steps": 2,
         "scheduler": "simple",
         "method": "euler",
         "cfg": 1.0,
