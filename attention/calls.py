@@ -34,6 +34,13 @@ class Piece:
     v: Kept
     span: Span
 
+    def __post_init__(self) -> None:
+        if self.k.length != self.v.length:
+            raise ValueError(
+                f"keys and values must be equally many, got {self.k.length} and {self.v.length}; take both from one "
+                "branch, use prompts of one token length, or the image tokens only."
+            )
+
     @property
     def mask(self) -> Tensor | None:
         """(1 | heads, 1 | queries, keys), or None."""

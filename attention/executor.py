@@ -252,12 +252,23 @@ class _Call:
                 return self.own(self._where[who])[name]
             found = None if self.store is None else self.store.get(self.site, self.step, who, name)
             if found is not None:
+                self._check(found, branch, self.own(row)[name], self.rows.branches[row])
                 return found
         raise ValueError(
             f"{name} of branch {branch!r} must be known before rule {rule.name} reads it at {self.site.label}, got "
             f"none for {chunk} of picture {item} in step {self.step.index}; run that branch first with the same "
             'guidance, or let both chunks share its "cond".'
         )
+
+    def _check(self, other: Kept, branch: str, own: Kept, reader: str) -> None:
+        if other.image is None or own.image is None:
+            return
+        have, want = other.image[1] - other.image[0], own.image[1] - own.image[0]
+        if have != want:
+            raise ValueError(
+                f"pictures of branches {branch} and {reader} must be of one size to share attention, got {have} and "
+                f"{want} image tokens at {self.site.label}; resize one."
+            )
 
 
 def _concerns(rule: Rule, who: Who) -> bool:
