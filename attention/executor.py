@@ -236,9 +236,11 @@ class _Call:
     def fetch(self, rule: Rule, branch: str, name: Name, row: int) -> Kept:
         """An operand of another branch: of this call, else of an earlier one."""
         _, chunk, item = self.rows.who(row)
-        chunk = "cond" if rule.source_for == "shared" else chunk
-        # A branch with one picture serves all of a batch.
-        for who in ((branch, chunk, item), (branch, chunk, 0)):
+        kind, *part = chunk.split(":", 1)
+        kind = "cond" if rule.source_for == "shared" else kind
+        # A branch with one picture serves all of a batch, one with a single prompt all parts of the other's.
+        chunks = dict.fromkeys((":".join((kind, *part)), kind))
+        for who in ((branch, each, number) for each in chunks for number in (item, 0)):
             if who in self._where:
                 return self.own(self._where[who])[name]
             found = None if self.store is None else self.store.get(self.site, self.step, who, name)

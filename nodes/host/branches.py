@@ -240,9 +240,8 @@ class BranchGuider(SteadyGuider):
                 groups = [((name,), conds[name]) for name in order if name in names]
             for group, cond in groups:
                 x = torch.cat([states[name] for name in group])
-                answer = self._forward(
-                    Layout(group, chunk, items), cond, x, rows.repeat(len(group)), options, step, features
-                )
+                layout = Layout(group, chunk, items, tuple(x.shape[-2:]))
+                answer = self._forward(layout, cond, x, rows.repeat(len(group)), options, step, features)
                 found.update({(name, chunk): part for name, part in zip(group, answer.chunk(len(group)), strict=True)})
         return found
 
