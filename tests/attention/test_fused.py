@@ -343,3 +343,38 @@ def test_reference_tokens_of_a_joint_site_stay_out_of_it(text_first):
     text = slice(*site.text)
     want[:, image, text] = source[:, image, text] @ matrix.double() + want[:, image, text]
     close(mapped[1], want @ v[1].double(), torch.float32)
+
+
+@DTYPES
+def test_renormalised_weights_are_a_bias_of_their_logarithm_and_repeated_keys(dtype):
+    site = cross_site(text=7)
+    q, k, v = tensors(site, dtype=dtype)
+    weights = torch.tensor([1.0, 1, 3, 1, 2, 1, 1])
+    rule = Rule(
+        "reweight",
+        (Term(values=ValueMap(weights)),),
+        kinds=("cross",),
+        group="all",
+        queries="image",
+        renormalise=True,
+    )
+    out = executed([rule], site, q, k, v)
+    biased = attend(q, k, v, weights.log().to(dtype).expand(1, 1, 1, 7))
+    times = weights.long()
+    repeated = attend(q, k.repeat_interleave(times, 2), v.repeat_interleave(times, 2))
+    want = probabilities(q[1], k[1]) * weights.double()
+    want = (want / want.sum(-1, keepdim=True)) @ v[1].double()
+    for found in (out, biased, repeated):
+        close(found[1], want, dtype)
+    assert torch.equal(out[0], attend(q, k, v)[0])
+
+
+@pytest.mark.parametrize("site", [cross_site(text=6), joint_site(text=6)], ids=["cross", "joint"])
+def test_renormalised_sums_have_mass_one(site):
+    """Values that are all one come out as one, whatever the maps."""
+    q, k, _ = tensors(site)
+    v = torch.ones_like(k)
+    matrix, keep = random_map(6, 6), torch.tensor([1.0, 0, 0.5, 1, 0, 1])
+    out = executed([words_rule(matrix, keep, renormalise=True)], site, q, k, v)
+    torch.testing.assert_close(out, torch.ones_like(q), rtol=0, atol=1e-5)
+    assert not torch.allclose(executed([words_rule(matrix, keep)], site, q, k, v), torch.ones_like(q), atol=1e-2)
