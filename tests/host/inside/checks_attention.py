@@ -2,7 +2,7 @@
 
 import tiny_dits
 import torch
-from attending import edited, inverted, plan, resampled, target_of
+from attending import bundle_state, edited, inverted, plan, resampled, target_of
 from helpers import relative, same_snapshot, snapshot
 
 EVERYTHING = {"kinds": ("self", "cross", "joint"), "group": "all"}
@@ -62,21 +62,6 @@ def check_all_keys_and_values_reproduce_the_source(pack):
         for names in ("qk", "v"):
             part = plan(pack, names, source="free", **EVERYTHING)
             assert relative(resampled(pack, model, bundle, kind, part), source["samples"]) > 1e-4, (kind, names)
-
-
-def bundle_state(pack, model, bundle):
-    """The clean state of a reconstruction in full precision."""
-    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
-    samplers, guiders = pack.module("nodes.host.samplers"), pack.module("nodes.host.guider")
-
-    def descend(field, device, on_step):
-        return inversion.replay(bundle.record, field, on_step=on_step, device=device)
-
-    sampler = samplers.ScriptedSampler(descend)
-    with torch.inference_mode():
-        guider = guiders.SteadyGuider(model, bundle.source, None, 1.0)
-        runs.drive(guider, sampler, bundle.samples, bundle.record.falling)
-    return sampler.result
 
 
 def check_equal_prompts_give_the_source(pack):
@@ -152,7 +137,9 @@ def check_the_source_runs_as_by_itself(pack):
             try:
                 guider = replays.replay_guider(model, bundle, target_of(kind), None, 1.0, rules, together)
                 with torch.inference_mode():
-                    runs.drive(guider, replays.AttendedReplay(bundle.record, rules), bundle.samples, bundle.record.falling)
+                    runs.drive(
+                        guider, replays.AttendedReplay(bundle.record, rules), bundle.samples, bundle.record.falling
+                    )
             finally:
                 replays.of_target = original
             assert relative(kept[-1], wanted) <= bound, (kind, together, relative(kept[-1], wanted))

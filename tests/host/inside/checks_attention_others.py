@@ -175,7 +175,9 @@ def check_loras(pack):
     """Weights that a LoRA changes are the branches' weights."""
     for kind in ("sd15", "flux"):
         model, bundle = inverted(pack, kind)
-        name = next(key for key in model.model.state_dict() if key.endswith("qkv.weight") or key.endswith("to_v.weight"))
+        name = next(
+            key for key in model.model.state_dict() if key.endswith("qkv.weight") or key.endswith("to_v.weight")
+        )
         weight = model.model.state_dict()[name]
         patched = model.clone()
         patched.add_patches({name: (torch.full_like(weight, 0.05),)}, 1.0)
