@@ -76,8 +76,8 @@ class Resample(io.ComfyNode):
                     io.Conditioning.Input,
                     "source",
                     optional=True,
-                    tooltip="Prompt of the inversion, only needed for one that was loaded from a file, to reconstruct it "
-                    "or to control attention.",
+                    tooltip="Prompt of the inversion, only needed for one that was loaded from a file: to reconstruct "
+                    "it, or with attention.",
                 ),
                 declare(
                     io.Combo.Input,

@@ -117,7 +117,7 @@ def check_windows_join(pack):
         for name, rules in (("late", plan(pack, window=(0.5, 1.0))), ("none", None)):
             steps[name] = []
             with torch.inference_mode():
-                tap = lambda report, name=name: steps[name].append(report.x.clone())  # noqa: E731
+                tap = lambda report, kept=steps[name]: kept.append(report.x.clone())  # noqa: E731
                 runs.run_replay(model, bundle, target_of(kind), None, 1.0, tap=tap, attention=rules)
         same = [torch.equal(a, b) for a, b in zip(steps["late"], steps["none"])]
         assert same == [True, True, False, False], (kind, same)
@@ -133,7 +133,9 @@ def check_the_source_runs_as_by_itself(pack):
         for together, bound in ((None, ROUNDING), (False, 0.0)):
             kept = []
             original = replays.of_target
-            replays.of_target = lambda report, kept=kept: kept.append(report.x.chunk(2)[0]) or original(report)
+            replays.of_target = lambda report, kept=kept, go_on=original: (
+                kept.append(report.x.chunk(2)[0]) or go_on(report)
+            )
             try:
                 guider = replays.replay_guider(model, bundle, target_of(kind), None, 1.0, rules, together)
                 with torch.inference_mode():
@@ -168,7 +170,7 @@ def check_sizes(pack):
 
 
 def check_unequal_text_lengths(pack):
-    """Prompts of other lengths run one after the other, or repeated where the host repeats; image tokens are swapped."""
+    """Prompts of other lengths run one after the other, or repeated as the host does; image tokens are swapped."""
     for kind in tiny_dits.KINDS:
         if kind == "wan":
             lengths = (8,)  # the host pads Wan's text to one length

@@ -149,7 +149,7 @@ class _Control(comfy.controlnet.ControlBase):
 
 
 def check_controlnet_and_areas(pack):
-    """With a ControlNet, or several prompts for parts of the picture, branches run one after the other and rules act."""
+    """With a ControlNet, or several prompts for parts of the picture, branches run one after the other; rules act."""
     kind = "sd15"
     model, bundle = inverted(pack, kind, batch=2)
     controlled = [[target_of(kind)[0][0], {"control": _Control(0.3), "control_apply_to_uncond": True}]]
