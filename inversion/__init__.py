@@ -18,6 +18,7 @@ from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
 from .steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from .storage import RecordError, load, save
+from .trajectory import beside, state_at
 from .walk import AfterStep, OnStep, StepReport, walk
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "TwoStep",
     "adopt",
     "all_settings",
+    "beside",
     "blend",
     "check_fit",
     "check_level",
@@ -80,6 +82,7 @@ __all__ = [
     "solver_fingerprint",
     "source_state",
     "ssim",
+    "state_at",
     "strength_to_level",
     "two_step",
     "walk",

@@ -7,6 +7,9 @@ import logging
 import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
+from .attention_guider import AttentionGuider
+from .attention_inject import AttentionInject
+from .attention_sites import AttentionSites
 from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
@@ -46,6 +49,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     NoiseMapInvert,
     RFInversion,
     NegativePromptInversion,
+    AttentionInject,
+    AttentionGuider,
+    AttentionSites,
 )
 
 

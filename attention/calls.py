@@ -1,0 +1,144 @@
+"""Pieces of attention that an edit asks for, gathered into as few calls as their shapes allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .operands import Kept, additive
+from .rules import Name
+from .sites import Span
+
+NAMES: tuple[Name, ...] = ("q", "k", "v")
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """SDPA(q, k, v) for some queries of a row.
+
+    Attributes:
+        row: The row whose output it belongs to.
+        q: Queries.
+        k: Keys, with their columns of the host's mask.
+        v: Values.
+        span: Place of the queries in the row, which picks the rows of a mask that has some.
+    """
+
+    row: int
+    q: Kept
+    k: Kept
+    v: Kept
+    span: Span
+
+    def __post_init__(self) -> None:
+        if self.k.length != self.v.length:
+            raise ValueError(
+                f"keys and values must be equally many, got {self.k.length} and {self.v.length}; take both from one "
+                "branch, use prompts of one token length, or the image tokens only."
+            )
+
+    @property
+    def mask(self) -> Tensor | None:
+        """(1 | heads, 1 | queries, keys), or None."""
+        mask = self.k.mask
+        if mask is None or mask.shape[1] in (1, self.q.length):
+            return mask
+        return mask[:, self.span[0] : self.span[1]]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What pieces of one call share."""
+        mask = self.mask
+        about = None if mask is None else (tuple(mask.shape), mask.dtype)
+        return tuple(self.q.tensor.shape), tuple(self.k.tensor.shape), tuple(self.v.tensor.shape), about
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """The tensors of a call, and its mask (1 | B, 1 | heads, 1 | queries, keys) or None."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+
+
+def attend_all(
+    whole: Whole, pieces: Sequence[Piece], attend: Attend, own: Sequence[Mapping[Name, Kept]]
+) -> tuple[dict[int, Tensor], Tensor | None]:
+    """Outputs of pieces.
+
+    Where every row of the call has a piece of the call's own shape, the first of each are one call on the call's
+    tensors with the changed rows written over; all others are stacked by shape.
+
+    Args:
+        whole: The call's tensors.
+        pieces: What is asked for.
+        attend: The network's own attention.
+        own: Operands of the rows as they were.
+
+    Returns:
+        (heads, queries, d) by the id of the piece, and the output of the call on the call's tensors if there was one.
+    """
+    usual = tuple(tuple(tensor.shape[1:]) for tensor in (whole.q, whole.k, whole.v))
+    main: dict[int, Piece] = {}
+    for piece in pieces:
+        if piece.shape[:3] == usual and (piece.mask is None) == (whole.mask is None):
+            main.setdefault(piece.row, piece)
+    outputs: dict[int, Tensor] = {}
+    out = None
+    if len(main) == len(own):
+        out = attend(*_written(whole, main, own))
+        outputs = {id(piece): out[row] for row, piece in main.items()}
+    for group in _grouped([piece for piece in pieces if id(piece) not in outputs]):
+        stacked = [_stack([getattr(piece, name).tensor for piece in group]) for name in NAMES]
+        known = [piece.mask for piece in group if piece.mask is not None]
+        found = attend(stacked[0], stacked[1], stacked[2], _stack(known) if known else None)
+        outputs.update({id(piece): found[index] for index, piece in enumerate(group)})
+    return outputs, out
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """As torch.stack, without a copy of a single tensor."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def _grouped(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    groups: dict[tuple[object, ...], list[Piece]] = {}
+    for piece in pieces:
+        groups.setdefault(piece.shape, []).append(piece)
+    return list(groups.values())
+
+
+def _written(
+    whole: Whole, main: Mapping[int, Piece], own: Sequence[Mapping[Name, Kept]]
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The call's tensors with changed rows written over; what no row changes stays the same object."""
+    out = []
+    for name, tensor in zip(NAMES, (whole.q, whole.k, whole.v), strict=True):
+        asked: dict[int, Kept] = {row: getattr(piece, name) for row, piece in main.items()}
+        changed = {row: kept for row, kept in asked.items() if kept is not own[row][name]}
+        if changed:
+            tensor = tensor.clone()
+            for row, kept in changed.items():
+                tensor[row] = kept.tensor
+        out.append(tensor)
+    return out[0], out[1], out[2], _masks(whole.mask, main, own)
+
+
+def _masks(mask: Tensor | None, main: Mapping[int, Piece], own: Sequence[Mapping[Name, Kept]]) -> Tensor | None:
+    if mask is None or all(piece.mask is own[row]["k"].mask for row, piece in main.items()):
+        return mask
+    rows = [main[row].mask for row in range(len(own))]
+    known = [entry for entry in rows if entry is not None]
+    shapes = [entry.shape for entry in known]
+    heads, queries = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+    if any(entry.dtype != torch.bool for entry in known):
+        dtype = next(entry.dtype for entry in known if entry.dtype != torch.bool)
+        known = [additive(entry, dtype) for entry in known]
+    return torch.stack([entry.expand(heads, queries, -1) for entry in known])

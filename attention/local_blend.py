@@ -1,0 +1,132 @@
+"""Local blend: outside the words or the mask of an edit the target's latent is the source's, bit for bit.
+
+Hertz et al. 2022, arXiv:2208.01626: after each step x_t <- x_s + m (x_t - x_s), with m where the source or the target
+attends to the words. Two differences from the official code: the target's map is its own attention before any edit
+(the official one is partly the source's), and sites are found by their grid, so that pictures of any shape work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .masks import Threshold, blur, both, either, grow, threshold
+from .words import WordMaps
+
+_logger = logging.getLogger(__name__)
+
+
+class _Step(Protocol):
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def total(self) -> int: ...
+
+
+class _Run(Protocol):
+    @property
+    def maps(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LocalBlend:
+    """Keeps the source outside a mask after each step.
+
+    Attributes:
+        probes: Names of the probes whose word maps make the mask; empty for the mask alone.
+        mask: Mask from outside, shape (items or 1, frames or 1, h, w) on the latent grid, 1 where the edit may act;
+            with words too, the edit acts where both are.
+        threshold: Cells of the word maps above it are edited.
+        how: What the threshold is measured by.
+        start: Fraction of the steps before which nothing is blended, because early maps say little.
+        end: Fraction of the steps from which on nothing is blended; below 1 the outside is no longer the source's.
+        grow: Cells of the latent by which the mask is widened.
+        blur: Standard deviation in cells of the latent of its soft edge.
+    """
+
+    probes: tuple[str, ...] = ()
+    mask: Tensor | None = None
+    threshold: float = 0.3
+    how: Threshold = "absolute"
+    start: float = 0.2
+    end: float = 1.0
+    grow: int = 0
+    blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.probes and self.mask is None:
+            raise ValueError("local blend must have words or a mask, got neither; name words or connect a mask.")
+        if not 0.0 <= self.start < self.end <= 1.0:
+            raise ValueError(
+                f"local blend must start before its end, both within 0 .. 1, got {self.start:g} to {self.end:g}; "
+                "lower start or raise end."
+            )
+        threshold(torch.zeros(1, 1, 1, 1), self.how, self.threshold)
+
+    def is_open(self, step: _Step) -> bool:
+        """Whether the latent is blended after a step."""
+        first = min(int(self.start * step.total), step.total - 1)
+        return first <= step.index < self.end * step.total
+
+    def weights(self, maps: Mapping[str, WordMaps], shape: torch.Size) -> Tensor:
+        """Return the mask as it is after the steps so far.
+
+        Args:
+            maps: Word maps by the name of their probe.
+            shape: Of the latent, (items, channels, h, w) or (items, channels, frames, h, w).
+
+        Returns:
+            Shape (items, frames, h, w), float32.
+
+        Raises:
+            ValueError: If a map has seen no step.
+        """
+        grid = (1, *shape[-2:]) if len(shape) == 4 else (shape[-3], shape[-2], shape[-1])
+        found: Tensor | None = None
+        for name in self.probes:
+            heat = maps[name].maps().sum(1)
+            # The official 3 x 3 maximum on the grid of the maps.
+            heat = grow(heat, 1)
+            cut = threshold(_resize(heat, grid), self.how, self.threshold)
+            found = cut if found is None else either(found, cut)
+        if found is not None:
+            found = blur(grow(found, self.grow), self.blur)
+        if self.mask is not None:
+            given = self.mask.to(torch.float32).expand(shape[0], *grid)
+            found = given if found is None else both(found, given)
+        assert found is not None
+        return found
+
+    def after(self, run: _Run, step: _Step, states: Mapping[str, Tensor]) -> Tensor:
+        """Return the target's new state.
+
+        Args:
+            run: The run, for its word maps.
+            step: The step that was made.
+            states: State of each branch after it, shape (items, channels, h, w) or (items, channels, frames, h, w).
+
+        Returns:
+            The blended state; where the mask is 0 it is the source's bit for bit, where it is 1 the target's.
+        """
+        source, target = states["source"], states["target"]
+        if not self.is_open(step):
+            return target
+        mask = self.weights(run.maps, target.shape)
+        if step.index == step.total - 1 and bool((mask.amax(dim=(1, 2, 3)) == 0.0).any()):
+            _logger.warning("Retrace: the local blend's mask is empty, so the result is the source there.")
+        mask = mask.to(target)
+        mask = mask if target.ndim == 4 else mask[:, None]
+        mixed = torch.lerp(source, target, mask)
+        return torch.where(mask == 0.0, source, torch.where(mask == 1.0, target, mixed))
+
+
+def _resize(heat: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    if heat.shape[1:] == grid:
+        return heat
+    return torch.nn.functional.interpolate(heat[:, None], grid, mode="trilinear", align_corners=False)[:, 0]
