@@ -6,15 +6,17 @@ from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, no
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
+from .gradient import WalkGradient, walk_gradient
 from .infedit import InfEdit
 from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
 from .null_text import FitReport, null_text
 from .paired import Noises, PairedEdit
-from .pairs import Pair, TwoStep, two_step
+from .pairs import Descent, Pair, Shear, TwoStep, two_step
 from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
+from .reversible import PairGradient, pair_gradient
 from .steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from .storage import RecordError, load, save
 from .walk import AfterStep, OnStep, StepReport, walk
@@ -24,6 +26,7 @@ __all__ = [
     "SIGMA_FLOOR",
     "AfterStep",
     "DDIMPredictor",
+    "Descent",
     "EmbeddingPerStep",
     "Euler",
     "Evaluation",
@@ -41,15 +44,18 @@ __all__ = [
     "Noises",
     "OnStep",
     "Pair",
+    "PairGradient",
     "PairedEdit",
     "Parameter",
     "RecordError",
+    "Shear",
     "SingleState",
     "Space",
     "Step",
     "StepReport",
     "Stepper",
     "TwoStep",
+    "WalkGradient",
     "adopt",
     "all_settings",
     "blend",
@@ -66,6 +72,7 @@ __all__ = [
     "noise_std",
     "null_text",
     "own_method",
+    "pair_gradient",
     "parameter",
     "psnr",
     "relative_error",
@@ -78,6 +85,7 @@ __all__ = [
     "strength_to_level",
     "two_step",
     "walk",
+    "walk_gradient",
     "with_embeddings",
     "work_dtype",
 ]
