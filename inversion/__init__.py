@@ -11,6 +11,7 @@ from .infedit import InfEdit
 from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
+from .noise_optimize import NoiseReport, meet, noise_optimize, with_noise
 from .null_text import FitReport, null_text
 from .paired import Noises, PairedEdit
 from .pairs import Descent, Pair, Shear, TwoStep, two_step
@@ -41,6 +42,7 @@ __all__ = [
     "MethodState",
     "Midpoint",
     "MisfitError",
+    "NoiseReport",
     "Noises",
     "OnStep",
     "Pair",
@@ -68,7 +70,9 @@ __all__ = [
     "invert",
     "keep_source",
     "load",
+    "meet",
     "mix",
+    "noise_optimize",
     "noise_std",
     "null_text",
     "own_method",
@@ -87,5 +91,6 @@ __all__ = [
     "walk",
     "walk_gradient",
     "with_embeddings",
+    "with_noise",
     "work_dtype",
 ]

@@ -11,6 +11,7 @@ from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
+from .noise_optimize import NoiseOptimize
 from .null_text import NullTextOptimize
 from .pairs import BDIAInvert, BELMInvert, EDICTCouple
 from .records import LoadInversion, SaveInversion
@@ -19,6 +20,7 @@ from .resample import Resample
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
+from .spd import SPDInvert
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FlowEdit,
     LoadShapesModel,
     ShapesPicture,
+    SPDInvert,
+    NoiseOptimize,
 )
 
 
