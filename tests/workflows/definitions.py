@@ -465,6 +465,86 @@ def fixed_point() -> Graph:
     return graph
 
 
+def spd_inversion() -> Graph:
+    graph = Graph("spd_inversion")
+    start = _start(graph, "eps", size="big", colour="cyan", shape="ring", position="right", background="red", seed=8)
+    shared = {"model": start.model[0], "source": start.source[0], "latent": start.latent[0], "steps": 10}
+    plain = graph.add("Invert", 2, "DDIM, where the descent starts", **shared, method="ddim")
+    solved = graph.add("SPDInvert", 2, **shared)
+    decoded = []
+    for name, inversion in (("DDIM", plain), ("SPDInv", solved)):
+        back = graph.add("Resample", 3, f"Reconstruct: {name}", model=start.model[0], inversion=inversion[0])
+        graph.add(
+            "InversionReport",
+            4,
+            f"Report: {name}",
+            inversion=inversion[0],
+            model=start.model[0],
+            vae=start.vae,
+            reconstructed=back[0],
+        )
+        decoded.append(_decode(graph, start, 5, f"Decode: {name}", back[0])[0])
+    _side_by_side(graph, 5, "Source | DDIM | SPDInv", start.picture[0], *decoded)
+    graph.group("Picture and model", 0, 1)
+    graph.group("Into the noise, 10 steps", 2)
+    graph.group("And back", 3)
+    graph.group("Compare", 4)
+    graph.group("Look", 5, 6)
+    return graph
+
+
+def noise_optimize() -> Graph:
+    graph = Graph("noise_optimize")
+    start = _start(graph, "eps", size="big", colour="red", shape="star", position="left", background="cyan", seed=3)
+    target = _prompt(graph, start, 1, "Target prompt", "a big blue star on the left of a cyan background")
+    empty = _prompt(graph, start, 1, "Negative prompt", "")
+    grown = graph.add("GrowMask", 2, "Grow the mask to cover the edge", mask=start.picture[1], expand=4)
+    ground = graph.add("InvertMask", 2, "The background", mask=grown[0])
+    inversion = graph.add(
+        "Invert",
+        2,
+        model=start.model[0],
+        source=start.source[0],
+        latent=start.latent[0],
+        steps=8,
+        method="ddim",
+    )
+    edit = graph.add(
+        "Resample",
+        3,
+        "Edit, as it is",
+        model=start.model[0],
+        inversion=inversion[0],
+        cfg=3.0,
+        positive=target[0],
+        negative=empty[0],
+    )
+    moved = graph.add(
+        "NoiseOptimize",
+        3,
+        "Edit whose background meets the source",
+        model=start.model[0],
+        inversion=inversion[0],
+        reference=start.latent[0],
+        cfg=3.0,
+        iterations=12,
+        positive=target[0],
+        negative=empty[0],
+        mask=ground[0],
+    )
+    decoded = [
+        _decode(graph, start, 4, f"Decode {what}", latent)[0]
+        for what, latent in (("the edit", edit[0]), ("it", moved[1]))
+    ]
+    graph.add("PreviewImage", 5, "Loss of every iteration", images=moved[2])
+    _side_by_side(graph, 4, "Source | edit | edit with its noise optimised", start.picture[0], plain[0], fitting[0])
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise", 2)
+    graph.group("Edit, twice", 3)
+    graph.group("Look", 4, 5)
+    return graph
+
+
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     invert_and_reconstruct,
     invert_and_edit,
@@ -477,6 +557,8 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     infedit,
     flow_edit,
     null_text,
+    spd_inversion,
+    noise_optimize,
 )
 
 

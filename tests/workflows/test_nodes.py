@@ -29,6 +29,8 @@ NODES = [
     "FlowEdit",
     "LoadShapesModel",
     "ShapesPicture",
+    "SPDInvert",
+    "NoiseOptimize",
 ]
 
 
