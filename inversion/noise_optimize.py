@@ -80,10 +80,15 @@ def meet(reference: Tensor, mask: Tensor | None = None, norm: str = "L2") -> Row
         if not bool(mask.flatten(1).any(1).all()):
             raise ValueError("mask must mark some of every picture, got one that marks nothing; paint it white there.")
 
+    # Copies outside of inference mode: others could not take part in a gradient.
+    with torch.inference_mode(False):
+        wanted = reference.detach().clone()
+        share = torch.ones_like(wanted[:1]) if mask is None else mask.detach().clone()
+
     def loss(x: Tensor) -> Tensor:
-        missed = x - reference.to(x)
+        missed = x - wanted.to(x)
         size = missed.square() if norm == "L2" else missed.abs()
-        weights = torch.ones_like(size) if mask is None else mask.to(x).expand_as(size)
+        weights = share.to(x).expand_as(size)
         return (weights * size).flatten(1).sum(1) / weights.flatten(1).sum(1)
 
     return loss

@@ -532,10 +532,8 @@ def noise_optimize() -> Graph:
         negative=empty[0],
         mask=ground[0],
     )
-    decoded = [
-        _decode(graph, start, 4, f"Decode {what}", latent)[0]
-        for what, latent in (("the edit", edit[0]), ("it", moved[1]))
-    ]
+    plain = _decode(graph, start, 4, "Decode the edit", edit[0])
+    fitting = _decode(graph, start, 4, "Decode the one that fits", moved[1])
     graph.add("PreviewImage", 5, "Loss of every iteration", images=moved[2])
     _side_by_side(graph, 4, "Source | edit | edit with its noise optimised", start.picture[0], plain[0], fitting[0])
     graph.group("Picture, model and prompts", 0, 1)

@@ -43,7 +43,7 @@ def check_walk_gradient_is_that_of_finite_differences(pack):
     """At the noise of every kind and at the negative's embedding, on models built in inference mode, to 1e-3."""
     runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
     for kind in pack.tiny.KINDS:
-        for method in ("euler", "fireflow"):
+        for method in ("fireflow",) if kind != "sd15" else ("fireflow", "midpoint"):
             model = pack.tiny.model(kind)
             samples = pack.tiny.latent(kind, batch=2)["samples"]
             weights = torch.randn(samples.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -68,7 +68,7 @@ def check_walk_gradient_is_that_of_finite_differences(pack):
                     slope = float((gradient.double() * unit.double()).sum())
                     assert slope > 0.0
                     differences = []
-                    for h in (0.01, 0.03, 0.1):
+                    for h in (0.03, 0.1):
                         ends = [
                             value(x + side * h * unit, stages)
                             if part == "noise"
@@ -130,7 +130,7 @@ def check_noise_optimize_under_the_own_prompt_and_in_a_mask(pack):
         mask[:, :, 48:] = 1.0
         model, _, _, (inversion, *_) = invert(pack, kind, 2)
         for norm in ("L1", "L2"):
-            more = {"positive": None, "negative": None, "mask": mask, "norm": norm, "iterations": 6}
+            more = {"positive": None, "negative": None, "mask": mask, "norm": norm}
             _, _, (bundle, out, _, _) = _optimize(pack, kind, model=model, inversion=inversion, **more)
             (again,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
             assert torch.equal(again["samples"], out["samples"]), kind
@@ -180,19 +180,19 @@ def check_interrupted_optimisation_keeps_the_best(pack):
         return set(output.glob("noise_optimize_unfinished*")) if output.exists() else set()
 
     before = files()
-    # Two calls a step and four steps, twice for each update: the third update is under way.
+    # Four steps of two evaluations, each of two branches, and all of that twice for an update: the third is under way.
     with no_interrupt():
-        counter = Counter(model, interrupt_after=40)
+        counter = Counter(model, interrupt_after=70)
         _interrupted(lambda: _optimize(pack, "sd15", model=counter.model, inversion=inversion, iterations=8))
     (kept,) = files() - before
     (loaded,) = pack.call("LoadInversion", record=f"retrace/{kept.name} [output]")
-    # Two updates were judged by then.
+    # Two noises were judged by then: the inverted one, and that of the first update.
     _, _, (short, *_) = _optimize(pack, "sd15", model=model, inversion=inversion, iterations=1)
     assert relative(loaded.record.x, short.record.x) < 1e-6
     _, _, (further, *_) = _optimize(pack, "sd15", model=model, inversion=loaded)
     assert further.record.meta["noise_optimize_loss"] < short.record.meta["noise_optimize_loss"]
     with no_interrupt():
-        counter = Counter(model, interrupt_after=40)
+        counter = Counter(model, interrupt_after=70)
         _interrupted(
             lambda: _optimize(
                 pack, "sd15", model=counter.model, inversion=inversion, iterations=8, save_unfinished=False
