@@ -183,10 +183,10 @@ class Bench:
 
         inversion, runs = self.part("inversion"), self.part("nodes.host.runs")
 
-        def script(field: Any, device: Any, on_step: Any) -> None:
+        def script(field: Any, device: Any, on_step: Any) -> Any:
             stepper = inversion.get_method("euler").down
             x = float(falling[0]) * self.latent["samples"].double()
-            inversion.walk_gradient(around(field), x, falling, stepper, lambda end: end.square().sum())
+            return inversion.walk_gradient(around(field), x, falling, stepper, lambda end: end.square().sum())
 
         samples = self.latent["samples"]
         with torch.inference_mode():

@@ -470,7 +470,7 @@ def spd_inversion() -> Graph:
     start = _start(graph, "eps", size="big", colour="cyan", shape="ring", position="right", background="red", seed=8)
     shared = {"model": start.model[0], "source": start.source[0], "latent": start.latent[0], "steps": 10}
     plain = graph.add("Invert", 2, "DDIM, where the descent starts", **shared, method="ddim")
-    solved = graph.add("SPDInvert", 2, **shared)
+    solved = graph.add("SPDInvert", 2, **shared, iterations=10)
     decoded = []
     for name, inversion in (("DDIM", plain), ("SPDInv", solved)):
         back = graph.add("Resample", 3, f"Reconstruct: {name}", model=start.model[0], inversion=inversion[0])
@@ -495,8 +495,8 @@ def spd_inversion() -> Graph:
 
 def noise_optimize() -> Graph:
     graph = Graph("noise_optimize")
-    start = _start(graph, "eps", size="big", colour="red", shape="star", position="left", background="cyan", seed=3)
-    target = _prompt(graph, start, 1, "Target prompt", "a big blue star on the left of a cyan background")
+    start = _start(graph, "eps", size="big", colour="red", shape="circle", position="left", background="blue", seed=3)
+    target = _prompt(graph, start, 1, "Target prompt", "a big green circle on the left of a blue background")
     empty = _prompt(graph, start, 1, "Negative prompt", "")
     grown = graph.add("GrowMask", 2, "Grow the mask to cover the edge", mask=start.picture[1], expand=4)
     ground = graph.add("InvertMask", 2, "The background", mask=grown[0])
@@ -515,7 +515,7 @@ def noise_optimize() -> Graph:
         "Edit, as it is",
         model=start.model[0],
         inversion=inversion[0],
-        cfg=3.0,
+        cfg=6.0,
         positive=target[0],
         negative=empty[0],
     )
@@ -526,8 +526,9 @@ def noise_optimize() -> Graph:
         model=start.model[0],
         inversion=inversion[0],
         reference=start.latent[0],
-        cfg=3.0,
-        iterations=12,
+        cfg=6.0,
+        iterations=10,
+        learning_rate=0.05,
         positive=target[0],
         negative=empty[0],
         mask=ground[0],
