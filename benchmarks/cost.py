@@ -1,6 +1,6 @@
 """What methods cost beyond the model calls that they make: time and peak memory, inside ComfyUI.
 
-    python benchmarks/cost.py [--steps 5] [--repeats 7] [--channels 64] [--only NAME ...]
+    python benchmarks/cost.py [--steps 5] [--repeats 5] [--channels 64] [--only NAME ...]
 
 Each method of the registry goes there and back; the paired edits, null-text optimisation and the gradient of a whole
 walk run too. Each run takes turns with a bare one: the same number of calls of the same network, and of its gradients,
@@ -348,7 +348,7 @@ def main() -> None:
     """Read the command line and start the host's process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5, help="steps of every run (5)")
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of runs (7)")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (5)")
     parser.add_argument("--channels", type=int, default=64, help="width of the UNet's first level (64)")
     parser.add_argument("--size", type=int, default=32, help="sides of the latent (32)")
     parser.add_argument("--only", nargs="*", default=[], help="rows to measure, and 'memory'; all without it")

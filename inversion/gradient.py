@@ -197,7 +197,16 @@ def watch(field: Field) -> Field:
 
     def watched(asked: Field) -> Denoise:
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            denoised = asked(x, sigma)
+            try:
+                denoised = asked(x, sigma)
+            except RuntimeError as error:
+                # What torch says of them has no type of its own.
+                if "nference tensor" not in str(error):
+                    raise
+                raise ValueError(
+                    "The model and its conditioning must be ordinary tensors to be differentiated, got some that were "
+                    "made in inference mode; load and encode them under torch.no_grad."
+                ) from error
             if torch.is_grad_enabled() and x.requires_grad and not denoised.requires_grad:
                 raise ValueError(
                     "The model must let gradients reach its state, got an answer without any; "

@@ -284,6 +284,10 @@ def test_refusals():
 
     with pytest.raises(ValueError, match="must let gradients reach its state, got an answer without any"):
         run(Field(deaf, "ve"))
+    with torch.inference_mode():
+        weight = torch.full((1,), 0.5)
+    with pytest.raises(ValueError, match="must be ordinary tensors to be differentiated, got some that were made in"):
+        run(Field(lambda state, sigma: weight * state, "ve"))
     blown = Field(lambda state, sigma: 0.0 * state + (state * 0.0).sqrt(), "ve")
     with pytest.raises(ValueError, match="The gradient must stay finite"):
         run(blown)

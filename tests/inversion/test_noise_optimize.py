@@ -59,15 +59,16 @@ def test_the_pull_keeps_it_near():
     assert (distances[0] > 1.5 * distances[1]).all() and (distances[1] > 1.5 * distances[2]).all(), distances
 
 
-def test_updates_are_those_of_torch_adam():
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_updates_are_those_of_torch_adam(space):
     """Three updates against torch.optim.Adam on the noise, with autograd through the walk in one piece."""
-    _, record, target, reference = problem("flow", batch=1)
+    _, record, target, reference = problem(space, batch=1)
     states = []
     noise_optimize(record, target, meet(reference), 3, 0.05, 0.3, lambda report: states.append(report.x.clone()))
     u = torch.zeros_like(record.x).requires_grad_(True)
     adam = torch.optim.Adam([u], lr=0.05)
     for state in states:
-        x = record.x + record.sigma * u  # flow at sigma: the noise has this weight
+        x = record.x + record.sigma * u  # the weight of the noise in both spaces
         torch.testing.assert_close(state, x.detach(), rtol=1e-9, atol=1e-9)
         end = walk(target, x, record.falling, get_method("midpoint").down())
         whole = (end - reference).square().mean() + 0.3 * u.square().mean()
