@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from retrace_tests.workflows.graph import Graph, Link, Node
+from retrace_tests.workflows.definitions_gradient import noise_optimize, spd_inversion
+from retrace_tests.workflows.graph import Graph
+from retrace_tests.workflows.parts import decode as _decode
+from retrace_tests.workflows.parts import prompt as _prompt
+from retrace_tests.workflows.parts import side_by_side as _side_by_side
+from retrace_tests.workflows.parts import start as _start
 
 # The list's own entry for an empty folder: a template must not name a file of ours.
 NOTHING_SAVED = "(no record saved yet)"
-# Enlarges the 64 pixels of the Shapes world for the eye, without blurring them.
-ENLARGE = 4.0
-
-
-class Start(NamedTuple):
-    """What every template begins with."""
-
-    picture: Node
-    model: Node
-    source: Node
-    latent: Node
-
-    @property
-    def vae(self) -> Link:
-        return self.model[2]
-
-
-def _start(graph: Graph, kind: str, **words: object) -> Start:
-    model = graph.add("LoadShapesModel", 0, kind=kind)
-    picture = graph.add("ShapesPicture", 0, "The picture", **words)
-    source = graph.add("CLIPTextEncode", 1, "Source prompt: the picture as it is", text=picture[2], clip=model[1])
-    latent = graph.add("VAEEncode", 1, pixels=picture[0], vae=model[2])
-    return Start(picture, model, source, latent)
-
-
-def _prompt(graph: Graph, start: Start, column: int, title: str, text: str) -> Node:
-    return graph.add("CLIPTextEncode", column, title, text=text, clip=start.model[1])
-
-
-def _decode(graph: Graph, start: Start, column: int, title: str, latent: Link) -> Node:
-    return graph.add("VAEDecode", column, title, samples=latent, vae=start.vae)
-
-
-def _side_by_side(graph: Graph, column: int, title: str, *pictures: Link) -> Node:
-    shown = pictures[0]
-    for picture in pictures[1:]:
-        shown = graph.add("ImageStitch", column, "Side by side", image1=shown, image2=picture, spacing_width=4)[0]
-    enlarged = graph.add("ImageScaleBy", column, image=shown, upscale_method="nearest-exact", scale_by=ENLARGE)
-    return graph.add("SaveImage", column + 1, title, images=enlarged[0], filename_prefix=f"retrace/{graph.name}")
 
 
 def invert_and_reconstruct() -> Graph:
@@ -462,85 +427,6 @@ def fixed_point() -> Graph:
     graph.group("And back", 3)
     graph.group("Compare", 4)
     graph.group("Look", 5, 6)
-    return graph
-
-
-def spd_inversion() -> Graph:
-    graph = Graph("spd_inversion")
-    start = _start(graph, "eps", size="big", colour="cyan", shape="ring", position="right", background="red", seed=8)
-    shared = {"model": start.model[0], "source": start.source[0], "latent": start.latent[0], "steps": 10}
-    plain = graph.add("Invert", 2, "DDIM, where the descent starts", **shared, method="ddim")
-    solved = graph.add("SPDInvert", 2, **shared, iterations=10)
-    decoded = []
-    for name, inversion in (("DDIM", plain), ("SPDInv", solved)):
-        back = graph.add("Resample", 3, f"Reconstruct: {name}", model=start.model[0], inversion=inversion[0])
-        graph.add(
-            "InversionReport",
-            4,
-            f"Report: {name}",
-            inversion=inversion[0],
-            model=start.model[0],
-            vae=start.vae,
-            reconstructed=back[0],
-        )
-        decoded.append(_decode(graph, start, 5, f"Decode: {name}", back[0])[0])
-    _side_by_side(graph, 5, "Source | DDIM | SPDInv", start.picture[0], *decoded)
-    graph.group("Picture and model", 0, 1)
-    graph.group("Into the noise, 10 steps", 2)
-    graph.group("And back", 3)
-    graph.group("Compare", 4)
-    graph.group("Look", 5, 6)
-    return graph
-
-
-def noise_optimize() -> Graph:
-    graph = Graph("noise_optimize")
-    start = _start(graph, "eps", size="big", colour="red", shape="circle", position="left", background="blue", seed=3)
-    target = _prompt(graph, start, 1, "Target prompt", "a big green circle on the left of a blue background")
-    empty = _prompt(graph, start, 1, "Negative prompt", "")
-    grown = graph.add("GrowMask", 2, "Grow the mask to cover the edge", mask=start.picture[1], expand=4)
-    ground = graph.add("InvertMask", 2, "The background", mask=grown[0])
-    inversion = graph.add(
-        "Invert",
-        2,
-        model=start.model[0],
-        source=start.source[0],
-        latent=start.latent[0],
-        steps=8,
-        method="ddim",
-    )
-    edit = graph.add(
-        "Resample",
-        3,
-        "Edit, as it is",
-        model=start.model[0],
-        inversion=inversion[0],
-        cfg=6.0,
-        positive=target[0],
-        negative=empty[0],
-    )
-    moved = graph.add(
-        "NoiseOptimize",
-        3,
-        "Edit whose background meets the source",
-        model=start.model[0],
-        inversion=inversion[0],
-        reference=start.latent[0],
-        cfg=6.0,
-        iterations=10,
-        learning_rate=0.05,
-        positive=target[0],
-        negative=empty[0],
-        mask=ground[0],
-    )
-    plain = _decode(graph, start, 4, "Decode the edit", edit[0])
-    fitting = _decode(graph, start, 4, "Decode the one that fits", moved[1])
-    graph.add("PreviewImage", 5, "Loss of every iteration", images=moved[2])
-    _side_by_side(graph, 4, "Source | edit | edit with its noise optimised", start.picture[0], plain[0], fitting[0])
-    graph.group("Picture, model and prompts", 0, 1)
-    graph.group("Into the noise", 2)
-    graph.group("Edit, twice", 3)
-    graph.group("Look", 4, 5)
     return graph
 
 
