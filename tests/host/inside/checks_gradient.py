@@ -308,5 +308,5 @@ def check_noise_optimize_on_the_trained_model(pack):
             "Resample", model=model, inversion=bundle, cfg=CFG, positive=target, negative=empty
         )  # fmt: skip
         assert found.record.meta["noise_optimize_loss"] < 0.8 * found.record.meta["noise_optimize_first_loss"], text
-        assert relative(found.record.x, bundle.record.x) < 0.3, text
+        assert relative(found.record.x, bundle.record.x) < 0.5, text
         assert relative(out["samples"], latent["samples"]) < relative(plain["samples"], latent["samples"])
