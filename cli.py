@@ -215,7 +215,7 @@ def _methods(options: argparse.Namespace) -> None:
         print(f"{name}: {method.label}")
         exact = "reverses up to rounding" if method.reversible else f"order {method.order}"
         calls = method().evaluations(20)
-        facts = f"{exact}, {calls} model calls for 20 steps"
+        facts = f"{exact}, {'at most ' if method.stops_early else ''}{calls} model calls for 20 steps"
         for line in (method.description, facts, method.reference):
             print(textwrap.fill(line, 100, initial_indent="    ", subsequent_indent="    "))
         for setting in method.parameters():
@@ -289,7 +289,8 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
     size = _size(options)
     check_picture(options.picture)
     model = _model(options)
-    with torch.inference_mode():
+    # Not in inference mode, whose tensors could not be differentiated: some methods do.
+    with torch.no_grad():
         picture = read_picture(options.picture, model.multiple, size)
         x0 = model.encode(picture)
         sigmas = model.levels(*x0.shape[2:]).grid(options.steps)
@@ -363,7 +364,7 @@ def _source_field(model: DiffusersModel, record: Inversion) -> Field:
 def _field(model: DiffusersModel, latent: Tensor, prompt: str, negative: str, cfg: float) -> Field:
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         return model.field(latent, model.prompt(prompt), None if cfg == 1.0 else model.prompt(negative), cfg)
 
 

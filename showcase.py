@@ -71,7 +71,7 @@ def showcase(
     rows, report = [], []
     for kind, title in TITLES.items():
         model = shapes_model(kind, device=device)
-        with torch.inference_mode():
+        with torch.no_grad():  # some methods differentiate the model, which inference mode forbids
             cells, lines, record = _one_model(model, kind, steps, method, cfg, progress)
         save(record, folder / f"demo-{kind}.safetensors")
         rows.append((title, cells))

@@ -60,7 +60,7 @@ def round_trips(kind: str, methods: Sequence[str], steps: Sequence[int], count: 
     model = shapes_model(kind)
     drawn, captions = pictures(count)
     found = []
-    with torch.inference_mode():
+    with torch.no_grad():  # some methods differentiate the model, which inference mode forbids
         x0 = model.encode(drawn)
         field = model.field(x0, model.prompt(captions))
         for name in methods:

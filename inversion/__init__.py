@@ -6,16 +6,19 @@ from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, no
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
+from .gradient import WalkGradient, walk_gradient
 from .infedit import InfEdit
 from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
 from .negative_prompt import PROX, NegativePrompt, proximal, slerp
+from .noise_optimize import NoiseReport, meet, noise_optimize, with_noise
 from .null_text import FitReport, null_text
 from .paired import Noises, PairedEdit
-from .pairs import Pair, TwoStep, two_step
+from .pairs import Descent, Pair, Shear, TwoStep, two_step
 from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
+from .reversible import PairGradient, pair_gradient
 from .steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from .storage import RecordError, load, save
 from .trajectory import beside, state_at
@@ -27,6 +30,7 @@ __all__ = [
     "SIGMA_FLOOR",
     "AfterStep",
     "DDIMPredictor",
+    "Descent",
     "EmbeddingPerStep",
     "Euler",
     "Evaluation",
@@ -42,18 +46,22 @@ __all__ = [
     "Midpoint",
     "MisfitError",
     "NegativePrompt",
+    "NoiseReport",
     "Noises",
     "OnStep",
     "Pair",
+    "PairGradient",
     "PairedEdit",
     "Parameter",
     "RecordError",
+    "Shear",
     "SingleState",
     "Space",
     "Step",
     "StepReport",
     "Stepper",
     "TwoStep",
+    "WalkGradient",
     "adopt",
     "all_settings",
     "beside",
@@ -67,10 +75,13 @@ __all__ = [
     "invert",
     "keep_source",
     "load",
+    "meet",
     "mix",
+    "noise_optimize",
     "noise_std",
     "null_text",
     "own_method",
+    "pair_gradient",
     "parameter",
     "proximal",
     "psnr",
@@ -86,6 +97,8 @@ __all__ = [
     "strength_to_level",
     "two_step",
     "walk",
+    "walk_gradient",
     "with_embeddings",
+    "with_noise",
     "work_dtype",
 ]

@@ -56,8 +56,8 @@ def solve(g: Callable[[Tensor], Tensor], y: Tensor, iterations: int, memory: int
         value = g(y)
         values.append(value)
         missed.append(value - y)
-        size = float(value.norm())
-        residuals.append(float(missed[-1].norm()) / size if size else 0.0)
+        size = float(value.detach().norm())
+        residuals.append(float(missed[-1].detach().norm()) / size if size else 0.0)
         # Only what the next combination, or the mean, can still ask for is kept.
         kept = max(memory + 1, window)
         values, missed = values[-kept:], missed[-kept:]
@@ -94,6 +94,7 @@ class ImplicitEuler:
 
     Attributes:
         residuals: Of each step, those of `solve`.
+        derivative: That which the last step ended with, where the next begins with it.
     """
 
     def __init__(self, iterations: int, memory: int = 0, window: int = 1, warm: bool = False) -> None:
@@ -102,7 +103,7 @@ class ImplicitEuler:
         self._memory = memory
         self._window = window
         self._warm = warm
-        self._derivative: Tensor | None = None
+        self.derivative: Tensor | None = None
         self.residuals: list[tuple[float, ...]] = []
 
     def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
@@ -115,13 +116,13 @@ class ImplicitEuler:
             derivative, denoised = field.evaluate(y, sigma_next)
             return x + h * derivative
 
-        if self._derivative is not None:
-            guess = x + h * self._derivative
+        if self.derivative is not None:
+            guess = x + h * self.derivative
         else:
             scale = math.sqrt((1.0 + sigma_next**2) / (1.0 + sigma**2)) if field.space == "ve" else 1.0
             guess = scale * x
         found = solve(g, guess, self._iterations, self._memory, self._window)
         self.residuals.append(found.residuals)
         if self._warm:
-            self._derivative = (found.y - x) / h
+            self.derivative = (found.y - x) / h
         return Step(found.y, denoised)

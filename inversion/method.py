@@ -108,6 +108,8 @@ class Method(ABC):
         reversible: Whether replay undoes invert up to rounding.
         revision: Raised when the same settings give other numbers, so that older records are refused.
         min_level: Lowest level that it can invert to.
+        needs_gradients: Whether invert differentiates the model, so that its field must let gradients through.
+        stops_early: Whether invert may make fewer calls than `evaluations` says.
     """
 
     name: ClassVar[str]
@@ -119,6 +121,8 @@ class Method(ABC):
     reversible: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     min_level: ClassVar[int] = 1
+    needs_gradients: ClassVar[bool] = False
+    stops_early: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for setting in self.parameters():
@@ -201,7 +205,7 @@ class Method(ABC):
 
     @abstractmethod
     def evaluations(self, level: int, rising: bool = True) -> int:
-        """Calls of one field in a walk between the clean end and level k, up or down."""
+        """Calls of one field in a walk between the clean end and level k, up or down; the most, if it stops early."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .adam import EPSILON, Adam, beside
 from .api import MisfitError, adopt, own_method
 from .embeddings import with_embeddings
 from .field import Field
@@ -43,9 +44,6 @@ STOP_GROWTH = 2e-5
 # formula would reach 0.
 DECAY_STEPS = 100
 LOWEST_DECAY = 0.5
-# Adam's own constants, Kingma and Ba 2014, arXiv:1412.6980.
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,10 +230,9 @@ class _StepProblem:
     def fit(self, embedding: Tensor, rate: float, most: int, threshold: float) -> _Fitted:
         """Adam from an embedding, until every row's loss was below the threshold; the best of each row is kept."""
         best = first = None
-        first_moment, second_moment = torch.zeros_like(embedding), torch.zeros_like(embedding)
+        adam = Adam(rate)
         open_rows = torch.ones(len(self._x), dtype=torch.bool, device=embedding.device)
-        made = 0
-        while made < most and bool(open_rows.any()):
+        while adam.made < most and bool(open_rows.any()):
             leaf = embedding.detach().requires_grad_(True)
             step = self.step(leaf)
             rows = self.losses(step)
@@ -243,19 +240,14 @@ class _StepProblem:
             with torch.no_grad():
                 best = _better(best, step, leaf, rows)
                 first = rows if first is None else first
-                made += 1
-                first_moment = BETAS[0] * first_moment + (1.0 - BETAS[0]) * gradient
-                second_moment = BETAS[1] * second_moment + (1.0 - BETAS[1]) * gradient.square()
-                size = (second_moment / (1.0 - BETAS[1] ** made)).sqrt() + EPSILON
-                update = rate * (first_moment / (1.0 - BETAS[0] ** made)) / size
                 # As published: the row that has met its threshold makes this last update.
-                embedding = torch.where(_beside(open_rows, embedding), leaf - update, leaf).detach()
+                embedding = torch.where(beside(open_rows, embedding), adam.step(leaf, gradient), leaf).detach()
                 open_rows = open_rows & (rows.to(open_rows.device) >= threshold)
         with torch.no_grad():
             step = self.step(embedding)
             rows = self.losses(step)
             x, denoised, kept, loss = _better(best, step, embedding, rows)
-        return _Fitted(x, denoised, kept, rows if first is None else first.detach(), loss, made)
+        return _Fitted(x, denoised, kept, rows if first is None else first.detach(), loss, adam.made)
 
     def _gradient(self, rows: Tensor, leaf: Tensor) -> Tensor:
         if not rows.requires_grad:
@@ -273,7 +265,7 @@ class _StepProblem:
                 f"The gradient at the unconditional embedding must be finite, got {got}; "
                 "use a model that is guided by a negative prompt, in float32 or bfloat16."
             )
-        return gradient / _beside(scale, gradient).to(gradient.dtype)
+        return gradient / beside(scale, gradient).to(gradient.dtype)
 
 
 _Best = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -285,13 +277,8 @@ def _better(best: _Best | None, step: Step, embedding: Tensor, rows: Tensor) -> 
     if best is None:
         return now
     ahead = now[3] < best[3]
-    x, denoised, kept, loss = (torch.where(_beside(ahead, new), new, old) for new, old in zip(now, best, strict=True))
+    x, denoised, kept, loss = (torch.where(beside(ahead, new), new, old) for new, old in zip(now, best, strict=True))
     return x, denoised, kept, loss
-
-
-def _beside(rows: Tensor, like: Tensor) -> Tensor:
-    """One value a row, broadcastable to a tensor with rows."""
-    return rows.reshape(-1, *[1] * (like.ndim - 1)).to(like.device)
 
 
 def _one_per_row(embedding: Tensor, rows: int) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,9 +49,49 @@ def two_step(
     return line + ratio * (x_prev - x - (sigma_prev - sigma) * derivative)
 
 
+class Shear(NamedTuple):
+    """u <- scale * u + move(field, v), where u is one of two states and v the other.
+
+    Undone by algebra, u <- (u - move(field, v)) / scale, whatever the move is.
+
+    Attributes:
+        moved: Which of the two states is u: 0 or 1.
+        scale: Not 0.
+        move: Takes the field and v.
+        sigma: Level at which the model is asked, for messages.
+    """
+
+    moved: int
+    scale: float
+    move: Callable[[Field, Tensor], Tensor]
+    sigma: float
+
+
+class Descent(NamedTuple):
+    """The way down of a pair, written as shears of the states (x_k, mate).
+
+    Attributes:
+        shears: In walking order.
+        result: Which of the two states is the result: 0 or 1.
+    """
+
+    shears: tuple[Shear, ...]
+    result: int
+
+
 @dataclass(frozen=True)
 class Pair(Method):
     """A method whose state is x_k and a mate."""
+
+    @abstractmethod
+    def descent(self, space: Space, sigmas: Sequence[float], level: int) -> Descent:
+        """The way down that `replay` takes, step by step invertible, for gradients that keep no path.
+
+        Args:
+            space: "ve" or "flow".
+            sigmas: Ascending grid.
+            level: Level of x_k, min_level .. len(sigmas) - 1.
+        """
 
     @abstractmethod
     def mate(self, field: Field, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
@@ -143,6 +184,21 @@ class TwoStep(Pair):
             if on_step is not None:
                 on_step(StepReport(level - i, level, sigmas[i], sigmas[i - 1], x, denoised))
         return x
+
+    def descent(self, space: Space, sigmas: Sequence[float], level: int) -> Descent:
+        """x_{i-1} = r * x_{i+1} + A(x_i), A being `two_step` without its x_prev; see Pair.descent."""
+
+        def shear(i: int) -> Shear:
+            around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
+            ratio = self.ratio(*around, space)
+
+            def move(field: Field, x: Tensor) -> Tensor:
+                return two_step(torch.zeros_like(x), x, field.derivative(x, sigmas[i]), *around, ratio)
+
+            return Shear((level - 1 - i) % 2, ratio, move, sigmas[i])
+
+        # x_{level-2} is the first to be made, in the place of x_k.
+        return Descent(tuple(shear(i) for i in range(level - 1, 0, -1)), level % 2)
 
     def evaluations(self, level: int, rising: bool = True) -> int:
         """One a step; none for the first step down."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,20 @@ class Stepper(Protocol):
 
     def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """State at sigma_next, shape, dtype and device of x, with x untouched."""
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """A stepper whose next step starts from the derivative along which it made its last one.
+
+    That derivative is all the history it has, and belongs to the step: x' = x + (s' - s) * derivative. So a walk can be
+    taken up again between any two of its states, and gradients pass from one step to the next through it.
+
+    Attributes:
+        derivative: Shape of x; None before the first step, and where nothing is carried.
+    """
+
+    derivative: Tensor | None
 
 
 class Euler:
@@ -51,14 +65,14 @@ class FireFlow:
     """Midpoint whose first stage is the previous step's midpoint derivative; one evaluation a step and one more."""
 
     def __init__(self) -> None:
-        self._derivative: Tensor | None = None
+        self.derivative: Tensor | None = None
 
     def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
         h = sigma_next - sigma
-        previous = field.derivative(x, sigma) if self._derivative is None else self._derivative
+        previous = field.derivative(x, sigma) if self.derivative is None else self.derivative
         derivative, denoised = field.evaluate(x + 0.5 * h * previous, sigma + 0.5 * h)
-        self._derivative = derivative
+        self.derivative = derivative
         return Step(x + h * derivative, denoised)
 
 

@@ -15,6 +15,7 @@ from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
 from .negative_prompt import NegativePromptInversion
+from .noise_optimize import NoiseOptimize
 from .null_text import NullTextOptimize
 from .pairs import BDIAInvert, BELMInvert, EDICTCouple
 from .records import LoadInversion, SaveInversion
@@ -25,6 +26,7 @@ from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
 from .source_exact import DirectInversion, NoiseMapInvert
+from .spd import SPDInvert
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     AttentionInject,
     AttentionGuider,
     AttentionSites,
+    SPDInvert,
+    NoiseOptimize,
 )
 
 

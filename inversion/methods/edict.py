@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..field import Evaluation, Field
+from ..field import Evaluation, Field, Space
 from ..method import MethodState, parameter
-from ..pairs import Pair, mate_of
+from ..pairs import Descent, Pair, Shear, mate_of
 from ..record import Inversion, keep
 from ..walk import AfterStep, OnStep, StepReport
 
@@ -140,6 +140,25 @@ class EDICT(Pair):
             if on_step is not None:
                 on_step(StepReport(level - i, level, s, t, x, denoised))
         return x
+
+    def descent(self, space: Space, sigmas: Sequence[float], level: int) -> Descent:
+        """Each of the four lines of a step is a shear; see Pair.descent."""
+        p, shears = self.mixing(len(sigmas) - 1), []
+        for i in range(level, 0, -1):
+            s, t = sigmas[i], sigmas[i - 1]
+
+            def first(field: Field, y: Tensor, s: float = s, t: float = t) -> Tensor:
+                return (t - s) * field.derivative(y, s)
+
+            def second(field: Field, x: Tensor, s: float = s, t: float = t) -> Tensor:
+                return (t - s) * _ask(field, x, s, t).derivative
+
+            def share(field: Field, other: Tensor) -> Tensor:
+                return (1.0 - p) * other
+
+            x, y = (1, 0) if _swapped(i, level) else (0, 1)
+            shears += [Shear(x, 1.0, first, s), Shear(y, 1.0, second, s), Shear(0, p, share, s), Shear(1, p, share, s)]
+        return Descent(tuple(shears), 0)
 
     def evaluations(self, level: int, rising: bool = True) -> int:
         """Two a step."""

@@ -18,6 +18,27 @@ import torch
 # Attention kernels that have no backward pass.
 _FORWARD_ONLY = ("attention_sage", "attention_flash", "attention3_sage")
 _OVERRIDE = "optimized_attention_override"
+_DIFFERENTIABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@contextlib.contextmanager
+def differentiable_run(guider: Any, extra_args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Let gradients flow through what a guider answers in the middle of its run.
+
+    Args:
+        guider: The guider; its conditionings are replaced for the duration where they have to be.
+        extra_args: The host's extra arguments of the run.
+
+    Yields:
+        The extra arguments to ask the guider with.
+    """
+    conds = guider.conds
+    with differentiable(guider.inner_model):
+        try:
+            guider.conds = {name: deinference(cond) for name, cond in conds.items()}
+            yield {**extra_args, "model_options": with_backward(extra_args.get("model_options", {}))}
+        finally:
+            guider.conds = conds
 
 
 @contextlib.contextmanager
@@ -94,6 +115,30 @@ def with_backward(model_options: dict[str, Any]) -> dict[str, Any]:
     patches[_OVERRIDE] = kernel
     options["transformer_options"] = patches
     return options
+
+
+def refuse_quantised(model: Any) -> None:
+    """Refuse a MODEL whose weights are quantised: their products have no gradient in general, or a wrong one.
+
+    Raises:
+        ValueError: If a weight is neither float16, bfloat16, float32 nor float64, or of a type of its own.
+    """
+    for weight in model.model.diffusion_model.parameters():
+        # A quantised tensor may report the type that it computes in, so its class counts too.
+        plain = type(weight.data) is torch.Tensor and type(weight) in (torch.Tensor, torch.nn.Parameter)
+        if not plain or weight.dtype not in _DIFFERENTIABLE:
+            kind = str(weight.dtype).removeprefix("torch.") if plain else type(weight.data).__name__
+            raise ValueError(
+                f"model must have weights of 16 bits or more to be differentiated, got {kind}; "
+                "load it unquantised, in float16, bfloat16 or float32."
+            )
+
+
+def whole_model(model: Any) -> Any:
+    """Return a MODEL whose weights stay in place: on hosts that stream them, a copy that does not."""
+    # Streamed weights share buffers, which the next layer overwrites before the backward pass reads them.
+    dynamic = getattr(model, "is_dynamic", None)
+    return model.get_non_dynamic_delegate() if callable(dynamic) and dynamic() else model
 
 
 @contextlib.contextmanager

@@ -119,6 +119,12 @@ def describe(record: Inversion, found: Measurement) -> str:
 def describe_residuals(record: Inversion) -> list[str]:
     """Put into words what an iterative method left unsolved, one a line; nothing for the other methods."""
     meta = record.meta
+    if "losses" in meta:
+        return [
+            f"gradient descent: largest loss {float(meta['loss']):.2e}, {meta['updates']} updates "
+            f"in {record.level} steps",
+            f"loss before > after, from clean to noise: {meta['losses']}",
+        ]
     if "residuals" not in meta:
         return []
     return [

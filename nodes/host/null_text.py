@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,21 +10,19 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from ...inversion import FitReport, Inversion, null_text, save, with_embeddings, work_dtype
+from ...inversion import FitReport, Inversion, null_text, with_embeddings, work_dtype
 from ...inversion.field import Field
 from ...inversion.null_text import by_euler
 from .bundle import Bundle, source_of
 from .checks import check_cfg, refuse_other_guidance, refuse_skipping
 from .field import Callback, reporter
-from .files import new_record_path
-from .gradients import deinference, differentiable, with_backward
+from .gradients import differentiable_run, refuse_quantised, whole_model
 from .guider import SteadyGuider
 from .negative import exchanged, unconditional_embedding
 from .parametrisation import sigma_floor, space_of
 from .runs import check_model_fits, drive, fingerprint_source, warn_of_other_source
 from .samplers import on_device_precision
-
-_logger = logging.getLogger(__name__)
+from .unfinished import keep_unfinished
 
 _UNFINISHED = "retrace/null_text_unfinished"
 
@@ -69,6 +66,7 @@ def run_null_text(
     """
     refuse_skipping(model)
     refuse_distilled(model)
+    refuse_quantised(model)
     record = bundle.record
     check_model_fits(model, record)
     if bundle.source is None:
@@ -103,7 +101,13 @@ def run_null_text(
         drive(guider, sampler, source_of(model, bundle), record.falling)
     except BaseException:  # the host's interrupt is no Exception from 0.30 on
         if save_unfinished and latest and len(latest[0].embeddings) > len(record.embeddings or ()):
-            _keep(marked(with_embeddings(by_euler(record), latest[0].embeddings, settings.cfg)))
+            found = latest[0].embeddings
+            keep_unfinished(
+                marked(with_embeddings(by_euler(record), found, settings.cfg)),
+                _UNFINISHED,
+                f"{len(found)} of {record.level} steps",
+                "Load that with LoadInversion and run NullTextOptimize on it to go on.",
+            )
         raise
     assert sampler.result is not None
     return replace(bundle, record=marked(sampler.result), negative=negative)
@@ -123,13 +127,6 @@ def refuse_distilled(model: Any) -> None:
             f"got the guidance-distilled {type(model.model).__name__}, which is told its guidance as a number; "
             "invert with belm or another exact method instead."
         )
-
-
-def whole_model(model: Any) -> Any:
-    """Return a MODEL whose weights stay in place: on hosts that stream them, a copy that does not."""
-    # Streamed weights share buffers, which the next layer overwrites before the backward pass reads them.
-    dynamic = getattr(model, "is_dynamic", None)
-    return model.get_non_dynamic_delegate() if callable(dynamic) and dynamic() else model
 
 
 class _FitSampler(comfy.samplers.Sampler):
@@ -159,36 +156,34 @@ class _FitSampler(comfy.samplers.Sampler):
             self._told(report)
             show(report)
 
-        conds = guider.conds
-        with differentiable(guider.inner_model):
-            try:
-                guider.conds = {name: deinference(cond) for name, cond in conds.items()}
-                source, unconditional = branches(guider, extra_args, work_dtype(noise.device))
-                start = unconditional_embedding(guider)
-                self.result = null_text(
-                    on_device_precision(self._record, work_dtype(noise.device)),
-                    source,
-                    unconditional,
-                    start,
-                    self._settings.cfg,
-                    self._settings.inner_steps,
-                    self._settings.learning_rate,
-                    self._settings.stop,
-                    self._settings.stop_growth,
-                    on_step,
-                    noise.device,
-                )
-            finally:
-                guider.conds = conds
+        with differentiable_run(guider, extra_args) as arguments:
+            source, unconditional = branches(guider, arguments, work_dtype(noise.device))
+            start = unconditional_embedding(guider)
+            self.result = null_text(
+                on_device_precision(self._record, work_dtype(noise.device)),
+                source,
+                unconditional,
+                start,
+                self._settings.cfg,
+                self._settings.inner_steps,
+                self._settings.learning_rate,
+                self._settings.stop,
+                self._settings.stop_growth,
+                on_step,
+                noise.device,
+            )
         return torch.zeros_like(noise)
 
 
 def branches(guider: SteadyGuider, extra_args: dict[str, Any], dtype: torch.dtype) -> tuple[Field, Field]:
-    """The two sides of guidance as fields: the source, and the negative with its embedding exchangeable."""
+    """The two sides of guidance as fields: the source, and the negative with its embedding exchangeable.
+
+    ``extra_args`` are those of differentiable_run.
+    """
     model_sampling = guider.inner_model.model_sampling
     space = space_of(model_sampling)
     floor = sigma_floor(model_sampling, space, dtype)
-    options = with_backward(extra_args.get("model_options", {}))
+    options = extra_args["model_options"]
 
     def answer(branch: str) -> Callable[[torch.Tensor, float], torch.Tensor]:
         def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -206,19 +201,3 @@ def branches(guider: SteadyGuider, extra_args: dict[str, Any], dtype: torch.dtyp
         return denoise
 
     return Field(answer("positive"), space, floor), Field(answer("negative"), space, floor, rebind)
-
-
-def _keep(record: Inversion) -> None:
-    try:
-        path, name = new_record_path(_UNFINISHED)
-        save(record, path)
-    except (ValueError, OSError) as error:  # why the fit stopped matters more than why its part could not be kept
-        _logger.warning("Retrace: the finished part of the fit could not be kept: %s", error)
-        return
-    _logger.warning(
-        "Retrace: the fit was stopped after %d of %d steps; they are kept in %s. "
-        "Load that with LoadInversion and run NullTextOptimize on it to go on.",
-        len(record.embeddings or ()),
-        record.level,
-        name,
-    )

@@ -47,18 +47,38 @@ def loss_plot(sigmas: Sequence[float], before: Sequence[float], after: Sequence[
     Returns:
         IMAGE of the host, shape (1, H, W, 3), values in [0, 1].
     """
+    ends = (f"sigma {sigmas[0]:.4g}", f"sigma {sigmas[-1]:.4g}") if sigmas else ("", "")
+    return _two_curves("loss of every step: before the fit (light), after it (dark)", before, after, ends)
+
+
+def descent_plot(losses: Sequence[float], best: Sequence[float]) -> torch.Tensor:
+    """Draw the loss of every iteration of an optimisation, and the best up to it.
+
+    Args:
+        losses: Loss of what each iteration tried.
+        best: Loss of the best that there was by then.
+
+    Returns:
+        IMAGE of the host, shape (1, H, W, 3), values in [0, 1].
+    """
+    ends = ("start", f"{max(0, len(losses) - 1)} updates")
+    return _two_curves("loss of every iteration (light), of what is kept (dark)", losses, best, ends)
+
+
+def _two_curves(title: str, light: Sequence[float], dark: Sequence[float], ends: tuple[str, str]) -> torch.Tensor:
+    """Draw two curves over a logarithmic axis, with a word below each end."""
     canvas = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    x0, y0, x1, y1 = _frame(draw, 0, "loss of every step: before the fit (light), after it (dark)")
-    shown = [loss for loss in (*before, *after) if loss > 0.0 and math.isfinite(loss)]
+    x0, y0, x1, y1 = _frame(draw, 0, title)
+    shown = [loss for loss in (*light, *dark) if loss > 0.0 and math.isfinite(loss)]
     low = math.floor(math.log10(min(shown))) if shown else 0
     high = max(math.ceil(math.log10(max(shown))), low + 1) if shown else 1
     for power in range(low, high + 1):
         y = y1 - (power - low) / (high - low) * (y1 - y0)
         draw.line((x0, y, x1, y), fill=_GRID)
         draw.text((x0 - 6, y), f"1e{power}", fill=_INK, anchor="rm")
-    width = (x1 - x0) / max(1, len(sigmas))
-    for losses, colour in ((before, _FILL), (after, _LINE)):
+    width = (x1 - x0) / max(1, len(light))
+    for losses, colour in ((light, _FILL), (dark, _LINE)):
         points = [
             (x0 + (index + 0.5) * width, y1 - (math.log10(loss) - low) / (high - low) * (y1 - y0))
             for index, loss in enumerate(losses)
@@ -69,9 +89,8 @@ def loss_plot(sigmas: Sequence[float], before: Sequence[float], after: Sequence[
         for x, y in points:
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
     draw.rectangle((x0, y0, x1, y1), outline=_INK)
-    if sigmas:
-        draw.text((x0, y1 + 8), f"sigma {sigmas[0]:.4g}", fill=_INK)
-        draw.text((x1, y1 + 8), f"sigma {sigmas[-1]:.4g}", fill=_INK, anchor="ra")
+    draw.text((x0, y1 + 8), ends[0], fill=_INK)
+    draw.text((x1, y1 + 8), ends[1], fill=_INK, anchor="ra")
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
 
 

@@ -32,6 +32,7 @@ from .checks import check_cfg, refuse_skipping
 from .compat import host_version
 from .field import refusing_field
 from .fingerprint import fingerprint_conditioning, fingerprint_model
+from .gradients import refuse_quantised, whole_model
 from .guider import SteadyGuider
 from .latents import into_model, keep_outside, out_of_model, source_samples
 from .masks import on_latent_grid
@@ -81,6 +82,8 @@ def run_invert(
         TypeError: If the latent holds several streams.
     """
     refuse_skipping(model)
+    if method.needs_gradients:
+        refuse_quantised(model)
     check_cfg(cfg, negative)
     samples = source_samples(model, latent)
     clean = into_model(model, samples)
@@ -102,7 +105,7 @@ def run_invert(
         start = clean.to(work_dtype(device)).to(device)
         return invert(field, start, sigmas, level, method, keep_path, fingerprints, meta, on_step)
 
-    record = _run(model, source, negative, cfg, samples, sigmas[level::-1], climb)
+    record = run_script(model, source, negative, cfg, samples, sigmas[level::-1], climb, method.needs_gradients)
     return Bundle(record, source, negative, samples, extras_of(latent))
 
 
@@ -142,7 +145,57 @@ def run_replay(
     record = bundle.record if method is None else adopt(bundle.record, method)
     check_model_fits(model, record)
     reconstructs = target is None
-    if reconstructs:
+    target, negative, cfg = conditioning_of(bundle, record, target, negative, cfg)
+    check_cfg(cfg, negative)
+    source = source_of(model, bundle)
+    grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
+
+    def descend(field: Field, device: torch.device, on_step: OnStep) -> torch.Tensor:
+        fitted = on_device_precision(record, work_dtype(device))
+
+        def told(report: StepReport) -> None:
+            if tap is not None:
+                tap(report)
+            on_step(report)
+
+        after_step = None if grid is None else blend(fitted, grid, device)
+        if reconstructs:
+            return replay(fitted, field, after_step=after_step, on_step=told, device=device).cpu()
+        # A solver whose way down asks the source too would get the target's answers: it is refused instead.
+        reason = f"positive must be left out for method {record.method}, got one; this solver only reconstructs here."
+        source_field = refusing_field(field, reason)
+        return replay(fitted, source_field, field, after_step=after_step, on_step=told, device=device).cpu()
+
+    if attention is None or reconstructs:
+        state = run_script(model, target, negative, cfg, source, record.falling, descend)
+    else:
+        guider = replay_guider(model, bundle, target, negative if cfg != 1.0 else None, cfg, attention)
+        sampler = AttendedReplay(record, attention, grid, tap)
+        drive(guider, sampler, source, record.falling)
+        assert sampler.result is not None
+        state = sampler.result
+    samples = out_of_model(model, state, source.dtype)
+    if grid is not None:
+        samples = keep_outside(grid, samples, source)
+    return {**bundle.extras, "samples": samples}
+
+
+def conditioning_of(
+    bundle: Bundle, record: Inversion, target: Any, negative: Any, cfg: float
+) -> tuple[Any, Any, float]:
+    """Return positive, negative and cfg under which a record is played back.
+
+    Args:
+        bundle: The inversion.
+        record: Its record, as it is to be played.
+        target: CONDITIONING of the edit; None reconstructs.
+        negative: Negative CONDITIONING of the edit.
+        cfg: Guidance scale of the edit.
+
+    Raises:
+        ValueError: If a conditioning that is needed is missing.
+    """
+    if target is None:
         if bundle.source is None:
             raise ValueError(
                 "source must be connected to reconstruct an inversion that was loaded from a file, got nothing; "
@@ -165,38 +218,7 @@ def run_replay(
                 cfg,
                 bundle.cfg,
             )
-    check_cfg(cfg, negative)
-    source = source_of(model, bundle)
-    grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
-
-    def descend(field: Field, device: torch.device, on_step: OnStep) -> torch.Tensor:
-        fitted = on_device_precision(record, work_dtype(device))
-
-        def told(report: StepReport) -> None:
-            if tap is not None:
-                tap(report)
-            on_step(report)
-
-        after_step = None if grid is None else blend(fitted, grid, device)
-        if reconstructs:
-            return replay(fitted, field, after_step=after_step, on_step=told, device=device).cpu()
-        # A solver whose way down asks the source too would get the target's answers: it is refused instead.
-        reason = f"positive must be left out for method {record.method}, got one; this solver only reconstructs here."
-        source_field = refusing_field(field, reason)
-        return replay(fitted, source_field, field, after_step=after_step, on_step=told, device=device).cpu()
-
-    if attention is None or reconstructs:
-        state = _run(model, target, negative, cfg, source, record.falling, descend)
-    else:
-        guider = replay_guider(model, bundle, target, negative if cfg != 1.0 else None, cfg, attention)
-        sampler = AttendedReplay(record, attention, grid, tap)
-        drive(guider, sampler, source, record.falling)
-        assert sampler.result is not None
-        state = sampler.result
-    samples = out_of_model(model, state, source.dtype)
-    if grid is not None:
-        samples = keep_outside(grid, samples, source)
-    return {**bundle.extras, "samples": samples}
+    return target, negative, cfg
 
 
 def extras_of(latent: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +252,7 @@ def warn_of_other_source(record: Inversion, source: Any, negative: Any, cfg: flo
         )
 
 
-def _run(
+def run_script(
     model: Any,
     positive: Any,
     negative: Any,
@@ -238,9 +260,26 @@ def _run(
     samples: torch.Tensor,
     falling: tuple[float, ...],
     script: Callable[[Field, torch.device, Any], Result],
+    gradients: bool = False,
 ) -> Result:
-    sampler: ScriptedSampler[Result] = ScriptedSampler(script)
-    drive(SteadyGuider(model, positive, negative if cfg != 1.0 else None, cfg), sampler, samples, falling)
+    """Run a function on the field of a MODEL under conditionings.
+
+    Args:
+        model: The MODEL; it is not changed.
+        positive: CONDITIONING.
+        negative: CONDITIONING, unused at cfg 1.
+        cfg: Guidance scale.
+        samples: Samples of a LATENT in the model's channels, for shape and device.
+        falling: Levels of the run.
+        script: Called once with (field, device, on_step).
+        gradients: Whether gradients are to pass through the field.
+
+    Returns:
+        What the script returns.
+    """
+    sampler: ScriptedSampler[Result] = ScriptedSampler(script, gradients)
+    whole = whole_model(model) if gradients else model
+    drive(SteadyGuider(whole, positive, negative if cfg != 1.0 else None, cfg), sampler, samples, falling)
     assert sampler.result is not None
     return sampler.result
 

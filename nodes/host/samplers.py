@@ -7,6 +7,7 @@ sigma 1 that is 0 and infinity. A plain Sampler is called with everything in pla
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,7 @@ from ...inversion.registry import get_method
 from .checks import check_state_fits, refuse_skipping
 from .field import Callback, field_of, reporter
 from .fingerprint import fingerprint_model
+from .gradients import differentiable_run
 from .grid import FLIPPED_ZERO, without_repeats
 from .parametrisation import PURE_NOISE, space_of
 
@@ -36,13 +38,15 @@ class ScriptedSampler(comfy.samplers.Sampler, Generic[Result]):
     The host maps and rounds what ``sample`` returns, so that is only a finite stand-in.
     """
 
-    def __init__(self, run: Run[Result]) -> None:
+    def __init__(self, run: Run[Result], gradients: bool = False) -> None:
         """Set the script.
 
         Args:
             run: Called once with (field, device, on_step).
+            gradients: Whether gradients are to pass through the field.
         """
         self._run = run
+        self._gradients = gradients
         self.result: Result | None = None
 
     def sample(
@@ -58,8 +62,9 @@ class ScriptedSampler(comfy.samplers.Sampler, Generic[Result]):
     ) -> torch.Tensor:
         """Run the script; called by the host."""
         model_sampling = guider.inner_model.model_sampling
-        field = field_of(guider, model_sampling, extra_args, work_dtype(noise.device), guider)
-        self.result = self._run(field, noise.device, reporter(callback))
+        with differentiable_run(guider, extra_args) if self._gradients else nullcontext(extra_args) as arguments:
+            field = field_of(guider, model_sampling, arguments, work_dtype(noise.device), guider)
+            self.result = self._run(field, noise.device, reporter(callback))
         return torch.zeros_like(noise)
 
 

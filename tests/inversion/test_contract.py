@@ -76,8 +76,10 @@ def test_order_up(name, space):
     order = order_of(name)
     start, end = truth(space, True)
     field = Mixture(space).field(sigma_floor=NO_FLOOR)
-    errors = [relative_error(invert(field, start, smooth_grid(space, n), n, name).x, end) for n in STEPS]
-    assert slope(errors, STEPS) == pytest.approx(order, abs=0.15), errors
+    # A tolerance must be met in all steps alike for the order to show.
+    steps = tuple(2 * n for n in STEPS) if METHODS[name].stops_early else STEPS
+    errors = [relative_error(invert(field, start, smooth_grid(space, n), n, name).x, end) for n in steps]
+    assert slope(errors, steps) == pytest.approx(order, abs=0.15), errors
 
 
 def test_order_down(name, space):
@@ -99,7 +101,11 @@ def test_evaluations(name, space, level):
     mixture, method = Mixture(space), get_method(name)
     field = mixture.field()
     record = invert(field, mixture.sample(1), full_grid(space, 10), level, method)
-    assert field.evaluations == record.meta["evaluations"] == method.evaluations(level)
+    assert field.evaluations == record.meta["evaluations"]
+    if method.stops_early:
+        assert level < field.evaluations <= method.evaluations(level)
+    else:
+        assert field.evaluations == method.evaluations(level)
     source = mixture.field()
     replay(record, source)
     assert source.evaluations == method.evaluations(level, rising=False)

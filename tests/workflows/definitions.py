@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from retrace_tests.workflows.definitions_gradient import noise_optimize, spd_inversion
 from retrace_tests.workflows.definitions_replay import exact_at_any_cfg, negative_prompt_inversion, rf_inversion
 from retrace_tests.workflows.graph import Graph
 from retrace_tests.workflows.parts import decode as _decode
@@ -445,6 +446,8 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     exact_at_any_cfg,
     rf_inversion,
     negative_prompt_inversion,
+    spd_inversion,
+    noise_optimize,
 )
 
 

@@ -33,6 +33,8 @@ NODES = [
     "NoiseMapInvert",
     "RFInversion",
     "NegativePromptInversion",
+    "SPDInvert",
+    "NoiseOptimize",
 ]
 
 

@@ -21,7 +21,7 @@ REMEDY = "run `python tests/workflows/make.py json`"
 # Nodes whose first output is a LATENT of ours to compare bit by bit.
 LATENTS = ("Resample", "SamplerCustomAdvanced", "InfEdit", "FlowEdit")
 # Nodes whose first output is an INVERSION of ours.
-INVERSIONS = ("Invert", "EDICTCouple", "BDIAInvert", "BELMInvert", "FixedPointInvert")
+INVERSIONS = ("Invert", "EDICTCouple", "BDIAInvert", "BELMInvert", "FixedPointInvert", "SPDInvert", "NoiseOptimize")
 
 
 def api(name):

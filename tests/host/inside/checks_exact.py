@@ -9,6 +9,7 @@ SETTINGS = {
     "BDIAInvert": ("bdia", {"gamma": 0.9}),
     "BELMInvert": ("belm", {"reseed": False}),
     "FixedPointInvert": ("fixed_point", {"iterations": 3, "memory": 0, "window": 2, "warm_start": True}),
+    "SPDInvert": ("spd", {"iterations": 2, "learning_rate": 5e-4, "stop": 1e-4}),
 }
 PAIRS = ("EDICTCouple", "BDIAInvert", "BELMInvert")
 # The network is float32 and so is the latent that comes back; the states are float64.
@@ -108,7 +109,8 @@ def check_pair_nodes_edit_inside_a_mask(pack):
 def check_method_nodes_show_their_settings(pack):
     """Settings have their plain names, are in sight, and stand last; a pair gives no LATENT and no NOISE."""
     shared = ["model", "source", "latent", "steps", "scheduler", "cfg", "strength", "negative", "sigmas", "keep_path"]
-    outputs = {"FixedPointInvert": ["INVERSION", "LATENT", "NOISE", "SIGMAS", "FLOAT", "STRING"]}
+    solved = ["INVERSION", "LATENT", "NOISE", "SIGMAS", "FLOAT", "STRING"]
+    outputs = {"FixedPointInvert": solved, "SPDInvert": solved}
     for node_id, (method, settings) in SETTINGS.items():
         info = pack.node(node_id).GET_NODE_INFO_V1()
         assert info["output"] == outputs.get(node_id, ["INVERSION", "SIGMAS"]), node_id
@@ -129,6 +131,7 @@ def check_method_nodes_refuse(pack):
         ("BDIAInvert", {"gamma": 0.0}, "gamma of method bdia must be at least 0.1"),
         ("FixedPointInvert", {"window": 2}, "window of method fixed_point must be 1 with memory above 0"),
         ("FixedPointInvert", {"memory": 0, "window": 6}, "must not exceed the iterations 5, got 6"),
+        ("SPDInvert", {"iterations": 0}, "iterations of method spd must be at least 1, got 0"),
         ("BELMInvert", {"steps": 1}, "steps must be at least 2, got 1"),
         ("BELMInvert", {"strength": 0.0}, "strength must be"),
     ):

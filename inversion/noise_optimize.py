@@ -1,0 +1,271 @@
+"""Noise optimisation: move an inverted noise so that what it comes down to meets a wish, and stay near where it was.
+
+    x_k(u) = x_k + w u                      w: weight of the noise at sigma_k, so that u is in units of unit noise
+    E(u)   = loss(D(x_k(u))) + pull * mean u^2
+
+D is the whole way down under the conditioning of the replay. E is brought down by Adam on u, from u = 0, with the
+gradient of the whole walk (`gradient.walk_gradient`).
+
+Optimising the starting noise through the sampler: Wallace et al. 2023, Direct Optimization of Diffusion Latents
+(DOODL), arXiv:2303.13703; Ben-Hamu et al. 2024, D-Flow, arXiv:2402.14017.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .adam import Adam, beside
+from .api import MisfitError, check_fit, own_method
+from .field import Field, mix
+from .gradient import walk_gradient
+from .method import SingleState
+from .record import Inversion, Scalar, keep
+from .walk import StepReport
+
+NORMS = ("L2", "L1")
+ITERATIONS = 20
+LEARNING_RATE = 0.03
+PULL = 0.1
+
+RowLoss = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseReport(StepReport):
+    """What an evaluated noise tells its listener: x is that noise's state, denoised the latent it comes down to.
+
+    Attributes:
+        loss: Loss of each row.
+        distance: Root mean square of u of each row, in standard deviations of the noise.
+        best_loss: Loss of the noise that each row would keep if this were the end.
+        best: That noise's state, shape of x: what an interrupted optimisation should keep.
+    """
+
+    loss: tuple[float, ...]
+    distance: tuple[float, ...]
+    best_loss: tuple[float, ...]
+    best: Tensor
+
+
+OnNoise = Callable[[NoiseReport], None]
+
+
+def meet(reference: Tensor, mask: Tensor | None = None, norm: str = "L2") -> RowLoss:
+    """The loss of not meeting a reference, as the mean over what the mask marks.
+
+        L2: sum m (x - ref)^2 / sum m        L1: sum m |x - ref| / sum m
+
+    Args:
+        reference: Latent to meet, (1 or B, C, [T,] H, W).
+        mask: Weights from 0 (do not care) to 1, broadcastable to the latent; None for everywhere.
+        norm: "L2" or "L1".
+
+    Returns:
+        Maps a latent (B, C, [T,] H, W) to one loss a row, shape (B,).
+
+    Raises:
+        ValueError: If the norm is unknown, or the mask lies outside 0 .. 1 or marks nothing in a row.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}; L2 is smoother, L1 is sharper.")
+    if mask is not None:
+        if not bool(((mask >= 0.0) & (mask <= 1.0)).all()):
+            raise ValueError("mask must lie between 0 and 1, got values outside; clamp it.")
+        if not bool(mask.flatten(1).any(1).all()):
+            raise ValueError("mask must mark some of every picture, got one that marks nothing; paint it white there.")
+
+    # Copies outside of inference mode: others could not take part in a gradient.
+    with torch.inference_mode(False):
+        wanted = reference.detach().clone()
+        share = torch.ones_like(wanted[:1]) if mask is None else mask.detach().clone()
+
+    def loss(x: Tensor) -> Tensor:
+        missed = x - wanted.to(x)
+        size = missed.square() if norm == "L2" else missed.abs()
+        weights = share.to(x).expand_as(size)
+        return (weights * size).flatten(1).sum(1) / weights.flatten(1).sum(1)
+
+    return loss
+
+
+def noise_optimize(
+    inversion: Inversion,
+    field: Field,
+    loss: RowLoss,
+    iterations: int = ITERATIONS,
+    learning_rate: float = LEARNING_RATE,
+    pull: float = PULL,
+    on_iteration: OnNoise | None = None,
+    device: torch.device | str = "cpu",
+) -> Inversion:
+    """Optimise the noise of an inversion for what it is replayed to.
+
+    Rows of a batch are each optimised for themselves, as far as their losses are. Of all noises that a row has tried
+    it keeps the one with the least E; so none ends worse than the inversion was.
+
+    Args:
+        inversion: A record of a method whose whole state is one latent; left untouched.
+        field: The model under the conditioning and guidance of the replay; gradients must pass through it.
+        loss: Maps the latent at the clean end, (B, C, [T,] H, W), to one number a row, (B,). `meet` is one.
+        iterations: Updates.
+        learning_rate: Of Adam: how far an update may move an entry of the noise, in its standard deviations.
+        pull: Weight of the squared distance from the inverted noise.
+        on_iteration: Told of every noise, iterations + 1 times; whatever it raises ends the work.
+        device: Where to compute.
+
+    Returns:
+        The record with the noise that was found as its x. Everything else is the inversion's: x0 and the path are
+        those of its source.
+
+    Raises:
+        ValueError: If a setting is out of range, the loss does not give one finite number a row, or the model lets no
+            gradient through.
+        MisfitError: If the record's method keeps more than one latent, or the model is of another space.
+    """
+    _check_settings(iterations, learning_rate, pull)
+    method = own_method(inversion)
+    if not isinstance(method, SingleState):
+        raise MisfitError(
+            f"inversion must come from a method that keeps one latent, got {method.name}; "
+            "invert with midpoint, fireflow, ddim or another of that kind."
+        )
+    check_fit(inversion, field, field)
+    started, called = time.perf_counter(), field.evaluations
+    with torch.inference_mode(False), torch.no_grad():
+        problem = _Problem(inversion, method, field, loss, device)
+        u, adam = torch.zeros_like(problem.origin), Adam(learning_rate)
+        best: _Best | None = None
+        first: Tensor | None = None
+        total = iterations + 1
+        for index in range(total):
+            last = index == total - 1
+            tried = problem.reach(u) if last else problem.differentiate(u)
+            distance = u.square().flatten(1).mean(1)
+            first = tried.rows if first is None else first
+            best = _better(best, _Best(tried.x, tried.rows, tried.rows + pull * distance))
+            if on_iteration is not None:
+                on_iteration(
+                    NoiseReport(
+                        index,
+                        total,
+                        inversion.sigma,
+                        inversion.sigmas[0],
+                        tried.x,
+                        tried.end,
+                        tuple(tried.rows.tolist()),
+                        tuple(distance.sqrt().tolist()),
+                        tuple(best.rows.tolist()),
+                        best.x,
+                    )
+                )
+            if tried.gradient is not None:
+                u = adam.step(u, tried.gradient + 2.0 * pull / u[0].numel() * u)
+    assert best is not None and first is not None
+    remarks: dict[str, Scalar] = {
+        "noise_optimize_first_loss": float(first.mean()),
+        "noise_optimize_loss": float(best.rows.mean()),
+        "noise_optimize_evaluations": field.evaluations - called,
+        "noise_optimize_seconds": time.perf_counter() - started,
+    }
+    return with_noise(inversion, best.x, remarks)
+
+
+def with_noise(inversion: Inversion, x: Tensor, remarks: dict[str, Scalar] | None = None) -> Inversion:
+    """The record with another state at its level; x0, path and everything else stay those of its source.
+
+    Args:
+        inversion: A record of a method whose whole state is one latent.
+        x: State at its level, shape of the latent.
+        remarks: Further entries for its meta.
+    """
+    return replace(inversion, x=keep(x, inversion.dtype), meta={**inversion.meta, **(remarks or {})})
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A noise that was played: its state, the latent, the loss of each row, and the gradient at u if it was wanted."""
+
+    x: Tensor
+    end: Tensor
+    rows: Tensor
+    gradient: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """The best of every row so far: state, loss, and the loss with the pull."""
+
+    x: Tensor
+    rows: Tensor
+    whole: Tensor
+
+
+class _Problem:
+    """The way down from x_k + w u, and its loss."""
+
+    def __init__(
+        self,
+        inversion: Inversion,
+        method: SingleState,
+        field: Field,
+        loss: RowLoss,
+        device: torch.device | str,
+    ) -> None:
+        self._record, self._method, self._field, self._loss = inversion, method, field, loss
+        self.origin = inversion.x.to(device)
+        one = torch.ones(1, dtype=torch.float64)
+        self._weight = float(mix(0.0 * one, one, inversion.sigma, inversion.space, inversion.sigmas[0]))
+        self._embeddings = [each.to(device) for each in inversion.embeddings or ()]
+
+    def differentiate(self, u: Tensor) -> _Tried:
+        """Play u and find the gradient of the losses at it."""
+        kept: list[Tensor] = []
+
+        def total(end: Tensor) -> Tensor:
+            rows = self._rows(end)
+            kept.append(rows.detach())
+            return rows.sum()
+
+        x = self.origin + self._weight * u
+        found = walk_gradient(
+            self._field, x, self._record.falling, self._method.down, total, embeddings=self._embeddings
+        )
+        return _Tried(x, found.end, kept[-1], self._weight * found.start)
+
+    def reach(self, u: Tensor) -> _Tried:
+        """Play u, without a gradient."""
+        x = self.origin + self._weight * u
+        played = replace(self._record, x=keep(x))
+        end = self._method.replay(played, self._field, device=x.device)
+        return _Tried(x, end, self._rows(end))
+
+    def _rows(self, end: Tensor) -> Tensor:
+        rows = self._loss(end)
+        if rows.shape != (len(end),) or not bool(torch.isfinite(rows).all()):
+            raise ValueError(
+                f"The loss must be one finite number for each of the {len(end)} rows, got {rows.detach().tolist()}; "
+                "take its mean over all axes but the first."
+            )
+        return rows
+
+
+def _better(best: _Best | None, now: _Best) -> _Best:
+    if best is None:
+        return now
+    ahead = now.whole < best.whole
+    x = torch.where(beside(ahead, now.x), now.x, best.x)
+    return _Best(x, torch.where(ahead, now.rows, best.rows), torch.where(ahead, now.whole, best.whole))
+
+
+def _check_settings(iterations: int, learning_rate: float, pull: float) -> None:
+    if type(iterations) is not int or iterations < 0:
+        raise ValueError(f"iterations must be a whole number, 0 or more, got {iterations!r}; 20 is usual.")
+    for name, value, usual in (("learning_rate", learning_rate, LEARNING_RATE), ("pull", pull, PULL)):
+        if not (math.isfinite(value) and value >= 0.0):
+            raise ValueError(f"{name} must be finite and not negative, got {value!r}; the usual one is {usual:g}.")

@@ -1,0 +1,293 @@
+"""Gradients through a whole walk against autograd on the walk in one piece, and the memory that they take."""
+
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from retrace.inversion import METHODS, Field, SingleState, get_method, walk, walk_gradient
+from retrace.inversion.steps import DDIMPredictor, Euler, FireFlow, Midpoint
+from retrace_tests.inversion.problems import WIDTH, Mixture, full_grid
+
+STEPPERS = {"euler": Euler, "midpoint": Midpoint, "fireflow": FireFlow, "ddim_predictor": DDIMPredictor}
+DOWN = sorted(name for name, method in METHODS.items() if issubclass(method, SingleState))
+
+
+class Conditioned:
+    """The mixture under two exchangeable prompts and a guidance, as a function of their embeddings."""
+
+    def __init__(self, space, cfg=3.0):
+        self.mixture = Mixture(space)
+        self.space, self.cfg = space, cfg
+        self.prompt = self.mixture.embeddings["source"].clone().requires_grad_(True)
+        self.null = self.mixture.embeddings["null"].clone().requires_grad_(True)
+
+    def under(self, null):
+        def denoise(x, sigma):
+            conditional = self.mixture.denoise(x, sigma, self.prompt)
+            unguided = self.mixture.denoise(x, sigma, null)
+            return unguided + self.cfg * (conditional - unguided)
+
+        return denoise
+
+    def field(self):
+        return Field(self.under(self.null), self.space, rebind=self.under)
+
+    def start(self, grid):
+        noise = self.mixture.noise(2)
+        return self.mixture.sample(2) + 0.1 * noise if grid[0] == 0.0 else grid[0] * noise
+
+
+class Tiny(torch.nn.Module):
+    """A network of two convolutions and a condition, in double precision."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.enter = torch.nn.Conv2d(4, 8, 3, padding=1, dtype=torch.float64)
+            self.tell = torch.nn.Linear(WIDTH, 8, dtype=torch.float64)
+            self.leave = torch.nn.Conv2d(8, 4, 3, padding=1, dtype=torch.float64)
+
+    def forward(self, x, sigma, prompt):
+        hidden = self.enter(x / (1.0 + sigma**2) ** 0.5) + self.tell(prompt)[:, None, None]
+        return self.leave(torch.nn.functional.silu(hidden))
+
+
+def some_loss(x):
+    """No sum over entries: each has a weight of its own, and rows and entries meet."""
+    weights = torch.linspace(-1.0, 2.0, x.numel(), dtype=x.dtype).reshape(x.shape)
+    return (weights * x).sum().square() + (weights * x.pow(3)).mean()
+
+
+def plainly(field, x, sigmas, stepper, loss, inputs):
+    """The loss, and autograd through the walk in one piece."""
+    leaf = x.clone().requires_grad_(True)
+    end = walk(field, leaf, sigmas, stepper)
+    value = loss(end)
+    return value.item(), end.detach(), torch.autograd.grad(value, [leaf, *inputs], allow_unused=True)
+
+
+def agrees(ours, theirs, bound=1e-13):
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    assert float((ours - theirs).norm() / theirs.norm()) < bound, float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("rising", [False, True], ids=["down", "up"])
+@pytest.mark.parametrize("steps", [1, 2, 15])
+def test_equals_autograd_on_the_mixture(space, name, rising, steps):
+    problem = Conditioned(space)
+    grid = full_grid(space, steps)
+    sigmas = grid if rising else grid[::-1]
+    x, inputs = problem.start(sigmas), (problem.prompt, problem.null)
+    value, end, wanted = plainly(problem.field(), x, sigmas, STEPPERS[name](), some_loss, inputs)
+    found = walk_gradient(problem.field(), x, sigmas, STEPPERS[name], some_loss, inputs)
+    assert found.loss == pytest.approx(value, rel=1e-13) and torch.equal(found.end, end)
+    for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
+        agrees(ours, theirs)
+
+
+@pytest.mark.parametrize("name", DOWN)
+def test_equals_autograd_for_every_way_down(name):
+    """Every method whose state is one latent: a stepper with a history of another kind would be caught here."""
+    problem, method = Conditioned("ve"), get_method(name)
+    sigmas = full_grid("ve", 9)[::-1]
+    x = problem.start(sigmas)
+    _, end, wanted = plainly(problem.field(), x, sigmas, method.down(), some_loss, (problem.prompt,))
+    found = walk_gradient(problem.field(), x, sigmas, method.down, some_loss, (problem.prompt,))
+    assert torch.equal(found.end, end)
+    agrees(found.start, wanted[0])
+    agrees(found.inputs[0], wanted[1])
+
+
+def test_a_warm_fixed_point_carries_its_derivative():
+    problem, method = Conditioned("flow", cfg=1.0), get_method("fixed_point", {"warm_start": True, "memory": 0})
+    sigmas = full_grid("flow", 7)
+    x = problem.start(sigmas)
+    _, _, wanted = plainly(problem.field(), x, sigmas, method.up(), some_loss, ())
+    agrees(walk_gradient(problem.field(), x, sigmas, method.up, some_loss).start, wanted[0], 1e-12)
+
+
+@pytest.mark.parametrize("name", STEPPERS)
+def test_equals_autograd_on_a_network(name):
+    network, prompt = Tiny(), torch.randn(WIDTH, dtype=torch.float64).requires_grad_(True)
+    field = Field(lambda x, sigma: network(x, sigma, prompt), "ve")
+    weights = list(network.parameters())
+    x, sigmas = torch.randn(2, 4, 6, 5, dtype=torch.float64), full_grid("ve", 8)
+    sigmas = sigmas if name == "ddim_predictor" else sigmas[::-1]
+    _, _, wanted = plainly(field, x, sigmas, STEPPERS[name](), some_loss, (prompt, *weights))
+    found = walk_gradient(field, x, sigmas, STEPPERS[name], some_loss, (prompt, *weights))
+    for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
+        agrees(ours, theirs)
+    assert all(weight.grad is None for weight in weights) and prompt.grad is None
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_embeddings_of_the_steps(count):
+    """The last embedding serves all further steps, so its gradient is the sum over them."""
+    problem, sigmas = Conditioned("ve"), full_grid("ve", 6)[::-1]
+    x = problem.start(sigmas)
+    stages = [(problem.null.detach() + 0.1 * k).requires_grad_(True) for k in range(count)]
+
+    leaf = x.clone().requires_grad_(True)
+    state = leaf
+    for index in range(6):
+        stage = stages[min(index, count - 1)]
+        state = Midpoint()(problem.field().with_embedding(stage), state, sigmas[index], sigmas[index + 1]).x
+    wanted = torch.autograd.grad(some_loss(state), [leaf, *stages])
+    found = walk_gradient(problem.field(), x, sigmas, Midpoint, some_loss, embeddings=stages)
+    assert torch.equal(found.end, state.detach()) and len(found.embeddings) == count
+    for ours, theirs in zip((found.start, *found.embeddings), wanted, strict=True):
+        agrees(ours, theirs)
+
+
+class Held(TorchDispatchMode):
+    """Counts the storages of a latent's size that are alive, whenever the model is asked."""
+
+    def __init__(self, latent):
+        super().__init__()
+        self.size, self.made, self.most = latent.numel(), [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for each in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(each, torch.Tensor) and each.numel() == self.size:
+                self.made.append(weakref.ref(each))
+        return out
+
+    def look(self):
+        self.made = [ref for ref in self.made if ref() is not None]
+        self.most = max(self.most, len({ref().untyped_storage().data_ptr() for ref in self.made}))
+
+
+@pytest.mark.parametrize("name", ["euler", "midpoint", "fireflow"])
+def test_memory_grows_by_one_latent_a_step(name):
+    """Tensors of a latent's size that Python holds, and those that autograd has saved."""
+    network, prompt = Tiny(), torch.randn(WIDTH, dtype=torch.float64)
+    x = torch.randn(1, 4, 7, 9, dtype=torch.float64)
+
+    def cost(steps, way):
+        saved = {"now": 0, "most": 0}
+
+        class Saved:
+            def __init__(self, tensor):
+                self.tensor = tensor
+                saved["now"] += 1
+                saved["most"] = max(saved["most"], saved["now"])
+
+            def __del__(self):
+                saved["now"] -= 1
+
+        held = Held(x)
+
+        def denoise(state, sigma):
+            held.look()
+            return network(state, sigma, prompt)
+
+        with held, torch.autograd.graph.saved_tensors_hooks(Saved, lambda kept: kept.tensor):
+            way(Field(denoise, "ve"), x, full_grid("ve", steps)[::-1])
+        return held.most, saved["most"]
+
+    def ours(field, start, sigmas):
+        walk_gradient(field, start, sigmas, STEPPERS[name], some_loss)
+
+    def in_one_piece(field, start, sigmas):
+        plainly(field, start, sigmas, STEPPERS[name](), some_loss, ())
+
+    (few, few_saved), (many, many_saved) = cost(10, ours), cost(100, ours)
+    # One latent a step for 90 steps more, and the activations of one step at either number.
+    assert many - few <= 90 and many_saved == few_saved
+    _, plain_few = cost(10, in_one_piece)
+    _, plain_many = cost(100, in_one_piece)
+    assert plain_many > 8 * plain_few > 8 * few_saved
+
+
+def test_calls():
+    """Each call of the walk is made twice."""
+    problem = Conditioned("ve")
+    field, sigmas = problem.field(), full_grid("ve", 5)[::-1]
+    told = []
+    walk_gradient(field, problem.start(sigmas), sigmas, FireFlow, some_loss, on_step=told.append)
+    # A carried derivative is not asked for again.
+    assert field.evaluations == 2 * (5 + 1)
+    assert [report.index for report in told] == list(range(5)) and not any(r.x.requires_grad for r in told)
+
+
+def test_works_in_any_mode_and_changes_nothing():
+    problem, sigmas = Conditioned("flow"), full_grid("flow", 5)[::-1]
+    x = problem.start(sigmas)
+    before = x.clone()
+    wanted = walk_gradient(problem.field(), x, sigmas, FireFlow, some_loss, (problem.prompt,))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = walk_gradient(problem.field(), x.clone(), sigmas, FireFlow, some_loss, (problem.prompt,))
+        assert torch.equal(found.start, wanted.start) and torch.equal(found.inputs[0], wanted.inputs[0])
+    for tensor in (found.end, found.start, *found.inputs):
+        assert not tensor.requires_grad and not tensor.is_inference()
+    assert torch.equal(x, before) and not x.requires_grad and problem.prompt.grad is None
+
+
+def test_what_acts_on_nothing_has_a_gradient_of_zero():
+    problem, other = Conditioned("ve"), torch.ones(3, requires_grad=True)
+    sigmas = full_grid("ve", 3)[::-1]
+    found = walk_gradient(problem.field(), problem.start(sigmas), sigmas, Euler, some_loss, (other,))
+    assert torch.equal(found.inputs[0], torch.zeros(3))
+
+
+def test_a_loss_may_use_the_inputs_itself():
+    problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]
+    x, prompt = problem.start(sigmas), problem.prompt
+
+    def loss(end):
+        return some_loss(end) + prompt.square().sum()
+
+    _, _, wanted = plainly(problem.field(), x, sigmas, Euler(), loss, (prompt,))
+    agrees(walk_gradient(problem.field(), x, sigmas, Euler, loss, (prompt,)).inputs[0], wanted[1])
+
+
+def test_small_gradients_survive_a_network_in_half_precision():
+    """A loss so small that its gradient is no float16 number."""
+    problem, sigmas = Conditioned("flow", cfg=1.0), full_grid("flow", 4)[::-1]
+    exact = problem.field()
+
+    def denoise(x, sigma):
+        return exact(x, sigma).half()
+
+    x = problem.start(sigmas)
+    found = walk_gradient(Field(denoise, "flow"), x, sigmas, Euler, lambda end: 1e-10 * some_loss(end))
+    wanted = walk_gradient(exact, x, sigmas, Euler, lambda end: 1e-10 * some_loss(end))
+    agrees(found.start, wanted.start, 1e-2)
+
+
+def test_refusals():
+    problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]
+    x = problem.start(sigmas)
+
+    def run(field=None, loss=some_loss, inputs=()):
+        walk_gradient(problem.field() if field is None else field, x, sigmas, Euler, loss, inputs)
+
+    with pytest.raises(ValueError, match="inputs must require a gradient, got one of shape"):
+        run(inputs=(torch.zeros(3),))
+    with pytest.raises(ValueError, match="The loss must be one finite number"):
+        run(loss=lambda end: end)
+    with pytest.raises(ValueError, match="The loss must be one finite number"):
+        run(loss=lambda end: end.sum() * torch.nan)
+    with pytest.raises(ValueError, match="The loss must be computed from the latent"):
+        run(loss=lambda end: torch.ones(()))
+
+    @torch.no_grad()
+    def deaf(state, sigma):
+        return 0.5 * state
+
+    with pytest.raises(ValueError, match="must let gradients reach its state, got an answer without any"):
+        run(Field(deaf, "ve"))
+    with torch.inference_mode():
+        weight = torch.full((1,), 0.5)
+    with pytest.raises(ValueError, match="must be ordinary tensors to be differentiated, got some that were made in"):
+        run(Field(lambda state, sigma: weight * state, "ve"))
+    blown = Field(lambda state, sigma: 0.0 * state + (state * 0.0).sqrt(), "ve")
+    with pytest.raises(ValueError, match="The gradient must stay finite"):
+        run(blown)

@@ -1,0 +1,84 @@
+"""The invertible chain of the pair methods: the same way down, and autograd's gradient from two latents."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from retrace.inversion import METHODS, Field, Inversion, Pair, get_method, invert, pair_gradient
+from retrace_tests.inversion.problems import WIDTH, full_grid
+from retrace_tests.inversion.test_gradient import Conditioned, Held, Tiny, agrees, some_loss
+
+PAIRS = sorted(name for name, method in METHODS.items() if issubclass(method, Pair))
+SETTINGS = [*product(PAIRS, [{}]), ("bdia", {"gamma": 0.9}), ("edict", {"p": 0.93})]
+
+
+def plainly(method, field, record, loss, inputs):
+    """Autograd through the method's own replay."""
+    x, mate = (state.clone().requires_grad_(True) for state in (record.x, record.mate))
+    leaves = Inversion(
+        record.space, record.sigmas, record.level, record.x0, x, mate, method=method.name, params=method.params
+    )
+    end = method.replay(leaves, field)
+    value = loss(end)
+    return value.item(), end.detach(), torch.autograd.grad(value, [x, mate, *inputs])
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+@pytest.mark.parametrize("level", [2, 3, 14, 20])
+def test_equals_autograd(space, name, settings, level):
+    problem, method = Conditioned(space), get_method(name, settings)
+    inputs = (problem.prompt, problem.null)
+    record = invert(problem.field(), problem.mixture.sample(2), full_grid(space, 20), level, method)
+    value, end, wanted = plainly(method, problem.field(), record, some_loss, inputs)
+    field = problem.field()
+    found = pair_gradient(method, field, record.x, record.mate, record.sigmas, level, some_loss, inputs)
+    assert found.loss == pytest.approx(value, rel=1e-11)
+    agrees(found.end, end)
+    # The states are found again by algebra: as exact as the round trip, whose rounding guidance stretches.
+    for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
+        agrees(ours, theirs, 1e-11)
+    assert field.evaluations == 2 * method.evaluations(level, rising=False)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_equals_autograd_on_a_network(name):
+    network, prompt = Tiny(), torch.randn(WIDTH, dtype=torch.float64).requires_grad_(True)
+    field = Field(lambda x, sigma: network(x, sigma, prompt), "ve")
+    method, clean = get_method(name), torch.randn(2, 4, 6, 5, dtype=torch.float64)
+    record = invert(field, clean, full_grid("ve", 12), 10, method)
+    _, _, wanted = plainly(method, field, record, some_loss, (prompt,))
+    with torch.inference_mode():
+        found = pair_gradient(method, field, record.x, record.mate, record.sigmas, 10, some_loss, (prompt,))
+    for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
+        agrees(ours, theirs, 1e-12)
+        assert not ours.is_inference() and not ours.requires_grad
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_memory_does_not_grow_with_the_steps(name):
+    network, prompt = Tiny(), torch.randn(WIDTH, dtype=torch.float64)
+    clean = torch.randn(1, 4, 7, 9, dtype=torch.float64)
+
+    def most(steps):
+        held = Held(clean)
+
+        def denoise(x, sigma):
+            held.look()
+            return network(x, sigma, prompt)
+
+        method, grid = get_method(name), full_grid("ve", steps)
+        with held:
+            pair_gradient(method, Field(denoise, "ve"), clean, 1.01 * clean, grid, steps, some_loss)
+        return held.most
+
+    assert most(100) == most(10)
+
+
+def test_a_model_without_gradients_is_refused():
+    method, x = get_method("edict"), torch.randn(1, 4, 3, 3, dtype=torch.float64)
+    deaf = Field(torch.no_grad()(lambda state, sigma: 0.5 * state), "ve")
+    with pytest.raises(ValueError, match="must let gradients reach its state"):
+        pair_gradient(method, deaf, x, x, full_grid("ve", 4), 4, some_loss)
