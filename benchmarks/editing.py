@@ -4,9 +4,9 @@
     python benchmarks/editing.py --tune [--entries infedit]
 
 200 triples of a picture, its prompt and a target prompt, 50 of each kind of edit, go through every entry of
-editing_methods.py, once with the whole picture free and once inside a mask. What is measured, and on which pixels, is
-in editing_figures.py and editing_triples.py. Every row that is finished is kept in benchmarks/results/parts, which git
-ignores, and taken from there by the next run; --fresh measures it again.
+editing_methods.py with the whole picture free, and the first half of them once more inside a mask. What is measured,
+and on which pixels, is in editing_figures.py and editing_triples.py. Every row that is finished is kept in
+benchmarks/results/parts, which git ignores, and taken from there by the next run; --fresh measures it again.
 
 --tune prints how every entry does on other pictures, whose combinations were trained on, over a grid of guidance and
 strength: that is where the settings of the entries come from.
@@ -15,6 +15,7 @@ strength: that is where the settings of the entries come from.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -45,7 +46,7 @@ MODELS = ("eps", "flow")
 ROWS = 50
 # Triples of each kind that the contact sheet shows: the first ones, whatever became of them.
 SHOWN = 1
-TUNING = {"cfg": (1.0, 2.0, 3.0, 5.0), "strength": (0.7, 0.85, 1.0)}
+TUNING = {"cfg": (1.0, 2.0, 3.0), "strength": (1.0,)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Job:
         model: "eps" or "flow".
         entry: Name of the entry.
         setting: What it runs at.
-        masked: Whether the edits inside a mask are measured too.
+        masked: Whether the edits inside a mask are measured too, on the first half of the batches.
         count: Triples of each kind.
         budget: Network calls for a picture.
         held_out: Whether the triples are the held-out ones.
@@ -94,7 +95,7 @@ def run(job: Job) -> dict[str, Any]:
     shown, calls, seconds, equal = [], 0, 0.0, True
     for first in range(0, len(chosen), ROWS):
         part = slice(first, first + ROWS)
-        asked, source = chosen[part], as_pictures(drawn.pictures[part])
+        asked, source, wanted = chosen[part], as_pictures(drawn.pictures[part]), as_pictures(drawn.wanted[part])
         regions = torch.from_numpy(drawn.regions[part])
         x0 = model.encode(source)
         mask = torch.nn.functional.adaptive_max_pool2d(regions[:, None].float(), x0.shape[2:])
@@ -106,14 +107,14 @@ def run(job: Job) -> dict[str, Any]:
             finish = entry.edit(batch, job.setting)
             latents = {"free": finish(None)}
             calls, seconds = batch.calls, seconds + time.perf_counter() - started
-            if job.masked:
+            if job.masked and first < len(chosen) / 2:
                 latents["masked"] = finish(mask)
         except ValueError as error:
             # A method may refuse a setting, or leave the finite numbers: that is a result too.
             return {"job": asdict(job), "refused": str(error), "provenance": provenance.provenance()}
         for variant, latent in latents.items():
             edited = model.decode(latent)
-            rows[variant] += measure(asked, edited, source, regions, structure)
+            rows[variant] += measure(asked, edited, source, wanted, regions, structure)
             if variant == "free":
                 shown += list(as_pixels(edited)[: max(0, SHOWN * len(KINDS) - first)])
             else:
@@ -127,7 +128,9 @@ def run(job: Job) -> dict[str, Any]:
         "shown": np.stack(shown).tolist(),
         "free": _by_kind(rows["free"]),
     }
-    return {**found, "masked": _by_kind(rows["masked"]), "equal_outside": equal} if job.masked else found
+    if not job.masked:
+        return found
+    return {**found, "masked": _by_kind(rows["masked"]), "masked_count": len(rows["masked"]), "equal_outside": equal}
 
 
 def _by_kind(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -142,7 +145,8 @@ def bounds(count: int) -> dict[str, Any]:
     model, structure = _model("eps")
     chosen = triples(count)
     drawn = draw(chosen)
-    source, regions = as_pictures(drawn.pictures), torch.from_numpy(drawn.regions)
+    source, wanted = as_pictures(drawn.pictures), as_pictures(drawn.wanted)
+    regions = torch.from_numpy(drawn.regions)
     parts = [slice(first, first + ROWS) for first in range(0, len(chosen), ROWS)]
 
     def through(pixels: np.ndarray) -> torch.Tensor:
@@ -152,13 +156,14 @@ def bounds(count: int) -> dict[str, Any]:
         return [
             row
             for part in parts
-            for row in measure(chosen[part], pictures[part], source[part], regions[part], structure)
+            for row in measure(chosen[part], pictures[part], source[part], wanted[part], regions[part], structure)
         ]
 
     unchanged = [Triple(triple.kind, triple.source, triple.source) for triple in chosen]
-    same = [verdict(triple, picture)[0] for triple, picture in zip(unchanged, as_pixels(through(drawn.pictures)))]
+    rebuilt = through(drawn.pictures)
+    same = [verdict(triple, picture)[0] for triple, picture in zip(unchanged, as_pixels(rebuilt), strict=True)]
     return {
-        "source": _by_kind(figures(through(drawn.pictures))),
+        "source": _by_kind(figures(rebuilt)),
         "target": _by_kind(figures(through(drawn.wanted))),
         "source_read_right": 100.0 * float(np.mean(same)),
         "shown": drawn.pictures[: SHOWN * len(KINDS)].tolist(),
@@ -191,9 +196,10 @@ def run_all(wanted: list[Job], workers: int, parts: Path | None) -> list[dict[st
     todo = [job for job in wanted if job not in found]
     print(f"{len(found)} rows are there, {len(todo)} to measure", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    # The eps model takes longer: begun first, it does not leave one worker with the last row.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for done, (job, row) in enumerate(zip(todo, pool.map(run, todo)), 1):
+    context = multiprocessing.get_context("spawn")
+    # Without workers in this process, which a test can look into.
+    with ProcessPoolExecutor(workers, context) if workers else contextlib.nullcontext() as pool:
+        for done, (job, row) in enumerate(zip(todo, (pool.map if pool else map)(run, todo), strict=True), 1):
             found[job] = row
             if parts is not None:
                 parts.mkdir(parents=True, exist_ok=True)
@@ -237,28 +243,29 @@ def tune(models: list[str], names: list[str], count: int, budget: int, workers: 
                 print(f"{model} {name} {row['job']['setting']}: {_told(row)}")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = list(entries())
-    parser.add_argument("--count", type=int, help="triples of each kind of edit (50, or 10 to tune)")
+    parser.add_argument("--count", type=int, help="triples of each kind of edit (50, or 4 to tune)")
     parser.add_argument("--budget", type=int, default=BUDGET, help=f"network calls for a picture ({BUDGET})")
     parser.add_argument("--entries", nargs="+", default=known, choices=known, metavar="ENTRY", help="all by default")
     parser.add_argument("--kinds", nargs="+", default=list(MODELS), choices=MODELS, help="demo models, both")
-    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each (2)")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each (2); 0 for none but this")
     parser.add_argument("--output", type=Path, default=provenance.RESULTS, help="folder of the results")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     parser.add_argument("--tune", action="store_true", help="look for settings instead, on other pictures")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     parts = chosen.output / "parts"
     if chosen.tune:
-        tune(chosen.kinds, chosen.entries, chosen.count or 10, chosen.budget, chosen.workers, parts)
+        tune(chosen.kinds, chosen.entries, chosen.count or 4, chosen.budget, chosen.workers, parts)
         return
     count = chosen.count or 50
     wanted = jobs(chosen.kinds, chosen.entries, count, chosen.budget)
     if chosen.fresh:
         for job in wanted:
             (parts / f"{job.title}.json").unlink(missing_ok=True)
+    torch.set_num_threads(1)
     where = provenance.provenance()
     rows = run_all(wanted, chosen.workers, parts)
     editing_report.write(rows, bounds(count), where, chosen.output)

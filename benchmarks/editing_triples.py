@@ -86,7 +86,8 @@ def draw(chosen: Sequence[Triple]) -> Drawn:
     wanted, target_masks = world.render([triple.target for triple in chosen], seed=SEED)
     regions = np.stack(
         [
-            _grown(source < 1.0) if triple.kind == "background" else _grown((source > 0.0) | (target > 0.0))
+            # Without a margin: the stroke of a small ring is not wide enough for one.
+            source < 1.0 if triple.kind == "background" else _grown((source > 0.0) | (target > 0.0))
             for triple, source, target in zip(chosen, masks, target_masks, strict=True)
         ]
     )

@@ -18,7 +18,7 @@ from .bundle import Bundle, source_of
 from .checks import check_cfg, refuse_skipping
 from .field import Callback, reporter
 from .files import new_record_path
-from .gradients import deinference, differentiable, with_backward
+from .gradients import deinference, differentiable, networks_of, with_backward
 from .guider import SteadyGuider
 from .negative import exchanged, unconditional_embedding
 from .parametrisation import sigma_floor, space_of
@@ -166,7 +166,7 @@ class _FitSampler(comfy.samplers.Sampler):
             show(report)
 
         conds = guider.conds
-        with differentiable(guider.inner_model):
+        with differentiable(*networks_of(guider)):
             try:
                 guider.conds = {name: deinference(cond) for name, cond in conds.items()}
                 source, unconditional = branches(guider, extra_args, work_dtype(noise.device))
