@@ -212,7 +212,7 @@ ENTRIES = (
     Entry("euler", replayed("euler"), _both(1.0), paper=7.5),
     Entry("midpoint", replayed("midpoint"), _both(1.0)),
     Entry("fireflow", replayed("fireflow"), _both(1.0)),
-    Entry("fixed_point", replayed("fixed_point"), _both(2.0), note="5 iterations with memory 1"),
+    Entry("fixed_point", replayed("fixed_point"), _both(2.0), note="5 iterations, memory 2"),
     Entry("uni_inv", replayed("fixed_point", iterations=1, memory=0, warm_start=True), _both(1.0)),
     Entry("edict", replayed("edict"), _both(1.0), paper=3.0),
     Entry("bdia", replayed("bdia", gamma=0.96), _both(1.0), paper=3.0, note="gamma 0.96"),
@@ -222,8 +222,8 @@ ENTRIES = (
         "null_text",
         null_texted(10),
         _both(7.5),
-        note="at its paper's cfg, with the 13 steps that the baseline has; the calls of the fit, up to 10 updates a step, "
-        "go beyond the budget, and its backward passes are not counted",
+        note="at its paper's cfg, with the 13 steps that the baseline has; the calls of the fit, up to 10 updates a "
+        "step, go beyond the budget, and its backward passes are not counted",
     ),
     Entry("infedit", paired(InfEdit()), {"eps": Setting(1.0), "flow": Setting(2.0)}, paper=2.3),
     Entry("flowedit", paired(FlowEdit()), _both(1.0), paper=13.5),

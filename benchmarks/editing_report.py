@@ -234,9 +234,8 @@ def write(rows: list[Row], bounds: Row, where: dict[str, str], output: Path) -> 
         "block of the demo VAE's encoder, times 1000, from the target as the world draws it with the source's shades "
         "and place.\n"
         "- *cfg* is the guidance under the target; all invert at cfg 1. The settings come from `editing.py --tune` on "
-        "16 pictures whose combinations were trained on: the best sum of success in % and PSNR in dB at cfg 1, 2 and 3, "
-        "all from pure noise. "
-        "Rows with the paper's cfg are beside them.",
+        "16 pictures whose combinations were trained on: the best sum of success in % and PSNR in dB at cfg 1, 2 and "
+        "3, all from pure noise. Rows with the paper's cfg are beside them.",
         f"The reader itself: the sources through the VAE are read right in {bounds['source_read_right']:.1f} %, the "
         f"targets as the world draws them in {bounds['target']['all']['success']:.1f} %, which is the ceiling of "
         f"success. The standard error of a share is at most {50.0 / math.sqrt(total):.1f} points.",

@@ -14,6 +14,7 @@ from retrace.inversion import (
     Field,
     FlowEdit,
     InfEdit,
+    Pair,
     blend,
     get_method,
     invert,
@@ -37,14 +38,17 @@ def mostly(usual, odd):
     return st.integers(0, 9).flatmap(lambda roll: odd if roll == 6 else usual)
 
 
-def refused(call):
-    """What the call gives, or None where it refuses in one sentence: what must hold, and what it got."""
+def refused(call, never="\n"):
+    """What the call gives, or None where it refuses in one sentence: what must hold, and what it got.
+
+    A sentence that holds `never` is a failure too.
+    """
     try:
         return call()
     except (ValueError, TypeError) as error:
         text = str(error)
         assert re.fullmatch(r"[A-Z_a-z][^\n]+\.", text) and " must " in text, text
-        assert "got" in text and "Traceback" not in text, text
+        assert "got" in text and never not in text, text
         return None
 
 
@@ -147,7 +151,9 @@ def test_there_and_back(data):
     if method is None:
         return
     source, target = model.field(), model.field("target", cfg)
-    record = refused(lambda: invert(source, clean, grid, level, method, keep_path=keep_path, dtype=states))
+    # A pair may run away on a grid whose steps differ wildly; nothing else leaves the finite numbers.
+    never = "\n" if isinstance(method, Pair) else "inf or nan"
+    record = refused(lambda: invert(source, clean, grid, level, method, keep_path=keep_path, dtype=states), never)
     assert torch.equal(clean, before)
     if record is None:
         return
@@ -261,7 +267,7 @@ def test_the_sentence_is_looked_at():
     def broken(text):
         raise ValueError(text)
 
-    for text in ("index out of range", "x must be 1\nTraceback, got 2.", "x must be 1."):
+    for text in ("index out of range", "x must be 1\nTraceback, got 2.", "x must be 1.", "x must be 1, got 2"):
         with pytest.raises(AssertionError):
             refused(lambda t=text: broken(t))
     with pytest.raises(IndexError):
