@@ -15,14 +15,14 @@ strength: that is where the settings of the entries come from.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import multiprocessing
 import runpy
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -196,20 +196,28 @@ def run_all(wanted: list[Job], workers: int, parts: Path | None) -> list[dict[st
     todo = [job for job in wanted if job not in found]
     print(f"{len(found)} rows are there, {len(todo)} to measure", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
-    # Without workers in this process, which a test can look into.
-    with ProcessPoolExecutor(workers, context) if workers else contextlib.nullcontext() as pool:
-        for done, (job, row) in enumerate(zip(todo, (pool.map if pool else map)(run, todo), strict=True), 1):
-            found[job] = row
-            if parts is not None:
-                parts.mkdir(parents=True, exist_ok=True)
-                (parts / f"{job.title}.json").write_text(json.dumps(row), encoding="utf-8")
-            print(
-                f"[{done}/{len(todo)}, {time.perf_counter() - started:.0f} s] {job.title}: {_told(row)}",
-                file=sys.stderr,
-                flush=True,
-            )
+    for done, (job, row) in enumerate(_as_they_come(todo, workers), 1):
+        found[job] = row
+        if parts is not None:
+            parts.mkdir(parents=True, exist_ok=True)
+            (parts / f"{job.title}.json").write_text(json.dumps(row), encoding="utf-8")
+        print(
+            f"[{done}/{len(todo)}, {time.perf_counter() - started:.0f} s] {job.title}: {_told(row)}",
+            file=sys.stderr,
+            flush=True,
+        )
     return [found[job] for job in wanted]
+
+
+def _as_they_come(todo: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Yield each job with its row as soon as it is there; without workers in this process, one after the other."""
+    if not workers:
+        yield from ((job, run(job)) for job in todo)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(run, job): job for job in todo}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def _told(row: dict[str, Any]) -> str:
