@@ -41,13 +41,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def write(name: str, text: str, data: Mapping[str, Any]) -> None:
-    """Write results/<name>.md, with the provenance at its end, and results/<name>.json."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+def write(name: str, text: str, data: Mapping[str, Any], folder: Path = RESULTS) -> None:
+    """Write <name>.md, with the provenance at its end, and <name>.json into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     where = data["provenance"]
     end = "\n".join(f"- {key}: {value}" for key, value in where.items())
-    (RESULTS / f"{name}.md").write_text(f"{text}\n\n{end}\n", encoding="utf-8")
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(f"{text}\n\n{end}\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     print(f"{text}\n\n{end}")
 
 

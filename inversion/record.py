@@ -16,6 +16,8 @@ from .walk import shorten
 Scalar = str | int | float | bool
 
 DTYPES = (torch.float32, torch.float64)
+# In float32 anything smaller may be 0, and the noise of a state at such a level 0 / 0.
+SMALLEST_STEP = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +136,8 @@ def check_sigmas(sigmas: Sequence[float], space: Space) -> tuple[float, ...]:
         raise ValueError(f"sigmas must be finite and not negative, got {shorten(grid)}; use another schedule.")
     if not all(a < b for a, b in pairwise(grid)):
         raise ValueError(f"sigmas must strictly rise from the clean end, got {shorten(grid)}; flip a falling grid.")
+    if not all(b - a >= SMALLEST_STEP for a, b in pairwise(grid)):
+        raise ValueError(f"sigmas must rise in steps that float32 can hold, got {shorten(grid)}; use another schedule.")
     if space == "flow" and grid[-1] > 1.0:
         raise ValueError(f"sigmas of a flow model must not exceed 1, got {grid[-1]:.6g}; use a flow schedule.")
     return grid

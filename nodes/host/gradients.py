@@ -33,7 +33,7 @@ def differentiable_run(guider: Any, extra_args: dict[str, Any]) -> Iterator[dict
         The extra arguments to ask the guider with.
     """
     conds = guider.conds
-    with differentiable(guider.inner_model):
+    with differentiable(*networks_of(guider)):
         try:
             guider.conds = {name: deinference(cond) for name, cond in conds.items()}
             yield {**extra_args, "model_options": with_backward(extra_args.get("model_options", {}))}
@@ -42,21 +42,37 @@ def differentiable_run(guider: Any, extra_args: dict[str, Any]) -> Iterator[dict
 
 
 @contextlib.contextmanager
-def differentiable(network: torch.nn.Module) -> Iterator[None]:
-    """Let gradients flow through a loaded network to its inputs, none to its weights; all is as before afterwards.
+def differentiable(*networks: torch.nn.Module) -> Iterator[None]:
+    """Let gradients flow through loaded networks to their inputs, none to their weights; all is as before afterwards.
 
     Args:
-        network: The loaded model (the inner_model of a guider).
+        networks: The loaded model (the inner_model of a guider), or all that `networks_of` finds.
     """
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         # Some networks add residuals in place to what attention has saved for its backward.
-        torch.autograd.graph.allow_mutation_on_saved_tensors(),
-        normal_weights(network),
-        _host_training_switch(),
-    ):
+        stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+        for network in networks:
+            stack.enter_context(normal_weights(network))
+        stack.enter_context(_host_training_switch())
         yield
+
+
+def networks_of(guider: Any) -> list[torch.nn.Module]:
+    """The network of a guider that is sampling, and those that its conditioning brings, such as ControlNets.
+
+    A ControlNet sees the prompt as the network does, so that gradients with respect to the prompt pass through both.
+    """
+    found = [guider.inner_model]
+    for conds in guider.conds.values():
+        for cond in conds:
+            control = cond.get("control")
+            for patcher in control.get_models() if control is not None else ():
+                # Copies for several prompts share one network.
+                if not any(patcher.model is network for network in found):
+                    found.append(patcher.model)
+    return found
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ def test_does_not_share_what_it_was_given():
         ({"sigmas": (0.0,)}, ValueError, "sigmas must hold at least two levels, got 1"),
         ({"sigmas": (2.0, 1.0, 0.0)}, ValueError, r"sigmas must strictly rise .*got \[2, 1, 0\]; flip a falling grid"),
         ({"sigmas": (0.0, 1.0, 1.0)}, ValueError, "sigmas must strictly rise"),
+        ({"sigmas": (0.0, 1e-300, 1.0)}, ValueError, "sigmas must rise in steps that float32 can hold"),
         ({"sigmas": (0.0, 1.0, float("inf"))}, ValueError, "sigmas must be finite and not negative"),
         ({"sigmas": (-0.1, 1.0, 2.0)}, ValueError, "sigmas must be finite and not negative"),
         ({"level": 0}, ValueError, "level must lie between 1 and the number of steps 2, got 0"),

@@ -1,9 +1,12 @@
 """Tiny models of the host's own classes, as the host has them: built under inference_mode, random but seeded."""
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.latent_formats
 import comfy.ldm.flux.model
 import comfy.model_base
 import comfy.model_patcher
+import comfy.ops
 import comfy.supported_models
 import torch
 
@@ -139,16 +142,33 @@ def _build(kind):
     return config, lambda: base.WAN21(config)
 
 
-def model(kind, seed=0):
-    """A MODEL of one of KINDS."""
+def model(kind, seed=0, dtype=torch.float32):
+    """A MODEL of one of KINDS, its network in a dtype."""
     with torch.inference_mode():
         config, make = _build(kind)
+        config.unet_config["dtype"] = dtype
         config.manual_cast_dtype = None
         made = make()
         _fill(made.diffusion_model, seed)
         made.eval()
         cpu = torch.device("cpu")
         return comfy.model_patcher.ModelPatcher(made, load_device=cpu, offload_device=cpu)
+
+
+def control_net(kind, seed=0):
+    """A CONTROL_NET for the UNets of this file, whose answer is as large as theirs."""
+    with torch.inference_mode():
+        shape = {
+            name: value
+            for name, value in _unet_config(POOLED + SDXL_SIZES if kind == "sdxl" else None).items()
+            # The side that goes up again, which a ControlNet has not.
+            if name not in ("out_channels", "transformer_depth_output", "use_temporal_attention")
+        }
+        network = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.disable_weight_init, **shape)
+        _fill(network, seed)
+        network.eval()
+        cpu = torch.device("cpu")
+        return comfy.controlnet.ControlNet(network, load_device=cpu)
 
 
 def conditioning(kind, seed=0, batch=1):

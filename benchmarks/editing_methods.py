@@ -1,0 +1,245 @@
+"""The methods that the editing benchmark compares; a further one is one more entry in ENTRIES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from retrace.backends.diffusers import Cond, DiffusersModel
+from retrace.inversion import (
+    METHODS,
+    Field,
+    FlowEdit,
+    InfEdit,
+    PairedEdit,
+    blend,
+    get_method,
+    invert,
+    null_text,
+    replay,
+)
+
+# Network calls that every method may spend on a picture, up and down together; a guided step down costs two.
+BUDGET = 40
+
+
+class Batch:
+    """Some triples at once, and the fields of their prompts with all calls counted.
+
+    Attributes:
+        model: The model.
+        x0: Source latents (B, C, H, W).
+        mask: Where an edit may act on the latent grid, (B, 1, H, W), for the edits inside a mask.
+        rows: Number of each triple in the whole set, so that noise does not depend on the batches.
+        budget: Network calls that may be spent on a picture.
+    """
+
+    def __init__(
+        self,
+        model: DiffusersModel,
+        x0: Tensor,
+        sources: list[str],
+        targets: list[str],
+        rows: list[int],
+        mask: Tensor,
+        budget: int = BUDGET,
+    ) -> None:
+        self.model, self.x0, self.rows, self.mask, self.budget = model, x0, rows, mask, budget
+        self._prompts = {"source": model.prompt(sources), "target": model.prompt(targets), "": model.prompt("")}
+        self._fields: list[tuple[Field, int]] = []
+
+    def field(self, prompt: str, cfg: float = 1.0, negative: str = "") -> Field:
+        """The model under "source", "target" or the empty prompt "", guided away from another of them."""
+        guided = cfg != 1.0
+        field = self.model.field(self.x0, self.cond(prompt), self.cond(negative) if guided else None, cfg)
+        self._fields.append((field, 2 if guided else 1))
+        return field
+
+    def exchangeable(self) -> Field:
+        """The model under the empty prompt, whose embedding can be exchanged; unguided."""
+        empty = self.cond("")
+
+        def under(tokens: Tensor) -> Field:
+            return self.model.field(self.x0, Cond(tokens, empty.pooled))
+
+        field = Field(under(empty.tokens), self.model.space, self.field("").sigma_floor, under)
+        self._fields.append((field, 1))
+        return field
+
+    def cond(self, prompt: str) -> Cond:
+        """The conditioning of "source", "target" or ""."""
+        return self._prompts[prompt]
+
+    def sigmas(self, steps: int) -> tuple[float, ...]:
+        """The model's grid of so many steps."""
+        return self.model.levels(*self.x0.shape[2:]).grid(steps)
+
+    @property
+    def calls(self) -> int:
+        """Network calls for one picture so far."""
+        return sum(field.evaluations * weight for field, weight in self._fields)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Guidance of the way down under the target, and how much of the grid is walked."""
+
+    cfg: float
+    strength: float = 1.0
+
+
+# From None to the edit of the whole picture, from the batch's mask to that inside it. What both have in common, an
+# inversion, is done before.
+Finish = Callable[[Tensor | None], Tensor]
+Edit = Callable[[Batch, Setting], Finish]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as the benchmark runs it.
+
+    Attributes:
+        name: Name in tables and files.
+        edit: From a batch and a setting to the edit.
+        settings: Setting for each kind of model, chosen by `editing.py --tune`.
+        paper: Guidance of its paper, which gets a row of its own; None where that is no other.
+        note: What the table must say.
+    """
+
+    name: str
+    edit: Edit
+    settings: Mapping[str, Setting]
+    paper: float | None = None
+    note: str = ""
+
+
+def fitting(budget: int, setting: Setting, cost: Callable[[int], int]) -> tuple[int, int]:
+    """Return the level k and the steps N with cost(k) within the budget and k / N the strength; at least 2 levels."""
+    level = 2
+    while cost(level + 1) <= budget:
+        level += 1
+    return level, max(level, round(level / setting.strength))
+
+
+def _weight(setting: Setting) -> int:
+    return 1 if setting.cfg == 1.0 else 2
+
+
+def replayed(method: str, extra: int = 0, **params: bool | int | float | str) -> Edit:
+    """Inversion at cfg 1 and replay under the target, by a method of the registry with these settings.
+
+    Args:
+        method: Its name.
+        extra: Calls of the target's field that its `evaluations` does not count.
+        params: Its settings.
+    """
+    scheme = get_method(method, params)
+
+    def edit(batch: Batch, setting: Setting) -> Finish:
+        def cost(level: int) -> int:
+            down = scheme.evaluations(level, rising=False) + extra
+            return scheme.evaluations(level) + _weight(setting) * down
+
+        level, steps = fitting(batch.budget, setting, cost)
+        source = batch.field("source")
+        record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
+
+        def finish(mask: Tensor | None) -> Tensor:
+            hook = None if mask is None else blend(record, mask)
+            return replay(record, source, batch.field("target", setting.cfg), after_step=hook)
+
+        return finish
+
+    return edit
+
+
+def paired(rule: PairedEdit, negative: str = "", source_cfg: float = 1.0) -> Edit:
+    """An edit that needs no inversion."""
+
+    def edit(batch: Batch, setting: Setting) -> Finish:
+        def cost(level: int) -> int:
+            of_source, of_target = rule.evaluations(level)
+            return (1 if source_cfg == 1.0 else 2) * of_source + _weight(setting) * of_target
+
+        level, steps = fitting(batch.budget, setting, cost)
+
+        def finish(mask: Tensor | None) -> Tensor:
+            source = batch.field("source", source_cfg, negative)
+            target = batch.field("target", setting.cfg, negative)
+            return rule.edit(source, target, batch.x0, batch.sigmas(steps), level, mask=mask, rows=batch.rows)
+
+        return finish
+
+    return edit
+
+
+def null_texted(inner_steps: int) -> Edit:
+    """Official DDIM inversion, null-text optimisation, replay under the target; the fit goes beyond the budget."""
+    scheme = get_method("ddim")
+
+    def edit(batch: Batch, setting: Setting) -> Finish:
+        level, steps = fitting(batch.budget, setting, lambda k: k + 2 * k)
+        source = batch.field("source")
+        record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
+        fitted = null_text(
+            record, source, batch.exchangeable(), batch.cond("").tokens, cfg=setting.cfg, inner_steps=inner_steps
+        )
+
+        def finish(mask: Tensor | None) -> Tensor:
+            hook = None if mask is None else blend(fitted, mask)
+            return replay(fitted, source, batch.field("target", setting.cfg), after_step=hook)
+
+        return finish
+
+    return edit
+
+
+def _both(cfg: float, strength: float = 1.0) -> dict[str, Setting]:
+    return {"eps": Setting(cfg, strength), "flow": Setting(cfg, strength)}
+
+
+# Settings of a registry method that has no entry of its own: nobody has tuned it.
+UNTUNED = _both(2.0)
+BASELINE = "naive DDIM, cfg 7.5"
+
+# Guidance of papers: prompt-to-prompt and null-text 7.5, EDICT and BDIA 3, O-BELM 2, edit-friendly DDPM 9, InfEdit 2.3,
+# FlowEdit and FlowAlign 13.5 for SD3. Those of RF-Solver and FireFlow are inputs of a distilled model and no cfg.
+ENTRIES = (
+    Entry(BASELINE, replayed("ddim"), _both(7.5)),
+    # The longest by far: begun first, it leaves no worker waiting for it at the end.
+    Entry(
+        "null_text",
+        null_texted(10),
+        _both(7.5),
+        note="at its paper's cfg, with the 13 steps that the baseline has; the calls of the fit, up to 10 updates a "
+        "step, go beyond the budget, and its backward passes are not counted",
+    ),
+    Entry("ddim", replayed("ddim"), {"eps": Setting(2.0), "flow": Setting(1.0)}),
+    Entry("euler", replayed("euler"), _both(1.0), paper=7.5),
+    Entry("midpoint", replayed("midpoint"), _both(1.0)),
+    Entry("fireflow", replayed("fireflow"), _both(1.0)),
+    Entry("fixed_point", replayed("fixed_point"), _both(2.0), note="5 iterations, memory 2"),
+    Entry("uni_inv", replayed("fixed_point", iterations=1, memory=0, warm_start=True), _both(1.0)),
+    Entry("edict", replayed("edict"), _both(1.0), paper=3.0),
+    Entry("bdia", replayed("bdia", gamma=0.96), _both(1.0), paper=3.0, note="gamma 0.96"),
+    Entry("belm", replayed("belm", extra=1), _both(1.0), paper=2.0, note="with reseed"),
+    Entry("noise_map", replayed("noise_map"), _both(1.0), paper=9.0),
+    Entry("infedit", paired(InfEdit()), {"eps": Setting(1.0), "flow": Setting(2.0)}, paper=2.3),
+    Entry("flowedit", paired(FlowEdit()), _both(1.0), paper=13.5),
+    Entry(
+        "flowalign",
+        paired(FlowEdit(pull=0.01), negative="source"),
+        _both(1.0),
+        paper=13.5,
+        note="FlowEdit with pull 0.01 and the source prompt as negative, which acts above cfg 1",
+    ),
+)
+
+
+def entries() -> dict[str, Entry]:
+    """ENTRIES, and one more for every method of the registry that none of them is named after."""
+    found = {entry.name: entry for entry in ENTRIES}
+    found.update({name: Entry(name, replayed(name), UNTUNED) for name in METHODS if name not in found})
+    return found
