@@ -91,11 +91,19 @@ def kept() -> Tensor:
     return torch.cumprod(1 - roots**2, 0).float()
 
 
+def levels(steps: int) -> tuple[list[float], list[float]]:
+    """Timesteps (steps) and falling sigmas (steps + 1, the last 0) as ComfyUI's `sgm_uniform` on its "lcm" sampling."""
+    known = np.arange(SKIP - 1, TRAINED_STEPS, SKIP)
+    share = kept().double().numpy()[known]
+    trained = 0.5 * np.log((1 - share) / share)
+    asked = np.interp(np.linspace(known[-1], known[0], steps + 1)[:-1], known, trained)
+    nearest = known[np.abs(asked[:, None] - trained).argmin(1)]
+    return nearest.astype(float).tolist(), [*np.exp(asked).tolist(), 0.0]
+
+
 @torch.inference_mode()
 def sample(model: models.ShapesModel, captions: Sequence[str], steps: int, cfg: float, seed: int) -> np.ndarray:
     """Pictures of captions by multistep consistency sampling, x' = denoised + sigma' n with fresh n, in float32.
-
-    The levels are those of ComfyUI's sampler `lcm` under the scheduler `sgm_uniform` on its "lcm" sampling.
 
     Args:
         model: The eps demo model, with the LoRA added or without.
@@ -107,10 +115,7 @@ def sample(model: models.ShapesModel, captions: Sequence[str], steps: int, cfg: 
     Returns:
         Pictures, uint8, shape (B, 64, 64, 3).
     """
-    asked = np.linspace(TRAINED_STEPS - 1, SKIP - 1, steps + 1)[:-1]
-    nearest = np.round((asked - (SKIP - 1)) / SKIP) * SKIP + SKIP - 1
-    share = kept().numpy()[nearest.astype(int)]
-    sigmas = [*np.sqrt((1 - share) / share).tolist(), 0.0]
+    timesteps, sigmas = levels(steps)
     generator = torch.Generator().manual_seed(seed)
     noises = [torch.randn((len(captions), 4, 16, 16), generator=generator) for _ in range(steps)]
     pictures = []
@@ -118,7 +123,7 @@ def sample(model: models.ShapesModel, captions: Sequence[str], steps: int, cfg: 
         rows = slice(first, first + measure.BATCH)
         denoised = measure.denoiser(model, captions[rows], cfg)
         x = noises[0][rows] * sigmas[0]
-        for i, timestep in enumerate(nearest.tolist()):
+        for i, timestep in enumerate(timesteps):
             x = denoised(x, sigmas[i], timestep)
             if i + 1 < steps:
                 x = x + sigmas[i + 1] * noises[i + 1][rows]

@@ -221,6 +221,16 @@ def check_lcm_lora_is_that_of_diffusers(pack):
             assert error < 1e-4, (timestep, error)
 
 
+def check_lcm_levels_are_the_hosts(pack):
+    """What the standalone measurement asks is what stock nodes ask: sigmas to 1e-4, and the same timesteps."""
+    sampling = _lcm(pack.tiny.model("sd15")).get_model_object("model_sampling")
+    for steps in (1, 2, 4, 8):
+        timesteps, sigmas = pack.module("demo.lcm").levels(steps)
+        wanted = comfy.samplers.calculate_sigmas(sampling, "sgm_uniform", steps)
+        assert torch.allclose(torch.tensor(sigmas), wanted, rtol=1e-4), (steps, sigmas, wanted)
+        assert timesteps == sampling.timestep(wanted[:-1]).tolist(), (steps, timesteps)
+
+
 def check_lcm_lora_draws_in_four_steps(pack):
     """Held-out captions read right after four calls of the stock sampler lcm without guidance."""
     measure = pack.module("demo.measure")
