@@ -103,11 +103,12 @@ def sample(model: models.ShapesModel, captions: Sequence[str], steps: int, cfg: 
         denoised = denoiser(model, captions[first : first + BATCH], cfg)
         for sigma, sigma_next, timestep in zip(sigmas, sigmas[1:], timesteps, strict=False):
             x = x + (sigma_next - sigma) / sigma * (x - denoised(x, sigma, timestep))
-        pictures.append(_decode(model, x))
+        pictures.append(decode(model, x))
     return np.concatenate(pictures)
 
 
-def _decode(model: models.ShapesModel, latents: Tensor) -> np.ndarray:
+def decode(model: models.ShapesModel, latents: Tensor) -> np.ndarray:
+    """Pictures, uint8, shape (B, H, W, 3), of scaled latents."""
     pixels = model.vae.decode(latents / model.vae.config.scaling_factor).sample
     rounded: np.ndarray = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return rounded

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 WEIGHTS = Path(__file__).parent / "weights"
+# The change that makes the eps model one of few steps; see lcm.py.
+LCM_LORA = WEIGHTS / "lcm_lora" / "pytorch_lora_weights.safetensors"
 KINDS = ("eps", "flow")
 MAX_TOKENS = 32  # captions of this world need 11; longer prompts are cut
 TEXT_WIDTH = 128

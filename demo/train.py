@@ -283,7 +283,8 @@ def _encoders() -> tuple[Any, Any, Any]:
     return text.eval(), read, vae.eval()
 
 
-def _batches(folder: Path, seed: int, batch: int) -> Callable[[int], Iterator[Tensor]]:
+def batches(folder: Path, seed: int, batch: int) -> Callable[[int], Iterator[Tensor]]:
+    """A function that gives the batch of a step: clean latents, token states, pooled, noise, a place in 0 .. 1."""
     latents, index, states, pooled = _pairs(folder, seed)
 
     def draw(step: int) -> Iterator[Tensor]:
@@ -298,7 +299,12 @@ def _batches(folder: Path, seed: int, batch: int) -> Callable[[int], Iterator[Te
     return draw
 
 
-class _PlainAttention:
+def empty_caption(folder: Path, seed: int) -> Tensor:
+    """Token states of the empty caption, shape (1, 32, 128)."""
+    return _pairs(folder, seed)[2][:1]
+
+
+class PlainAttention:
     """Attention by two matrix products in bfloat16: on CPUs its backward is twice as fast as the fused one's."""
 
     def __call__(
@@ -308,6 +314,7 @@ class _PlainAttention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
+        """Attend; called by diffusers."""
         assert attention_mask is None
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
 
@@ -328,9 +335,9 @@ def train_eps(folder: Path, steps: int, batch: int, seed: int) -> None:
     """
     torch.manual_seed(seed)
     network: Any = models.build("eps")
-    network.set_attn_processor(_PlainAttention())
+    network.set_attn_processor(PlainAttention())
     run = Run("eps", network, folder, steps, 1e-3, autocast=True)
-    draw = _batches(folder, seed, batch)
+    draw = batches(folder, seed, batch)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0).float()
 
@@ -358,7 +365,7 @@ def train_flow(folder: Path, steps: int, batch: int, seed: int) -> None:
                               ".norm1_context.linear.bias")) or name.startswith("proj_out"):  # fmt: skip
                 weights.zero_()
     run = Run("flow", network, folder, steps, 8e-4, autocast=True)
-    draw = _batches(folder, seed, batch)
+    draw = batches(folder, seed, batch)
     shift = models.FLOW_SHIFT
 
     def loss(step: int) -> Tensor:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..demo.models import KINDS
 from .host.compat import declare, schema
-from .host.shapes import load_clip, load_model, load_vae
+from .host.shapes import check_lcm, load_clip, load_model, load_vae, with_lcm_lora
 
 
 class LoadShapesModel(io.ComfyNode):
@@ -30,6 +30,14 @@ class LoadShapesModel(io.ComfyNode):
                     default="eps",
                     tooltip="eps predicts the noise, like SD1.5; flow is a rectified-flow transformer, like SD3.",
                 ),
+                declare(
+                    io.Boolean.Input,
+                    "lcm",
+                    default=False,
+                    optional=True,
+                    tooltip="Adds the LCM LoRA that comes with the pack, for few steps without guidance. Put "
+                    "ModelSamplingDiscrete with lcm behind it. Of kind eps only.",
+                ),
             ],
             outputs=[
                 declare(io.Model.Output, display_name="model", tooltip="The denoiser, for 16 by 16 latents."),
@@ -45,6 +53,18 @@ class LoadShapesModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, kind: str) -> io.NodeOutput:
+    def validate_inputs(cls, kind: str | None = None, lcm: bool | None = None) -> bool | str:
+        """Refuse before anything runs what can be seen on the widgets."""
+        # None: the value comes over a link and is checked when the node runs.
+        if lcm and kind is not None:
+            try:
+                check_lcm(kind)
+            except ValueError as error:
+                return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, kind: str, lcm: bool = False) -> io.NodeOutput:
         """Load the model."""
-        return io.NodeOutput(load_model(kind), load_clip(), load_vae())
+        model = load_model(kind)
+        return io.NodeOutput(with_lcm_lora(model, kind) if lcm else model, load_clip(), load_vae())

@@ -50,8 +50,8 @@ REACHES = {
 }
 # Slow to import or only in an extra: to be imported where they are used, never at the top of a module.
 LAZY = {"diffusers", "transformers"}
-# demo/train.py and demo/measure.py are programs of their own.
-PROGRAMS = {"demo/train.py", "demo/measure.py"}
+# Programs of their own.
+PROGRAMS = {"demo/train.py", "demo/train_lcm.py", "demo/measure.py"}
 
 
 def sources(*parts):

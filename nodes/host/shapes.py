@@ -17,13 +17,14 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 
-from ...demo.models import KINDS, WEIGHTS
+from ...demo.models import KINDS, LCM_LORA, WEIGHTS
 from .shapes_classes import ShapesLatent, ShapesSD3, ShapesSD15, clip_target, mmdit_config, unet_config, vae_config
 from .shapes_weights import (
     check_complete,
     mmdit_tensors,
     read_json,
     read_part,
+    read_tensors,
     text_tensors,
     unet_tensors,
     vae_tensors,
@@ -75,6 +76,43 @@ def load_model(kind: str, weights: Path = WEIGHTS, disable_dynamic: bool = False
     network.load_model_weights(tensors, "", **dynamic)
     patcher.cached_patcher_init = (load_model, (kind, weights))
     return patcher
+
+
+def check_lcm(kind: str) -> None:
+    """Refuse the LCM-LoRA for a model that it is not made for.
+
+    Raises:
+        ValueError: If the kind is not "eps".
+    """
+    if kind != "eps":
+        raise ValueError(f"kind must be eps for the LCM LoRA, got {kind!r}; switch lcm off.")
+
+
+def with_lcm_lora(model: Any, kind: str, weights: Path = WEIGHTS) -> Any:
+    """Add the LCM-LoRA of the eps demo model by the host's own LoRA code.
+
+    Args:
+        model: A MODEL of ``load_model``; it is not changed.
+        kind: Its kind.
+        weights: Folder of the demo models.
+
+    Returns:
+        A clone of the MODEL with the LoRA at strength 1.
+
+    Raises:
+        ValueError: If the kind is not "eps", or the file is missing or damaged or not that of this model.
+    """
+    check_lcm(kind)
+    path = weights / LCM_LORA.relative_to(WEIGHTS)
+    tensors = read_tensors(path)
+    patched = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)[0]
+    # The host only logs what does not fit. Each layer has three tensors: two factors and their scale.
+    if 3 * len(patched.patches) != len(tensors):
+        raise ValueError(
+            f"LoRA in {path} must fit the demo model, got {len(patched.patches)} layers of it from {len(tensors)} "
+            "tensors; install the pack again."
+        )
+    return patched
 
 
 def load_clip(weights: Path = WEIGHTS, disable_dynamic: bool = False) -> comfy.sd.CLIP:

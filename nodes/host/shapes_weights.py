@@ -43,12 +43,20 @@ def read_part(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """
     config = read_json(folder / "config.json")
     name = "model.safetensors" if folder.name == "text_encoder" else "diffusion_pytorch_model.safetensors"
-    path = folder / name
+    return config, read_tensors(folder / name)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a file of tensors of the demo models.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
     try:
         tensors: dict[str, torch.Tensor] = comfy.utils.load_torch_file(str(path), safe_load=True)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(_damaged(path)) from error
-    return config, tensors
+    return tensors
 
 
 def unet_tensors(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -96,7 +96,7 @@ def test_the_loop_and_guidance_are_exact_on_a_gaussian(kind, monkeypatch):
 
     model = models.ShapesModel(kind, Exact(), None, None, None)
     monkeypatch.setattr(models, "encode_text", lambda model, prompts: (None, None))
-    monkeypatch.setattr(measure, "_decode", lambda model, x: x.numpy())
+    monkeypatch.setattr(measure, "decode", lambda model, x: x.numpy())
     end = measure.sample(model, ["", ""], 5, 3.0, 0)
 
     sigmas, _ = measure.levels(kind, 5)

@@ -23,8 +23,8 @@ class Start(NamedTuple):
         return self.model[2]
 
 
-def start(graph: Graph, kind: str, **words: object) -> Start:
-    model = graph.add("LoadShapesModel", 0, kind=kind)
+def start(graph: Graph, kind: str, lcm: bool = False, **words: object) -> Start:
+    model = graph.add("LoadShapesModel", 0, kind=kind, lcm=lcm)
     picture = graph.add("ShapesPicture", 0, "The picture", **words)
     source = graph.add("CLIPTextEncode", 1, "Source prompt: the picture as it is", text=picture[2], clip=model[1])
     latent = graph.add("VAEEncode", 1, pixels=picture[0], vae=model[2])
