@@ -1,0 +1,362 @@
+"""The one function that carries out rules: it stands where a network calls its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .calls import Attend, Piece, attend_all
+from .grid import Mask, MaskSource, token_weights
+from .operands import Kept, Share, apply, lerp, span_of
+from .probes import masses
+from .rules import Gather, Join, Name, Own, Probe, Rule, Term
+from .sites import Site, Span
+from .store import Rows, Shelf, Who
+from .timing import Step
+from .values import mapped
+
+NAMES: tuple[Name, ...] = ("q", "k", "v")
+Operands = dict[Name, Kept]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sum:
+    """A rule's output on some queries of a row: the weighted sum of its pieces, of which the row gets a share."""
+
+    span: Span
+    weight: float | Tensor
+    full: bool
+    pieces: tuple[tuple[Piece, Tensor | None], ...]
+
+
+class Executor:
+    """Carries out rules at every attention call.
+
+    Args:
+        rules: The rules, in the order in which they compose.
+        probes: Read before any edit.
+        maps: Accumulators of the probes by name.
+    """
+
+    def __init__(self, rules: Sequence[Rule], probes: Sequence[Probe] = (), maps: Mapping[str, Any] | None = None):
+        self.rules = tuple(rules)
+        self.probes = tuple(probes)
+        self.maps = dict(maps or {})
+
+    def needs(self, site: Site, step: Step) -> set[tuple[str, Name]]:
+        """Branches and operands that some rule reads at a site in a step."""
+        return {entry for rule in self._active(site, step) for entry in rule.reads()}
+
+    def run(
+        self,
+        site: Site,
+        rows: Rows,
+        step: Step,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attend: Attend,
+        store: Shelf | None = None,
+        mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """One attention call.
+
+        Args:
+            site: Where it is.
+            rows: What the batch rows are.
+            step: When it is.
+            q: (B, heads, queries, d), after norm and rotation.
+            k: (B, key heads, keys, d); fewer heads than q where the network shares them.
+            v: (B, key heads, keys, d).
+            attend: The network's own attention, (q, k, v, mask) -> (B, heads, queries, d). Without a rule it gets
+                these very tensors once; else rows, keys and queries may be others in number.
+            store: Where operands of other forwards are.
+            mask: The network's own mask, (1 | B, 1 | heads, 1 | queries, keys), or None.
+            scale: Of the scores, None for 1 / sqrt(d).
+
+        Returns:
+            (B, heads, queries, d).
+
+        Raises:
+            ValueError: If a branch that is read is missing, token counts do not fit, or two rules replace the same
+                operand of a row.
+        """
+        call = _Call(site, rows, step, q, k, v, mask, store)
+        for probe in self.probes:
+            if probe.acts(step) and probe.covers(site):
+                self._read(probe, call, scale)
+        active = self._active(site, step)
+        if store is not None:
+            _record(active, call, store)
+        edits = [(rule, row) for rule in active for row in range(len(rows)) if _concerns(rule, rows.who(row))]
+        if not edits:
+            return attend(q, k, v, mask)
+        return self._edited(call, edits, attend)
+
+    def _active(self, site: Site, step: Step) -> list[Rule]:
+        found = []
+        for rule in self.rules:
+            if not (rule.acts(step) and rule.covers(site)):
+                continue
+            asked = [rule.mask, *(term.where for term in rule.terms)]
+            asked += [
+                operand.tokens for term in rule.terms for _, operand in term.operands() if isinstance(operand, Gather)
+            ]
+            if all(entry is None or self._mask(entry, step) is not None for entry in asked):
+                found.append(rule)
+        return found
+
+    def _mask(self, mask: Mask | MaskSource, step: Step) -> Mask | None:
+        return mask if isinstance(mask, Mask) else mask.at(step, self.maps)
+
+    def _weights(self, mask: Mask | MaskSource | None, call: _Call, row: int) -> Tensor | None:
+        if mask is None:
+            return None
+        known = self._mask(mask, call.step)
+        assert known is not None
+        return token_weights(known, call.site.grid, call.rows.items[row])
+
+    def _read(self, probe: Probe, call: _Call, scale: float | None) -> None:
+        for row in range(len(call.rows)):
+            branch, chunk, item = call.rows.who(row)
+            if branch == probe.branch and chunk.partition(":")[0] in probe.chunks:
+                own = call.own(row)
+                reading = masses(probe, call.site, own["q"], own["k"], scale)
+                self.maps[probe.name].add(call.site, call.step, item, reading)
+
+    def _edited(self, call: _Call, edits: Sequence[tuple[Rule, int]], attend: Attend) -> Tensor:
+        operands = [dict(call.own(row)) for row in range(len(call.rows))]
+        claimed: dict[tuple[int, str], str] = {}
+        sums: list[list[_Sum]] = [[] for _ in operands]
+        late = []
+        for rule, row in edits:
+            share = Share(rule.strength, self._weights(rule.mask, call, row))
+            if _mapped(rule, call.site, share):
+                late.append((rule, row, share))
+                if share.full:
+                    _claim(claimed, row, "output", rule)
+                continue
+            for name, operand in rule.terms[0].operands():
+                if isinstance(operand, Own):
+                    continue
+                _claim(claimed, row, name, rule)
+                operands[row][name] = self._operand(rule, name, rule.terms[0], operands[row][name], call, row, share)
+        for rule, row, share in late:
+            sums[row].append(self._sum(rule, call, row, operands[row], share))
+        return _composed(call, operands, sums, attend)
+
+    def _operand(self, rule: Rule, name: Name, term: Term, own: Kept, call: _Call, row: int, share: Share) -> Kept:
+        def chosen(gather: Gather) -> Tensor:
+            weights = self._weights(gather.tokens, call, row)
+            assert weights is not None
+            found = torch.nonzero(weights >= 0.5).flatten()
+            return found if found.numel() else torch.arange(weights.numel())
+
+        def fetch(branch: str, wanted: Name) -> Kept:
+            return call.fetch(rule, branch, wanted, row)
+
+        return apply(name, getattr(term, name), own, fetch, rule.group, share, chosen)
+
+    def _sum(self, rule: Rule, call: _Call, row: int, own: Operands, share: Share) -> _Sum:
+        queries = span_of(own["q"], rule.queries) or (0, 0)
+        pieces = []
+        for term in rule.terms:
+            k, v = (self._operand(rule, name, term, own[name], call, row, Share()) for name in ("k", "v"))
+            if term.values is not None:
+                pair = mapped(term.values, call.site, call.step, k, v)
+                if pair is None:
+                    continue
+                k, v = pair
+            q = self._queries(rule, term, own["q"], queries, call, row)
+            pieces.append((Piece(row, q, k, v, queries), self._where(term, own["q"], queries, call, row)))
+        return _Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces))
+
+    def _queries(self, rule: Rule, term: Term, own: Kept, span: Span, call: _Call, row: int) -> Kept:
+        if rule.queries == "all" or span == (0, own.length):
+            return self._operand(rule, "q", term, own, call, row, Share())
+
+        # Other tokens of the two branches may differ in number: only those that are asked for are compared.
+        def fetch(branch: str, wanted: Name) -> Kept:
+            other = call.fetch(rule, branch, wanted, row)
+            return other.part(span_of(other, rule.queries) or (0, 0))
+
+        return apply("q", term.q, own.part(span), fetch, "all", Share())
+
+    def _where(self, term: Term, own: Kept, span: Span, call: _Call, row: int) -> Tensor | None:
+        weights = self._weights(term.where, call, row)
+        if weights is None:
+            return None
+        image = own.image or (0, own.length)
+        whole = torch.ones(own.length, device=own.tensor.device)
+        whole[image[0] : image[1]] = weights.to(whole)
+        return whole[span[0] : span[1]].unsqueeze(-1)
+
+
+class _Call:
+    """One call's tensors, cut into rows."""
+
+    def __init__(
+        self,
+        site: Site,
+        rows: Rows,
+        step: Step,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        store: Shelf | None,
+    ):
+        if q.shape[0] != len(rows):
+            raise ValueError(f"rows must be one a batch row, got {len(rows)} for {q.shape[0]}; name each row.")
+        self.site, self.rows, self.step, self.store = site, rows, step, store
+        self.q, self.k, self.v, self.mask = q, k, v, mask
+        # One object for all rows of a shared mask, so that it is known to be the same.
+        self._masks = None if mask is None else (list(mask) if mask.shape[0] > 1 else [mask[0]] * len(rows))
+        self._own: dict[int, Operands] = {}
+        self._where = {rows.who(row): row for row in reversed(range(len(rows)))}
+
+    def own(self, row: int) -> Operands:
+        """The row's own operands, the same objects every time."""
+        if row not in self._own:
+            site = self.site
+            crossing = site.kind == "cross"
+            keys = (None if crossing else site.image), site.text
+            columns = None if self._masks is None else self._masks[row]
+            self._own[row] = {
+                "q": Kept(self.q[row], site.image, None if crossing else site.text),
+                "k": Kept(self.k[row], *keys, columns),
+                "v": Kept(self.v[row], *keys),
+            }
+        return self._own[row]
+
+    def fetch(self, rule: Rule, branch: str, name: Name, row: int) -> Kept:
+        """An operand of another branch: of this call, else of an earlier one."""
+        _, chunk, item = self.rows.who(row)
+        chunk = "cond" if rule.source_for == "shared" else chunk
+        # A branch with one picture serves all of a batch.
+        for who in ((branch, chunk, item), (branch, chunk, 0)):
+            if who in self._where:
+                return self.own(self._where[who])[name]
+            found = None if self.store is None else self.store.get(self.site, self.step, who, name)
+            if found is not None:
+                return found
+        raise ValueError(
+            f"{name} of branch {branch!r} must be known before rule {rule.name} reads it at {self.site.label}, got "
+            f"none for {chunk} of picture {item} in step {self.step.index}; run that branch first with the same "
+            'guidance, or let both chunks share its "cond".'
+        )
+
+
+def _concerns(rule: Rule, who: Who) -> bool:
+    return who[0] == rule.branch and who[1].partition(":")[0] in rule.chunks
+
+
+def _mapped(rule: Rule, site: Site, share: Share) -> bool:
+    """Whether a rule needs calls of its own, or blends outputs."""
+    term = rule.terms[0]
+    longer = isinstance(term.k, Join | Gather) and not share.full
+    text_keys = site.kind == "cross" and share.weights is not None
+    blended = rule.blend == "output" and not share.full
+    plain = len(rule.terms) == 1 and term.values is None and term.where is None and rule.queries == "all"
+    return longer or text_keys or blended or not plain
+
+
+def _claim(claimed: dict[tuple[int, str], str], row: int, what: str, rule: Rule) -> None:
+    if (row, what) in claimed:
+        raise ValueError(
+            f"Rules on one row must replace different operands, got {what} from {claimed[(row, what)]} and "
+            f"{rule.name}; give them other layers, steps or operands."
+        )
+    claimed[(row, what)] = rule.name
+
+
+def _record(active: Sequence[Rule], call: _Call, store: Shelf) -> None:
+    """Keep what rules read of the rows of this call, unless every reader is in it."""
+    wanted: dict[tuple[str, Name], bool] = {}
+    for rule in active:
+        present = {
+            chunk for branch, chunk in zip(call.rows.branches, call.rows.chunks, strict=True) if branch == rule.branch
+        }
+        here = set(rule.chunks) <= present if rule.source_for == "shared" else bool(present)
+        if not here:
+            for entry in rule.reads():
+                wanted[entry] = wanted.get(entry, False) or rule.group != "image"
+    for (branch, name), whole in wanted.items():
+        for row in range(len(call.rows)):
+            if call.rows.branches[row] == branch:
+                kept = call.own(row)[name]
+                if not whole and kept.image is not None:
+                    kept = kept.part(kept.image)
+                # A copy: a view would hold all rows and often q, k and v together.
+                copied = Kept(kept.tensor.clone(), kept.image, kept.text, kept.mask)
+                store.put(call.site, call.step, call.rows.who(row), name, copied)
+
+
+def _composed(call: _Call, operands: Sequence[Operands], sums: Sequence[Sequence[_Sum]], attend: Attend) -> Tensor:
+    pieces: list[Piece] = []
+    base: list[Piece | None] = []
+    for row, own in enumerate(operands):
+        first = sums[row][0] if sums[row] else None
+        length = own["q"].length
+        if first is None or not first.full:
+            base.append(Piece(row, own["q"], own["k"], own["v"], (0, length)))
+        elif first.span == (0, length):
+            plain = [piece for piece, where in first.pieces if where is None]
+            base.append(plain[0] if plain else None)
+        else:
+            base.append(_rest(row, own, first.span))
+        pieces += [entry for entry in base[-1:] if entry is not None]
+        pieces += [piece for total in sums[row] for piece, _ in total.pieces if piece is not base[-1]]
+    rows = [call.own(row) for row in range(len(operands))]
+    done, whole = attend_all(call.q, call.k, call.v, call.mask, pieces, attend, rows)
+    if whole is not None and all(_swapped(entry) for entry in sums):
+        return whole
+    return torch.stack([_row(call, operands[row], base[row], sums[row], done) for row in range(len(operands))])
+
+
+def _swapped(sums: Sequence[_Sum]) -> bool:
+    """Whether the output of a row is that of one call as it is."""
+    return not sums or (len(sums) == 1 and sums[0].full and [where for _, where in sums[0].pieces] == [None])
+
+
+def _rest(row: int, own: Operands, span: Span) -> Piece | None:
+    """The queries of a row outside a span."""
+    q = own["q"]
+    if span[1] - span[0] == q.length:
+        return None
+    tensor = torch.cat([q.tensor[:, : span[0]], q.tensor[:, span[1] :]], 1)
+    k = own["k"]
+    if k.mask is not None and k.mask.shape[1] > 1:
+        columns = torch.cat([k.mask[:, : span[0]], k.mask[:, span[1] :]], 1)
+        k = Kept(k.tensor, k.image, k.text, columns)
+    return Piece(row, Kept(tensor, None, None), k, own["v"], (0, tensor.shape[1]))
+
+
+def _row(call: _Call, own: Operands, base: Piece | None, sums: Sequence[_Sum], done: Mapping[int, Tensor]) -> Tensor:
+    """Output of one row from the outputs of its pieces."""
+    first = sums[0] if sums else None
+    shape = (*own["q"].tensor.shape[:2], own["v"].tensor.shape[-1])
+    if first is None or not first.full:
+        assert base is not None
+        out = done[id(base)]
+    else:
+        out = own["q"].tensor.new_zeros(shape)
+        if base is not None and all(base is not piece for piece, _ in first.pieces):
+            rest, (start, stop) = done[id(base)], first.span
+            out[:, :start], out[:, stop:] = rest[:, :start], rest[:, start:]
+    for total in sums:
+        start, stop = total.span
+        work = torch.promote_types(out.dtype, torch.float32)
+        summed = torch.zeros((), dtype=work, device=out.device)
+        for piece, where in total.pieces:
+            part = done[id(piece)].to(work)
+            summed = summed + (part if where is None else part * where.to(part))
+        new = summed.to(out.dtype).expand(shape[0], stop - start, shape[2])
+        out = out.clone()
+        out[:, start:stop] = lerp(out[:, start:stop], new, total.weight)
+    return out

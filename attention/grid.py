@@ -1,0 +1,138 @@
+"""Masks of an attention rule: from the grid of the latent to the tokens of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .sites import Grid
+from .timing import Step
+
+
+# Compared by identity: tensors have no single truth.
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Weights of image tokens, 1 where a rule acts in full.
+
+    Attributes:
+        weights: (items | 1, [frames | 1,] h, w) on the latent grid, values 0 .. 1.
+        protect: Whether a token takes the largest weight of its cells, so that it covers all of a mask; else their
+            mean.
+        invert: Whether to take 1 - weight, after the resampling: the complement of a mask that was protected.
+    """
+
+    weights: Tensor
+    protect: bool = False
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim not in (3, 4):
+            raise ValueError(
+                f"mask must have the axes (items, [frames,] h, w), got shape {tuple(self.weights.shape)}; drop or add "
+                "axes."
+            )
+        # Written so that nan fails too.
+        if not bool(((self.weights >= 0.0) & (self.weights <= 1.0)).all()):
+            raise ValueError("mask must lie between 0 and 1, got values outside; clamp it.")
+
+    def on(self, grid: Grid) -> Tensor:
+        """Weights of the tokens of a grid, (items, frames * h * w) float32."""
+        weights = to_grid(self.weights, grid, self.protect).flatten(1)
+        return 1.0 - weights if self.invert else weights
+
+    def complement(self) -> Mask:
+        """The mask whose tokens weigh 1 minus this one's."""
+        return Mask(self.weights, self.protect, not self.invert)
+
+
+class MaskSource(Protocol):
+    """A mask that becomes known during a run, such as a word map of the steps so far."""
+
+    def at(self, step: Step, maps: Mapping[str, Any]) -> Mask | None:
+        """The mask for a step, None while it is unknown: the rule then rests.
+
+        Args:
+            step: The step that is about to be computed.
+            maps: Accumulators of the run's probes by name.
+        """
+
+
+def to_grid(weights: Tensor, grid: Grid, protect: bool = False) -> Tensor:
+    """Resample weights from the latent grid to a grid of tokens.
+
+    Every token stands for a square of cells whose side is a power of two in all known networks; at the far edges of
+    odd sizes it stands for what is left of its square. The mean is over the cells that exist.
+
+    Args:
+        weights: (items, [frames,] h, w).
+        grid: Frames, rows and columns of tokens.
+        protect: Largest weight in place of the mean.
+
+    Returns:
+        (items, frames, rows, columns) float32.
+
+    Raises:
+        ValueError: If the grid is finer than the weights, or the frames do not fit.
+    """
+    stack = weights.to(torch.float32)
+    if stack.ndim == 3:
+        stack = stack.unsqueeze(1)
+    frames, rows, columns = grid
+    if rows > stack.shape[2] or columns > stack.shape[3]:
+        raise ValueError(
+            f"mask must be on the latent grid, got {stack.shape[2]} x {stack.shape[3]} cells for {rows} x {columns} "
+            "tokens; resize it to the latent."
+        )
+    stack = _rest_frames(stack, frames, protect)
+    sides = [_side(stack.shape[2], rows), _side(stack.shape[3], columns)]
+    short = [rows * sides[0] - stack.shape[2], columns * sides[1] - stack.shape[3]]
+    if protect:
+        padded = functional.pad(stack, (0, short[1], 0, short[0]))
+        return functional.max_pool2d(padded, sides)
+    padded = functional.pad(stack, (0, short[1], 0, short[0]))
+    there = functional.pad(torch.ones_like(stack), (0, short[1], 0, short[0]))
+    return functional.avg_pool2d(padded, sides) / functional.avg_pool2d(there, sides)
+
+
+def _side(cells: int, tokens: int) -> int:
+    """Cells that one token spans: the power of two that fits, as strides and patches are; else the ratio rounded up."""
+    side = 1
+    while -(-cells // side) > tokens:
+        side *= 2
+    return side if -(-cells // side) == tokens else -(-cells // tokens)
+
+
+def _rest_frames(stack: Tensor, frames: int, protect: bool) -> Tensor:
+    have = stack.shape[1]
+    if have == frames:
+        return stack
+    if have == 1:
+        return stack.expand(-1, frames, -1, -1)
+    if have < frames:
+        raise ValueError(f"mask must have 1 or {frames} frames, got {have}; give one mask a latent frame.")
+    side = -(-have // frames)
+    items, _, rows, columns = stack.shape
+    last = stack[:, -1:].expand(-1, side * frames - have, -1, -1)
+    grouped = torch.cat([stack, last], 1).reshape(items, frames, side, rows, columns)
+    return grouped.amax(2) if protect else grouped.mean(2)
+
+
+def token_weights(mask: Mask, grid: Grid, item: int) -> Tensor:
+    """Weights (tokens,) of one picture of a batch.
+
+    Raises:
+        ValueError: If the mask has several items and none for this picture.
+    """
+    weights = mask.on(grid)
+    if weights.shape[0] == 1:
+        return weights[0]
+    if item >= weights.shape[0]:
+        raise ValueError(
+            f"mask must have 1 item or one a picture, got {weights.shape[0]} for picture {item}; give one mask each."
+        )
+    return weights[item]

@@ -1,0 +1,227 @@
+"""A plan: the rules of an edit as data; a run: the state of one use of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from .calls import Attend
+from .executor import Executor
+from .rules import SOURCE, TARGET, FeatureRule, Probe, Rule
+from .sites import Site
+from .store import Rows, Shelf, Store
+from .timing import Step
+
+Origin = Literal["pinned", "free"]
+Serves = Literal["cond", "both", "shared"]
+
+
+class LatentRule(Protocol):
+    """An edit of the target's latent after a step, such as a blend by a word map."""
+
+    def after(self, run: AttentionRun, step: Step, states: Mapping[str, Tensor]) -> Tensor:
+        """The target's new state.
+
+        Args:
+            run: The run, whose `maps` hold the readings of its probes.
+            step: The step that was just done.
+            states: Latents of the branches after it.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPlan:
+    """What an edit does inside attention. Data only: a plan may be used any number of times.
+
+    Attributes:
+        rules: Edits of attention, in the order in which they compose.
+        features: Edits of residual features.
+        probes: Readings.
+        latent_rules: Edits of the latent after a step.
+        branches: Branches beyond "source" and "target", such as "mutual".
+        text: The token map of the prompts, for whoever asks for words; None without one.
+        source: "pinned": the source is at its recorded state of each step; "free": it runs along from the noise.
+        source_for: Which chunks read from the source: "cond" only, "both" each from its own, "shared" both from "cond".
+    """
+
+    rules: tuple[Rule, ...] = ()
+    features: tuple[FeatureRule, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    latent_rules: tuple[LatentRule, ...] = ()
+    branches: tuple[str, ...] = ()
+    text: Any = None
+    source: Origin = "pinned"
+    source_for: Serves = "shared"
+
+    def plus(self, other: AttentionPlan) -> AttentionPlan:
+        """Both plans as one; the other's rules come after.
+
+        Raises:
+            ValueError: If both have a token map and these differ, or two probes share a name.
+        """
+        if self.text is not None and other.text is not None and self.text is not other.text:
+            raise ValueError(
+                "Chained attention plans must share one token map, got two; take both prompts from one node."
+            )
+        names = [probe.name for probe in (*self.probes, *other.probes)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"Probes of chained plans must have names of their own, got {twice[0]!r} twice; rename one."
+            )
+        blank = AttentionPlan()
+        return AttentionPlan(
+            self.rules + other.rules,
+            self.features + other.features,
+            self.probes + other.probes,
+            self.latent_rules + other.latent_rules,
+            tuple(dict.fromkeys((*self.branches, *other.branches))),
+            other.text if self.text is None else self.text,
+            self.source if other.source == blank.source else other.source,
+            self.source_for if other.source_for == blank.source_for else other.source_for,
+        )
+
+    def start(self) -> AttentionRun:
+        """A fresh run."""
+        return AttentionRun(self)
+
+
+class AttentionRun:
+    """One use of a plan: its executor, the store of an evaluation, the readings so far, the sites that were met.
+
+    Attributes:
+        plan: The plan.
+        branches: All branches, "source" and "target" first.
+        maps: Accumulators of the probes by name.
+        store: What forwards of one evaluation leave for each other.
+    """
+
+    def __init__(self, plan: AttentionPlan, store: Shelf | None = None):
+        self.plan = plan
+        self.branches = tuple(dict.fromkeys((SOURCE, TARGET, *plan.branches)))
+        self.maps: dict[str, Any] = {probe.name: probe.make() for probe in plan.probes}
+        self.store: Shelf = Store() if store is None else store
+        self._executor = Executor([_served(rule, plan.source_for) for rule in plan.rules], plan.probes, self.maps)
+        self._met: dict[str, dict[tuple[object, ...], str]] = {entry.name: {} for entry in self._entries()}
+        self._seen: dict[tuple[object, ...], Site] = {}
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules as they are carried out."""
+        return self._executor.rules
+
+    @property
+    def features(self) -> tuple[FeatureRule, ...]:
+        """The feature rules as they are carried out."""
+        return tuple(_served_feature(rule, self.plan.source_for) for rule in self.plan.features)
+
+    def active(self, step: Step) -> bool:
+        """Whether some rule or probe has its window open."""
+        opened = any(entry.acts(step) for entry in self._entries())
+        return opened or any(feature.acts(step) for feature in self.plan.features)
+
+    def order(self, step: Step | None = None) -> tuple[str, ...] | None:
+        """Branches so that each comes after those that it takes from, None if they take from each other.
+
+        Args:
+            step: Only the rules of this step; None for all rules of the run.
+        """
+        takes: dict[str, set[str]] = {branch: set() for branch in self.branches}
+        for rule in self.rules:
+            if step is None or rule.acts(step):
+                takes.setdefault(rule.branch, set()).update(branch for branch, _ in rule.reads())
+        for feature in self.plan.features:
+            if step is None or feature.acts(step):
+                takes.setdefault(feature.branch, set()).add(feature.take)
+        done: list[str] = []
+        while len(done) < len(takes):
+            ready = [branch for branch in takes if branch not in done and takes[branch] <= set(done)]
+            if not ready:
+                return None
+            done.append(ready[0])
+        return tuple(done)
+
+    def _entries(self) -> list[Rule | Probe]:
+        return [*self.rules, *self.plan.probes]
+
+    def needs(self, site: Site, step: Step) -> set[tuple[str, str]]:
+        """Branches and operands that some rule reads at a site in a step."""
+        return {(branch, str(name)) for branch, name in self._executor.needs(site, step)}
+
+    def run(
+        self,
+        site: Site,
+        rows: Rows,
+        step: Step,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attend: Attend,
+        mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """One attention call with the run's rules; see Executor.run."""
+        if site.key not in self._seen:
+            self._seen[site.key] = site
+            for entry in self._entries():
+                if entry.covers(site):
+                    self._met[entry.name][site.key] = site.label
+        return self._executor.run(site, rows, step, q, k, v, attend, self.store, mask, scale)
+
+    def clear(self) -> None:
+        """Forget what forwards left for each other: the next evaluation begins."""
+        if isinstance(self.store, Store):
+            self.store.clear()
+
+    def check(self) -> None:
+        """After the first forward: that every rule and probe met a site.
+
+        Raises:
+            ValueError: If one did not.
+        """
+        for entry in self._entries():
+            if not self._met[entry.name]:
+                offered = _offered(self._seen.values())
+                raise ValueError(
+                    f"layers of {entry.name} must match an attention layer of kind {' or '.join(entry.kinds)}, got "
+                    f"{entry.layers.text!r} on a model with {offered}; AttentionSites lists what it has."
+                )
+
+    def report(self) -> str:
+        """Rules and the sites that they met, one a line."""
+        lines = []
+        for entry in self._entries():
+            met = list(self._met[entry.name].values())
+            between = "" if len(met) < 2 else f", {met[0]} .. {met[-1]}"
+            lines.append(
+                f"{entry.name}: {len(met)} sites{between if len(met) != 1 else f', {met[0]}'}; steps from "
+                f"{entry.window.start:.0%} to {entry.window.end:.0%}"
+            )
+        return "\n".join(lines)
+
+
+def _offered(sites: Iterable[Site]) -> str:
+    counts: dict[str, list[int]] = {}
+    for site in sites:
+        counts.setdefault(f"{site.stack}:", []).append(site.index)
+    if not counts:
+        return "no attention that passes through the host's attention function"
+    return ", ".join(f"{name}{min(found)}-{max(found)}" for name, found in counts.items())
+
+
+def _served(rule: Rule, serves: Serves) -> Rule:
+    """A rule under the plan's choice of who reads from the source."""
+    if not rule.reads():
+        return rule
+    if serves == "cond":
+        return replace(rule, chunks=("cond",), source_for="both")
+    return replace(rule, source_for=serves)
+
+
+def _served_feature(rule: FeatureRule, serves: Serves) -> FeatureRule:
+    if serves == "cond":
+        return replace(rule, chunks=("cond",), source_for="both")
+    return replace(rule, source_for=serves)
