@@ -1,9 +1,12 @@
 """Edits inside attention: rules as data, and one executor that carries them out. Needs torch, knows no host."""
 
+from .bank import Bank, estimate
 from .calls import Attend
 from .executor import Executor
-from .grid import Mask, MaskSource, to_grid, token_weights
+from .grid import Mask, MaskSource, complement, protected, to_grid, token_weights
 from .plan import AttentionPlan, AttentionRun, LatentRule
+from .preset import FAMILIES, Preset, Settings
+from .registry import PRESETS, get_preset
 from .rules import (
     OWN,
     SOURCE,
@@ -29,8 +32,10 @@ from .timing import Step, Window
 
 __all__ = [
     "ALL",
+    "FAMILIES",
     "KINDS",
     "OWN",
+    "PRESETS",
     "SOURCE",
     "STACKS",
     "TARGET",
@@ -39,6 +44,7 @@ __all__ = [
     "Attend",
     "AttentionPlan",
     "AttentionRun",
+    "Bank",
     "Executor",
     "FeatureRule",
     "Gather",
@@ -51,9 +57,11 @@ __all__ = [
     "Mix",
     "Operand",
     "Own",
+    "Preset",
     "Probe",
     "Rows",
     "Rule",
+    "Settings",
     "Shelf",
     "Site",
     "Step",
@@ -63,6 +71,10 @@ __all__ = [
     "ValueMap",
     "Values",
     "Window",
+    "complement",
+    "estimate",
+    "get_preset",
+    "protected",
     "to_grid",
     "token_weights",
 ]

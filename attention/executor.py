@@ -51,6 +51,14 @@ class Executor:
         """Branches and operands that some rule reads at a site in a step."""
         return {entry for rule in self._active(site, step) for entry in rule.reads()}
 
+    def wanted(self, site: Site, step: Step) -> list[tuple[str, Name, bool]]:
+        """The same, and for each whether all tokens are read or those of the image only."""
+        whole: dict[tuple[str, Name], bool] = {}
+        for rule in self._active(site, step):
+            for entry in rule.reads():
+                whole[entry] = whole.get(entry, False) or rule.group != "image"
+        return [(branch, name, flag) for (branch, name), flag in whole.items()]
+
     def run(
         self,
         site: Site,

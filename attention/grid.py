@@ -62,6 +62,32 @@ class MaskSource(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class _Changed:
+    """A mask source whose masks are protected or inverted."""
+
+    of: MaskSource
+    protect: bool
+    invert: bool
+
+    def at(self, step: Step, maps: Mapping[str, Any]) -> Mask | None:
+        """See MaskSource."""
+        mask = self.of.at(step, maps)
+        if mask is None:
+            return None
+        return Mask(mask.weights, mask.protect or self.protect, mask.invert != self.invert)
+
+
+def complement(mask: Mask | MaskSource) -> Mask | MaskSource:
+    """The mask whose tokens weigh 1 minus those of a mask."""
+    return mask.complement() if isinstance(mask, Mask) else _Changed(mask, False, True)
+
+
+def protected(mask: Mask | MaskSource) -> Mask | MaskSource:
+    """The mask whose tokens weigh as much as the largest of their cells."""
+    return Mask(mask.weights, True, mask.invert) if isinstance(mask, Mask) else _Changed(mask, True, False)
+
+
 def to_grid(weights: Tensor, grid: Grid, protect: bool = False) -> Tensor:
     """Resample weights from the latent grid to a grid of tokens.
 

@@ -135,6 +135,7 @@ class Rule:
         blend: "operand" mixes q, k, v and costs nothing; "output" mixes two outputs, which blends probabilities.
         limit: Largest grid, as a share of the latent's side: 0.25 takes 16 x 16 tokens of a 64 x 64 latent.
         source_for: "both" takes from the same chunk of the other branch, "shared" always from its "cond".
+        gate: Further steps in which it rests, such as those that a token map leaves alone.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Rule:
     blend: Literal["operand", "output"] = "operand"
     limit: float | None = None
     source_for: SourceFor = "both"
+    gate: Callable[[Step], bool] | None = None
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -171,7 +173,7 @@ class Rule:
 
     def acts(self, step: Step) -> bool:
         """Whether it changes anything in a step."""
-        return self.strength > 0.0 and self.window.holds(step)
+        return self.strength > 0.0 and self.window.holds(step) and (self.gate is None or self.gate(step))
 
     def covers(self, site: Site) -> bool:
         """Whether it acts on a site, whatever the step."""

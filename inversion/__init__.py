@@ -17,6 +17,7 @@ from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
 from .steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from .storage import RecordError, load, save
+from .trajectory import beside, state_at
 from .walk import AfterStep, OnStep, StepReport, walk
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "TwoStep",
     "adopt",
     "all_settings",
+    "beside",
     "blend",
     "check_fit",
     "check_level",
@@ -75,6 +77,7 @@ __all__ = [
     "solver_fingerprint",
     "source_state",
     "ssim",
+    "state_at",
     "strength_to_level",
     "two_step",
     "walk",

@@ -85,5 +85,5 @@ class FlowEdit(PairedEdit):
         start = source_at(len(falling) - 1) + (z - x0)
         before = task.total - (len(falling) - 1)
         return walk(
-            task.target, start, falling, Euler(), lambda report: task.tell(report, before), task.keep(source_at)
+            task.alone(noise), start, falling, Euler(), lambda report: task.tell(report, before), task.keep(source_at)
         )

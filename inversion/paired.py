@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .field import Field
+from .field import Field, mix
 from .mask import keep_source
 from .record import check_axes, check_level, check_sigmas
 from .walk import AfterStep, OnStep, StepReport, shorten
@@ -87,6 +87,7 @@ class PairedTask:
         mask: Weights from 0 (keep) to 1 (edit), or None.
         on_step: Told after every level, or None.
         total: Levels of the whole edit.
+        both: Both models in one call, for states stacked along the batch, source first; None asks each by itself.
     """
 
     source: Field
@@ -96,12 +97,28 @@ class PairedTask:
     mask: Tensor | None
     on_step: OnStep | None
     total: int
+    both: Field | None = None
 
     def ask(self, source_state: Tensor, target_state: Tensor, sigma: float) -> Branches:
-        """Evaluate both models, each in its own state at one level; one call each."""
+        """Evaluate both models, each in its own state at one level; one call each, or one of both."""
+        if self.both is not None:
+            found = self.both.evaluate(torch.cat([source_state, target_state]), sigma)
+            return Branches(*found.derivative.chunk(2), *found.denoised.chunk(2))
         source = self.source.evaluate(source_state, sigma)
         target = self.target.evaluate(target_state, sigma)
         return Branches(source.derivative, target.derivative, source.denoised, target.denoised)
+
+    def alone(self, noise: Tensor) -> Field:
+        """The target's model for sampling it alone; the source that it may look at stands at x0 with this noise."""
+        both = self.both
+        if both is None:
+            return self.target
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            source_state = mix(self.x0, noise, sigma, both.space)
+            return both(torch.cat([source_state, x]), sigma).chunk(2)[1]
+
+        return Field(denoise, both.space, both.sigma_floor)
 
     def keep(self, state_of: Callable[[int], Tensor]) -> AfterStep | None:
         """The hook that holds the source's own states outside the mask; None without a mask."""
@@ -166,6 +183,7 @@ class PairedEdit(ABC):
         mask: Tensor | None = None,
         rows: Sequence[int] | None = None,
         on_step: OnStep | None = None,
+        both: Field | None = None,
     ) -> Tensor:
         """Edit a clean latent towards the target conditioning.
 
@@ -181,6 +199,8 @@ class PairedEdit(ABC):
             rows: Number of each row for the noise, where the batch is part of a larger one; None counts from 0.
             on_step: Told after every level; ``denoised`` is the predicted end of the edit. Whatever it raises ends
                 the edit.
+            both: Both models in one call, for states stacked along the batch, source first, where the target reads
+                from the source; None asks each by itself.
 
         Returns:
             The edited latent, shape, dtype and device of x0.
@@ -201,7 +221,8 @@ class PairedEdit(ABC):
         self.check(level)
         with torch.no_grad():
             clean = x0.detach()
-            task = PairedTask(source, target, clean, Noises(seed, clean, rows), mask, on_step, level)
+            noises = Noises(seed, clean, rows)
+            task = PairedTask(source, target, clean, noises, mask, on_step, level, both)
             return self._run(task, grid[level::-1])
 
     def check(self, level: int) -> None:  # noqa: B027 - most edits fit every level

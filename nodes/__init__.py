@@ -7,6 +7,7 @@ import logging
 import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
+from .attention_guider import AttentionGuider
 from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
@@ -39,6 +40,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FlowEdit,
     LoadShapesModel,
     ShapesPicture,
+    AttentionGuider,
 )
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..attention import AttentionPlan
 from ..inversion import FlowEdit as FlowEditRule
+from .host.attention_type import attention_input
 from .host.compat import declare, schema
 from .host.grid import check_steps, read_sigmas, rising_sigmas
 from .host.paired import run_paired
@@ -97,6 +99,7 @@ class FlowEdit(io.ComfyNode):
                     tooltip="Pull of each step towards the source, against drift. FlowAlign uses 0.01, with the "
                     "source prompt as negative and source_cfg 1.",
                 ),
+                attention_input("A plan by which the target reads from the source at every level."),
             ],
             outputs=[latent_output()],
         )
@@ -132,6 +135,7 @@ class FlowEdit(io.ComfyNode):
         mask: torch.Tensor | None = None,
         feather: int = 0,
         pull: float = 0.0,
+        attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Edit the latent."""
         levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
@@ -152,5 +156,6 @@ class FlowEdit(io.ComfyNode):
                 target_cfg,
                 mask,
                 feather,
+                attention,
             )
         )

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..attention import AttentionPlan
 from ..inversion import InfEdit as InfEditRule
 from ..inversion import strength_to_level
+from .host.attention_type import attention_input
 from .host.compat import declare, schema
 from .host.grid import check_steps, check_strength, read_sigmas, rising_sigmas
 from .host.paired import run_paired
@@ -62,6 +64,7 @@ class InfEdit(io.ComfyNode):
                 ),
                 seed_input(),
                 *optional_inputs(),
+                attention_input("A plan by which the target reads from the source at every level."),
             ],
             outputs=[latent_output()],
         )
@@ -97,6 +100,7 @@ class InfEdit(io.ComfyNode):
         sigmas: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         feather: int = 0,
+        attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Edit the latent."""
         check_strength(strength)
@@ -118,5 +122,6 @@ class InfEdit(io.ComfyNode):
                 target_cfg,
                 mask,
                 feather,
+                attention,
             )
         )

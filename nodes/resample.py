@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..attention import AttentionPlan
+from .host.attention_type import attention_input
 from .host.bundle import Bundle, InversionType
 from .host.compat import declare, schema
 from .host.method_inputs import method_names
@@ -74,7 +76,8 @@ class Resample(io.ComfyNode):
                     io.Conditioning.Input,
                     "source",
                     optional=True,
-                    tooltip="Prompt of the inversion, only needed to reconstruct one that was loaded from a file.",
+                    tooltip="Prompt of the inversion, only needed for one that was loaded from a file, to reconstruct it "
+                    "or to control attention.",
                 ),
                 declare(
                     io.Combo.Input,
@@ -85,6 +88,7 @@ class Resample(io.ComfyNode):
                     advanced=True,
                     tooltip="Another solver for the way down. The inversion's own comes back best.",
                 ),
+                attention_input("A plan that reads from the source while it is edited. Unused in a reconstruction."),
             ],
             outputs=[declare(io.Latent.Output, display_name="latent", tooltip="The edited or reconstructed latent.")],
         )
@@ -101,9 +105,10 @@ class Resample(io.ComfyNode):
         feather: int = 0,
         source: Any = None,
         method: str = SAME,
+        attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Play the inversion back."""
         # Without a positive, a negative can only be that of the inversion.
         bundle = inversion.with_conditioning(source, negative if positive is None else None)
         other = None if method == SAME else method
-        return io.NodeOutput(run_replay(model, bundle, positive, negative, cfg, mask, feather, other))
+        return io.NodeOutput(run_replay(model, bundle, positive, negative, cfg, mask, feather, other, attention=attention))

@@ -9,7 +9,7 @@ import comfy.samplers
 import torch
 
 # The option of the host through which a guider's conditionings are evaluated.
-_EVALUATE = "sampler_calc_cond_batch_function"
+EVALUATE = "sampler_calc_cond_batch_function"
 
 
 class SteadyGuider(comfy.samplers.CFGGuider):
@@ -46,7 +46,7 @@ class SteadyGuider(comfy.samplers.CFGGuider):
         """Return the guided denoised for x, as the host's guider does."""
         options = comfy.model_patcher.create_model_options_clone(model_options or {})
         # A patch that is there already decides for itself how conditionings are evaluated.
-        options.setdefault(_EVALUATE, _one_by_one)
+        options.setdefault(EVALUATE, _one_by_one)
         return super().predict_noise(x, timestep, options, seed)
 
     def predict_branch(

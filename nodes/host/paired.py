@@ -9,7 +9,9 @@ from typing import Any
 import comfy.model_patcher
 import torch
 
+from ...attention import AttentionPlan
 from ...inversion import Field, OnStep, PairedEdit, work_dtype
+from .branches import Branch, BranchGuider
 from .checks import check_cfg, refuse_skipping
 from .field import Callback, field_of, reporter
 from .guider import SteadyGuider
@@ -112,6 +114,19 @@ class PairedSampler(ScriptedSampler[torch.Tensor]):
         return torch.zeros_like(noise)
 
 
+def refuse_latent_rules(plan: AttentionPlan) -> None:
+    """Refuse a plan that blends the latent of the target, which an edit by difference has none of.
+
+    Raises:
+        ValueError: If there is a latent rule.
+    """
+    if plan.latent_rules:
+        raise ValueError(
+            "attention must hold no local blend here, got one; "
+            "leave LocalBlend out, and connect a mask or edit with Resample."
+        )
+
+
 def run_paired(
     model: Any,
     source: Any,
@@ -126,6 +141,7 @@ def run_paired(
     target_cfg: float = 1.0,
     mask: torch.Tensor | None = None,
     feather: int = 0,
+    attention: AttentionPlan | None = None,
 ) -> dict[str, Any]:
     """Edit a LATENT.
 
@@ -145,6 +161,7 @@ def run_paired(
         target_cfg: Guidance scale of the edit.
         mask: MASK, white where the edit may act; outside it the result equals the source bit for bit.
         feather: Width in pixels of the mask of a ramp inside its edge.
+        attention: What the target reads from the source, or None.
 
     Returns:
         A LATENT.
@@ -164,12 +181,22 @@ def run_paired(
     grid = None if mask is None else on_latent_grid(mask, samples.shape, feather)
     rows = latent.get("batch_index")
 
-    def script(one: Field, other: Field, device: torch.device, on_step: OnStep) -> torch.Tensor:
+    def script(
+        one: Field, other: Field, device: torch.device, on_step: OnStep, both: Field | None = None
+    ) -> torch.Tensor:
         start = clean.to(work_dtype(device)).to(device)
-        return edit.edit(one, other, start, sigmas, level, seed, grid, rows, on_step).cpu()
+        return edit.edit(one, other, start, sigmas, level, seed, grid, rows, on_step, both).cpu()
 
-    guider = PairedGuider(model, source, target, negative, source_cfg, target_cfg)
-    sampler = PairedSampler(script)
+    guider: SteadyGuider
+    sampler: ScriptedSampler[torch.Tensor]
+    if attention is None:
+        guider = PairedGuider(model, source, target, negative, source_cfg, target_cfg)
+        sampler = PairedSampler(script)
+    else:
+        refuse_latent_rules(attention)
+        sides = {"source": Branch(source, negative, source_cfg), "target": Branch(target, negative, target_cfg)}
+        guider = BranchGuider(model, sides, attention)
+        sampler = ScriptedSampler(lambda both, device, on_step: script(both, both, device, on_step, both))
     drive(guider, sampler, samples, sigmas[level::-1])
     assert sampler.result is not None
     edited = out_of_model(model, sampler.result, samples.dtype)

@@ -10,6 +10,7 @@ import comfy.utils
 import latent_preview
 import torch
 
+from ...attention import AttentionPlan
 from ...inversion import (
     Field,
     Inversion,
@@ -25,6 +26,7 @@ from ...inversion import (
     work_dtype,
 )
 from ...version import VERSION
+from .attention_replay import AttendedReplay, replay_guider
 from .bundle import Bundle, source_of
 from .checks import check_cfg, refuse_skipping
 from .compat import host_version
@@ -114,6 +116,7 @@ def run_replay(
     feather: int = 0,
     method: str | None = None,
     tap: Callable[[StepReport], None] | None = None,
+    attention: AttentionPlan | None = None,
 ) -> dict[str, Any]:
     """Play an inversion back, towards a target or, without one, to its own source.
 
@@ -127,6 +130,7 @@ def run_replay(
         feather: Width in pixels of the mask of a ramp inside its edge.
         method: Name of another solver for the way down; None for the record's own.
         tap: Told after every step.
+        attention: What the target reads from the source; without a target it is not used.
 
     Returns:
         A LATENT.
@@ -181,7 +185,14 @@ def run_replay(
         source_field = refusing_field(field, reason)
         return replay(fitted, source_field, field, after_step=after_step, on_step=told, device=device).cpu()
 
-    state = _run(model, target, negative, cfg, source, record.falling, descend)
+    if attention is None or reconstructs:
+        state = _run(model, target, negative, cfg, source, record.falling, descend)
+    else:
+        guider = replay_guider(model, bundle, target, negative if cfg != 1.0 else None, cfg, attention)
+        sampler = AttendedReplay(record, attention, grid, tap)
+        drive(guider, sampler, source, record.falling)
+        assert sampler.result is not None
+        state = sampler.result
     samples = out_of_model(model, state, source.dtype)
     if grid is not None:
         samples = keep_outside(grid, samples, source)

@@ -1,0 +1,130 @@
+"""Operands of a whole run, for a later run: a store with a budget on the device and one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+
+from .executor import Executor
+from .operands import Kept
+from .rules import Name
+from .sites import Site
+from .store import Who
+from .timing import Step
+
+Key = tuple[object, ...]
+GIGABYTE = 2**30
+
+
+class Bank:
+    """Operands by step, evaluation, site, branch, chunk and picture.
+
+    The first tensors stay where they are up to `on_device` bytes; all later ones go to main memory. A bank is filled by
+    one run and read by others; what does not fit its grid or its steps is not found, which the executor reports.
+
+    Args:
+        limit: Largest total in bytes.
+        on_device: Bytes that may stay on the device where they were made.
+    """
+
+    def __init__(self, limit: int, on_device: int = 0):
+        self.limit = limit
+        self.on_device = on_device
+        self._kept: dict[Key, Kept] = {}
+        self._bytes = 0
+        self._stayed = 0
+        self._frozen = False
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def freeze(self) -> None:
+        """Take nothing more: the run that fills it is over."""
+        self._frozen = True
+
+    def put(self, site: Site, step: Step, who: Who, name: Name, kept: Kept) -> None:
+        """Keep an operand.
+
+        Raises:
+            ValueError: If it does not fit the limit any more; the bank is left as it was.
+        """
+        if self._frozen:
+            return
+        size = _bytes(kept.tensor) + (0 if kept.mask is None else _bytes(kept.mask))
+        if self._bytes + size > self.limit:
+            raise ValueError(
+                f"The attention bank must stay within {self.limit / GIGABYTE:.2f} GB, got more at step {step.index}, "
+                f"{site.label}; choose fewer layers or steps, or raise the limit."
+            )
+        stays = kept.tensor.device.type == "cpu" or self._stayed + size <= self.on_device
+        tensor = kept.tensor.detach()
+        if stays and kept.tensor.device.type != "cpu":
+            self._stayed += size
+        elif not stays:
+            tensor = tensor.cpu()
+        key = _key(site, step, who, name)
+        self._bytes += size
+        if key in self._kept:
+            self._bytes -= _bytes(self._kept[key].tensor)
+        self._kept[key] = replace(kept, tensor=tensor)
+
+    def get(self, site: Site, step: Step, who: Who, name: Name) -> Kept | None:
+        """What was kept, None if nothing was."""
+        return self._kept.get(_key(site, step, who, name))
+
+    def clear(self) -> None:
+        """Forget everything and be open again."""
+        self._kept.clear()
+        self._bytes = self._stayed = 0
+        self._frozen = False
+
+
+def _key(site: Site, step: Step, who: Who, name: Name) -> Key:
+    return step.index, step.evaluation, site.key, site.grid, who, name
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def estimate(
+    executor: Executor,
+    sites: Iterable[Site],
+    steps: Iterable[Step],
+    channels: int | Mapping[str, int],
+    itemsize: int = 2,
+    rows: int = 1,
+) -> int:
+    """Bytes that the rules' branches will ask a bank for.
+
+    Args:
+        executor: The rules.
+        sites: Sites of the network.
+        steps: Evaluations of the run, each once.
+        channels: heads * d of an operand, one number or one by stack.
+        itemsize: Bytes a number: 2 in half precision.
+        rows: Batch rows of each branch that is read, over all its chunks.
+    """
+    total = 0
+    places = list(sites)
+    for step in steps:
+        for site in places:
+            wide = channels if isinstance(channels, int) else channels[site.stack]
+            for _, name, whole in executor.wanted(site, step):
+                total += rows * _tokens(site, name, whole) * wide * itemsize
+    return total
+
+
+def _tokens(site: Site, name: Name, whole: bool) -> int:
+    images = site.image[1] - site.image[0]
+    words = 0 if site.text is None else site.text[1] - site.text[0]
+    if site.kind == "cross":
+        return images if name == "q" else words
+    return images + words if whole else images

@@ -1,0 +1,146 @@
+"""Which attention call is which: every architecture, on sizes that are odd, and whatever other packs hook in."""
+
+import math
+
+import comfy.samplers
+import tiny_dits
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+
+class _Watch:
+    """An override and wrapper that asks a resolver for the site of every attention call of a model."""
+
+    def __init__(self, resolver):
+        self.resolver = resolver
+        self.seen = []
+        self.unknown = 0
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def wrap(self, executor, x, *args, **kwargs):
+        args = list(args)
+        self.resolver.begin(x.shape, kwargs)
+        options = self.resolver.mark(dict(args[4]))
+        options["optimized_attention_override"] = self.override
+        args[4] = options
+        try:
+            return executor(x, *args, **kwargs)
+        finally:
+            self.resolver.end()
+
+    def override(self, func, q, k, v, heads, *args, **kwargs):
+        site = self.resolver.site(q.shape[-2], k.shape[-2], kwargs["transformer_options"])
+        if site is None:
+            self.unknown += 1
+        else:
+            self.seen.append((site, q.shape[-2], k.shape[-2]))
+        return func(q, k, v, heads, *args, **kwargs)
+
+
+def _answer(model, kind, latent, watch=None, tokens=None):
+    guider = comfy.samplers.CFGGuider(model)
+    conditioning = tiny_dits.conditioning(kind, tokens=tokens)
+    guider.set_conds(conditioning, conditioning)
+
+    class Once(comfy.samplers.Sampler):
+        def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, mask=None, pbar=False):
+            if watch is not None:
+                transformer_options = extra_args["model_options"]["transformer_options"]
+                add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch.wrap, transformer_options)
+            return guider(latent_image, torch.full((latent_image.shape[0],), 0.5), **extra_args)
+
+    samples = latent["samples"]
+    with torch.inference_mode():
+        return guider.sample(torch.zeros_like(samples), samples, Once(), torch.tensor([0.5, 0.0]), seed=0)
+
+
+def _resolver(pack, model):
+    return pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model)
+
+
+def check_every_site_is_found_once_and_nothing_changes(pack):
+    """Each forward meets each slot once, in order; image tokens fill the grid; the output keeps its bits."""
+    for kind in tiny_dits.KINDS:
+        for size in ((8, 12), (12, 8), (7, 9)):
+            if size == (7, 9) and kind == "hunyuan":
+                continue  # the host's own HunyuanVideo takes whole patches only
+            model, latent = tiny_dits.model(kind), tiny_dits.latent(kind, batch=2, size=size)
+            plain = _answer(model, kind, latent)
+            watch = _Watch(_resolver(pack, model))
+            watched = _answer(model, kind, latent, watch)
+            assert torch.equal(plain, watched), kind
+            slots = watch.resolver.slots
+            places = [(site.stack, site.index, site.inner, site.kind) for site, *_ in watch.seen]
+            assert places == [(s.stack, s.index, s.inner, s.kind) for s in slots], (kind, places)
+            assert not watch.resolver.bypassed, kind
+            assert len({site.key for site, *_ in watch.seen}) == len(slots), kind
+            for (site, queries, keys), slot in zip(watch.seen, slots):
+                frames, rows, columns = site.grid
+                assert site.image[1] - site.image[0] == math.prod(site.grid), (kind, site)
+                assert watch.resolver.grid_of(slot, latent["samples"].shape) == site.grid, (kind, site)
+                assert 0 <= site.image[0] and site.image[1] <= queries, (kind, site)
+                assert site.latent[1:] == size and site.latent[0] == (3 if kind in tiny_dits.VIDEO else 1)
+                if site.kind == "joint":
+                    tokens = 77 if kind.startswith("sd") else tiny_dits.TEXT
+                    assert site.text[1] - site.text[0] == tokens, (kind, site)
+                    assert queries == keys == math.prod(site.grid) + tokens, (kind, site)
+                    assert site.image[1] <= site.text[0] or site.text[1] <= site.image[0], (kind, site)
+                elif site.kind == "cross":
+                    assert site.text == (0, keys) and keys in (77, tiny_dits.TEXT), (kind, site)
+                else:
+                    assert site.text is None and queries == keys, (kind, site)
+                assert frames * rows * columns > 0
+
+
+def check_image_tokens_are_the_picture(pack):
+    """Where the resolver says that the image lies, queries follow the picture and not the text, in any order."""
+    for kind in tiny_dits.KINDS:
+        model = tiny_dits.model(kind)
+        if kind in tiny_dits.UNETS:
+            continue
+        first = tiny_dits.latent(kind)
+        other = {"samples": first["samples"].clone()}
+        other["samples"][..., -1, -1] += 3.0
+        values = []
+        for latent in (first, other):
+            watch = _Watch(_resolver(pack, model))
+            kept = []
+
+            def override(func, q, k, v, heads, *args, watch=watch, kept=kept, **kwargs):
+                site = watch.resolver.site(q.shape[-2], k.shape[-2], kwargs["transformer_options"])
+                if site is not None and site.number == 0 and site.kind in ("joint", "self"):
+                    tokens = v.movedim(1, 2).flatten(2) if kwargs.get("skip_reshape") else v.flatten(2)
+                    kept.append((site, tokens.clone()))
+                return func(q, k, v, heads, *args, **kwargs)
+
+            watch.override = override
+            _answer(model, kind, latent, watch)
+            values.append(kept[0])
+        (site, a), (_, b) = values
+        changed = (a != b).any(-1)[0].nonzero().flatten().tolist()
+        frames, rows, columns = site.grid
+        last = [site.image[0] + (frame + 1) * rows * columns - 1 for frame in range(frames)]
+        if kind == "lumina":  # its refiner has already mixed the image tokens
+            assert changed == list(range(*site.image)), (kind, changed, site.image)
+        else:
+            assert changed == last, (kind, changed, last)
+
+
+def check_unknown_architectures_are_named(pack):
+    """A network without a resolver and a compiled one are refused, each in one sentence."""
+    sites = pack.module("nodes.host.attention_sites")
+
+    class Strange(torch.nn.Module):
+        pass
+
+    compiled = Strange()
+    compiled._orig_mod = Strange()  # what torch.compile returns is known by this
+    for network, part in ((Strange(), "got Strange"), (compiled, "got one of torch.compile")):
+        try:
+            sites.resolver_for(network)
+        except ValueError as error:
+            assert part in str(error) and str(error).endswith("."), error
+        else:
+            raise AssertionError(part)
