@@ -16,16 +16,16 @@ from .timing import ALWAYS, Step, Window
 from .tokens import Prompt
 from .word_list import Word
 
-
-# Word maps are best where 64 x 64 cells have 16 x 16 tokens (Hertz et al. 2022; Tang et al. 2022, arXiv:2210.04885).
-SHARE = 0.25
+# Word maps are best on the 16 x 16 tokens of a 64 x 64 latent (Hertz et al. 2022, arXiv:2208.01626); below 16 tokens
+# a side they are too coarse.
+SHARE, LEAST = 0.25, 16
 
 
 class WordMaps:
     """Attention of the image to some words: mean over sites and steps, sum over the tokens of a word.
 
     A mean where the official code of prompt-to-prompt keeps a sum, so that a map has a scale of its own. Of sites with
-    grids of several sizes those count that are nearest to a quarter of the latent's side.
+    grids of several sizes those count that are nearest to a quarter of the latent's side, and to 16 tokens at least.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]]) -> None:
@@ -52,8 +52,8 @@ class WordMaps:
         key = (item, site.grid)
         self._sums[key] = words if key not in self._sums else self._sums[key] + words
         self._counts[key] = self._counts.get(key, 0) + 1
-        cells = site.latent[1] * site.latent[2] * SHARE**2
-        self._best[site.grid] = abs(math.log(site.grid[1] * site.grid[2] / cells))
+        wanted = max(site.latent[1] * site.latent[2] * SHARE**2, LEAST**2)
+        self._best[site.grid] = abs(math.log(site.grid[1] * site.grid[2] / wanted))
 
     @property
     def is_empty(self) -> bool:
