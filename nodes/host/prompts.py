@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...attention.pieces import Style, piece_text, style_of
+from ...attention.token_map import TokenMap
 from ...attention.tokens import Prompt, Segment, Token, roles
 
 # Where a prompt ends in the chat templates around it: <|im_end|> of Qwen and <|eot_id|> of Llama 3.
@@ -138,3 +139,45 @@ def _piece(token: Hashable, pieces: dict[int, str]) -> str:
 
 def _text(token: Hashable, pieces: dict[int, str], style: Style) -> bytes:
     return piece_text(_piece(token, pieces), style)
+
+
+def cosines(source: Any, target: Any) -> torch.Tensor:
+    """Return the cosine between every encoded token of two CONDITIONINGs, shape (source keys, target keys)."""
+    one, other = (torch.nn.functional.normalize(given[0][0][0].float().cpu(), dim=-1) for given in (source, target))
+    return one @ other.T
+
+
+def alignment_text(text: TokenMap) -> str:
+    """Return in words what a map does: what is kept, what takes whose place, what is new or gone, and the weights."""
+    lines = []
+    offsets = [0, 0]
+    for source, target in zip(text.source.segments, text.target.segments, strict=True):
+        words = [
+            [(offset + i, token) for i, token in enumerate(segment.tokens) if token.role == "word"]
+            for segment, offset in zip((source, target), offsets, strict=True)
+        ]
+        kept, swapped, new = [], [], []
+        for j, token in words[1]:
+            takes = [other for i, other in words[0] if float(text.matrix[i, j]) > 0.0]
+            if not takes:
+                new.append(_read([token]))
+            elif token.id in [other.id for other in takes]:
+                kept.append(_read([token]))
+            else:
+                swapped.append(f"{_read(takes)} > {_read([token])}")
+        used = text.matrix[:, [j for j, _ in words[1]]].sum(1) > 0.0
+        gone = [_read([token]) for i, token in words[0] if not bool(used[i])]
+        named = (("kept", kept), ("replaced", swapped), ("new", new), ("not used", gone))
+        found = "; ".join(
+            f"{name}: {' '.join(some) if name == 'kept' else ', '.join(some)}" for name, some in named if some
+        )
+        lines.append(f"{source.name}: {found or 'no words'}")
+        heavy = [f"{_read([token])} x {float(text.weights[j]):g}" for j, token in words[1] if text.weights[j] != 1.0]
+        if heavy:
+            lines.append(f"weights: {', '.join(heavy)}")
+        offsets = [offsets[0] + len(source.tokens), offsets[1] + len(target.tokens)]
+    return "\n".join(lines)
+
+
+def _read(tokens: Sequence[Token]) -> str:
+    return b"".join(token.text for token in tokens).decode("utf-8", "replace").strip() or "(embedding)"
