@@ -57,22 +57,20 @@ class Bank:
         """
         if self._frozen:
             return
-        size = _bytes(kept.tensor) + (0 if kept.mask is None else _bytes(kept.mask))
-        if self._bytes + size > self.limit:
+        key, tensor = _key(site, step, who, name), kept.tensor.detach()
+        before = self._kept.get(key)
+        total = self._bytes + _bytes(tensor) - (0 if before is None else _bytes(before.tensor))
+        if total > self.limit:
             raise ValueError(
                 f"The attention bank must stay within {self.limit / GIGABYTE:.2f} GB, got more at step {step.index}, "
                 f"{site.label}; choose fewer layers or steps, or raise the limit."
             )
-        stays = kept.tensor.device.type == "cpu" or self._stayed + size <= self.on_device
-        tensor = kept.tensor.detach()
-        if stays and kept.tensor.device.type != "cpu":
-            self._stayed += size
-        elif not stays:
-            tensor = tensor.cpu()
-        key = _key(site, step, who, name)
-        self._bytes += size
-        if key in self._kept:
-            self._bytes -= _bytes(self._kept[key].tensor)
+        if tensor.device.type != "cpu":
+            if self._stayed + _bytes(tensor) <= self.on_device:
+                self._stayed += _bytes(tensor)
+            else:
+                tensor = tensor.cpu()
+        self._bytes = total
         self._kept[key] = replace(kept, tensor=tensor)
 
     def get(self, site: Site, step: Step, who: Who, name: Name) -> Kept | None:

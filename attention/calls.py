@@ -13,6 +13,7 @@ from .operands import Kept, additive
 from .rules import Name
 from .sites import Span
 
+NAMES: tuple[Name, ...] = ("q", "k", "v")
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
@@ -34,6 +35,13 @@ class Piece:
     v: Kept
     span: Span
 
+    def __post_init__(self) -> None:
+        if self.k.length != self.v.length:
+            raise ValueError(
+                f"keys and values must be equally many, got {self.k.length} and {self.v.length}; take both from one "
+                "branch, use prompts of one token length, or the image tokens only."
+            )
+
     @property
     def mask(self) -> Tensor | None:
         """(1 | heads, 1 | queries, keys), or None."""
@@ -50,52 +58,54 @@ class Piece:
         return tuple(self.q.tensor.shape), tuple(self.k.tensor.shape), tuple(self.v.tensor.shape), about
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """The tensors of a call, and its mask (1 | B, 1 | heads, 1 | queries, keys) or None."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+
+
 def attend_all(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    pieces: Sequence[Piece],
-    attend: Attend,
-    own: Sequence[Mapping[Name, Kept]],
+    whole: Whole, pieces: Sequence[Piece], attend: Attend, own: Sequence[Mapping[Name, Kept]]
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     """Outputs of pieces.
 
-    Where every row of the call has a piece of the call's own shape, those are one call on the call's tensors with the
-    changed rows written over; all others are stacked by shape.
+    Where every row of the call has a piece of the call's own shape, the first of each are one call on the call's
+    tensors with the changed rows written over; all others are stacked by shape.
 
     Args:
-        q: Queries of the call.
-        k: Keys of the call.
-        v: Values of the call.
-        mask: Mask of the call.
+        whole: The call's tensors.
         pieces: What is asked for.
         attend: The network's own attention.
         own: Operands of the rows as they were.
 
     Returns:
-        (heads, queries, d) by the id of the piece, and the output of the one call where there was no other.
+        (heads, queries, d) by the id of the piece, and the output of the call on the call's tensors if there was one.
     """
-    usual = (tuple(q.shape[1:]), tuple(k.shape[1:]), tuple(v.shape[1:]))
+    usual = tuple(tuple(tensor.shape[1:]) for tensor in (whole.q, whole.k, whole.v))
     main: dict[int, Piece] = {}
     for piece in pieces:
-        if piece.shape[:3] == usual and (piece.mask is None) == (mask is None):
+        if piece.shape[:3] == usual and (piece.mask is None) == (whole.mask is None):
             main.setdefault(piece.row, piece)
     outputs: dict[int, Tensor] = {}
-    left = list(pieces)
-    if len(main) == q.shape[0]:
-        whole = attend(*_written((q, k, v), mask, main, own))
-        outputs = {id(piece): whole[row] for row, piece in main.items()}
-        left = [piece for piece in pieces if id(piece) not in outputs]
-        if not left:
-            return outputs, whole
-    for group in _grouped(left):
-        stacked = [torch.stack([getattr(piece, name).tensor for piece in group]) for name in ("q", "k", "v")]
-        masks = [piece.mask for piece in group]
-        known = [entry for entry in masks if entry is not None]
-        found = attend(stacked[0], stacked[1], stacked[2], torch.stack(known) if known else None)
+    out = None
+    if len(main) == len(own):
+        out = attend(*_written(whole, main, own))
+        outputs = {id(piece): out[row] for row, piece in main.items()}
+    for group in _grouped([piece for piece in pieces if id(piece) not in outputs]):
+        stacked = [_stack([getattr(piece, name).tensor for piece in group]) for name in NAMES]
+        known = [piece.mask for piece in group if piece.mask is not None]
+        found = attend(stacked[0], stacked[1], stacked[2], _stack(known) if known else None)
         outputs.update({id(piece): found[index] for index, piece in enumerate(group)})
-    return outputs, None
+    return outputs, out
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """As torch.stack, without a copy of a single tensor."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def _grouped(pieces: Sequence[Piece]) -> list[list[Piece]]:
@@ -106,24 +116,19 @@ def _grouped(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 
 def _written(
-    tensors: tuple[Tensor, Tensor, Tensor],
-    mask: Tensor | None,
-    main: Mapping[int, Piece],
-    own: Sequence[Mapping[Name, Kept]],
+    whole: Whole, main: Mapping[int, Piece], own: Sequence[Mapping[Name, Kept]]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The call's tensors with changed rows written over; what no row changes stays the same object."""
     out = []
-    names: tuple[Name, ...] = ("q", "k", "v")
-    for name, tensor in zip(names, tensors, strict=True):
-        changed = {
-            row: getattr(piece, name) for row, piece in main.items() if getattr(piece, name) is not own[row][name]
-        }
+    for name, tensor in zip(NAMES, (whole.q, whole.k, whole.v), strict=True):
+        asked: dict[int, Kept] = {row: getattr(piece, name) for row, piece in main.items()}
+        changed = {row: kept for row, kept in asked.items() if kept is not own[row][name]}
         if changed:
             tensor = tensor.clone()
             for row, kept in changed.items():
                 tensor[row] = kept.tensor
         out.append(tensor)
-    return out[0], out[1], out[2], _masks(mask, main, own)
+    return out[0], out[1], out[2], _masks(whole.mask, main, own)
 
 
 def _masks(mask: Tensor | None, main: Mapping[int, Piece], own: Sequence[Mapping[Name, Kept]]) -> Tensor | None:

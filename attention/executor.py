@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .calls import Attend, Piece, attend_all
+from .calls import Attend, Piece, Whole
+from .compose import Operands, Sum, composed
 from .grid import Mask, MaskSource, token_weights
-from .operands import Kept, Share, apply, lerp, span_of
+from .operands import Kept, Share, apply, span_of
 from .probes import masses
 from .rules import Gather, Join, Name, Own, Probe, Rule, Term
 from .sites import Site, Span
@@ -20,17 +20,6 @@ from .timing import Step
 from .values import mapped
 
 NAMES: tuple[Name, ...] = ("q", "k", "v")
-Operands = dict[Name, Kept]
-
-
-@dataclass(frozen=True, eq=False)
-class _Sum:
-    """A rule's output on some queries of a row: the weighted sum of its pieces, of which the row gets a share."""
-
-    span: Span
-    weight: float | Tensor
-    full: bool
-    pieces: tuple[tuple[Piece, Tensor | None], ...]
 
 
 class Executor:
@@ -140,7 +129,7 @@ class Executor:
     def _edited(self, call: _Call, edits: Sequence[tuple[Rule, int]], attend: Attend) -> Tensor:
         operands = [dict(call.own(row)) for row in range(len(call.rows))]
         claimed: dict[tuple[int, str], str] = {}
-        sums: list[list[_Sum]] = [[] for _ in operands]
+        sums: list[list[Sum]] = [[] for _ in operands]
         late = []
         for rule, row in edits:
             share = Share(rule.strength, self._weights(rule.mask, call, row))
@@ -156,7 +145,8 @@ class Executor:
                 operands[row][name] = self._operand(rule, name, rule.terms[0], operands[row][name], call, row, share)
         for rule, row, share in late:
             sums[row].append(self._sum(rule, call, row, operands[row], share))
-        return _composed(call, operands, sums, attend)
+        own = [call.own(row) for row in range(len(operands))]
+        return composed(call.whole, own, operands, sums, attend)
 
     def _operand(self, rule: Rule, name: Name, term: Term, own: Kept, call: _Call, row: int, share: Share) -> Kept:
         def chosen(gather: Gather) -> Tensor:
@@ -170,7 +160,7 @@ class Executor:
 
         return apply(name, getattr(term, name), own, fetch, rule.group, share, chosen)
 
-    def _sum(self, rule: Rule, call: _Call, row: int, own: Operands, share: Share) -> _Sum:
+    def _sum(self, rule: Rule, call: _Call, row: int, own: Operands, share: Share) -> Sum:
         queries = span_of(own["q"], rule.queries) or (0, 0)
         pieces = []
         for term in rule.terms:
@@ -182,7 +172,7 @@ class Executor:
                 k, v = pair
             q = self._queries(rule, term, own["q"], queries, call, row)
             pieces.append((Piece(row, q, k, v, queries), self._where(term, own["q"], queries, call, row)))
-        return _Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces))
+        return Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces))
 
     def _queries(self, rule: Rule, term: Term, own: Kept, span: Span, call: _Call, row: int) -> Kept:
         if rule.queries == "all" or span == (0, own.length):
@@ -222,7 +212,8 @@ class _Call:
         if q.shape[0] != len(rows):
             raise ValueError(f"rows must be one a batch row, got {len(rows)} for {q.shape[0]}; name each row.")
         self.site, self.rows, self.step, self.store = site, rows, step, store
-        self.q, self.k, self.v, self.mask = q, k, v, mask
+        self.q, self.k, self.v = q, k, v
+        self.whole = Whole(q, k, v, mask)
         # One object for all rows of a shared mask, so that it is known to be the same.
         self._masks = None if mask is None else (list(mask) if mask.shape[0] > 1 else [mask[0]] * len(rows))
         self._own: dict[int, Operands] = {}
@@ -245,19 +236,32 @@ class _Call:
     def fetch(self, rule: Rule, branch: str, name: Name, row: int) -> Kept:
         """An operand of another branch: of this call, else of an earlier one."""
         _, chunk, item = self.rows.who(row)
-        chunk = "cond" if rule.source_for == "shared" else chunk
-        # A branch with one picture serves all of a batch.
-        for who in ((branch, chunk, item), (branch, chunk, 0)):
+        kind, *part = chunk.split(":", 1)
+        kind = "cond" if rule.source_for == "shared" else kind
+        # A branch with one picture serves all of a batch, one with a single prompt all parts of the other's.
+        chunks = dict.fromkeys((":".join((kind, *part)), kind))
+        for who in ((branch, each, number) for each in chunks for number in (item, 0)):
             if who in self._where:
                 return self.own(self._where[who])[name]
             found = None if self.store is None else self.store.get(self.site, self.step, who, name)
             if found is not None:
+                self._check(found, branch, self.own(row)[name], self.rows.branches[row])
                 return found
         raise ValueError(
             f"{name} of branch {branch!r} must be known before rule {rule.name} reads it at {self.site.label}, got "
             f"none for {chunk} of picture {item} in step {self.step.index}; run that branch first with the same "
             'guidance, or let both chunks share its "cond".'
         )
+
+    def _check(self, other: Kept, branch: str, own: Kept, reader: str) -> None:
+        if other.image is None or own.image is None:
+            return
+        have, want = other.image[1] - other.image[0], own.image[1] - own.image[0]
+        if have != want:
+            raise ValueError(
+                f"pictures of branches {branch} and {reader} must be of one size to share attention, got {have} and "
+                f"{want} image tokens at {self.site.label}; resize one."
+            )
 
 
 def _concerns(rule: Rule, who: Who) -> bool:
@@ -303,68 +307,3 @@ def _record(active: Sequence[Rule], call: _Call, store: Shelf) -> None:
                 # A copy: a view would hold all rows and often q, k and v together.
                 copied = Kept(kept.tensor.clone(), kept.image, kept.text, kept.mask)
                 store.put(call.site, call.step, call.rows.who(row), name, copied)
-
-
-def _composed(call: _Call, operands: Sequence[Operands], sums: Sequence[Sequence[_Sum]], attend: Attend) -> Tensor:
-    pieces: list[Piece] = []
-    base: list[Piece | None] = []
-    for row, own in enumerate(operands):
-        first = sums[row][0] if sums[row] else None
-        length = own["q"].length
-        if first is None or not first.full:
-            base.append(Piece(row, own["q"], own["k"], own["v"], (0, length)))
-        elif first.span == (0, length):
-            plain = [piece for piece, where in first.pieces if where is None]
-            base.append(plain[0] if plain else None)
-        else:
-            base.append(_rest(row, own, first.span))
-        pieces += [entry for entry in base[-1:] if entry is not None]
-        pieces += [piece for total in sums[row] for piece, _ in total.pieces if piece is not base[-1]]
-    rows = [call.own(row) for row in range(len(operands))]
-    done, whole = attend_all(call.q, call.k, call.v, call.mask, pieces, attend, rows)
-    if whole is not None and all(_swapped(entry) for entry in sums):
-        return whole
-    return torch.stack([_row(call, operands[row], base[row], sums[row], done) for row in range(len(operands))])
-
-
-def _swapped(sums: Sequence[_Sum]) -> bool:
-    """Whether the output of a row is that of one call as it is."""
-    return not sums or (len(sums) == 1 and sums[0].full and [where for _, where in sums[0].pieces] == [None])
-
-
-def _rest(row: int, own: Operands, span: Span) -> Piece | None:
-    """The queries of a row outside a span."""
-    q = own["q"]
-    if span[1] - span[0] == q.length:
-        return None
-    tensor = torch.cat([q.tensor[:, : span[0]], q.tensor[:, span[1] :]], 1)
-    k = own["k"]
-    if k.mask is not None and k.mask.shape[1] > 1:
-        columns = torch.cat([k.mask[:, : span[0]], k.mask[:, span[1] :]], 1)
-        k = Kept(k.tensor, k.image, k.text, columns)
-    return Piece(row, Kept(tensor, None, None), k, own["v"], (0, tensor.shape[1]))
-
-
-def _row(call: _Call, own: Operands, base: Piece | None, sums: Sequence[_Sum], done: Mapping[int, Tensor]) -> Tensor:
-    """Output of one row from the outputs of its pieces."""
-    first = sums[0] if sums else None
-    shape = (*own["q"].tensor.shape[:2], own["v"].tensor.shape[-1])
-    if first is None or not first.full:
-        assert base is not None
-        out = done[id(base)]
-    else:
-        out = own["q"].tensor.new_zeros(shape)
-        if base is not None and all(base is not piece for piece, _ in first.pieces):
-            rest, (start, stop) = done[id(base)], first.span
-            out[:, :start], out[:, stop:] = rest[:, :start], rest[:, start:]
-    for total in sums:
-        start, stop = total.span
-        work = torch.promote_types(out.dtype, torch.float32)
-        summed = torch.zeros((), dtype=work, device=out.device)
-        for piece, where in total.pieces:
-            part = done[id(piece)].to(work)
-            summed = summed + (part if where is None else part * where.to(part))
-        new = summed.to(out.dtype).expand(shape[0], stop - start, shape[2])
-        out = out.clone()
-        out[:, start:stop] = lerp(out[:, start:stop], new, total.weight)
-    return out

@@ -169,18 +169,17 @@ def _join(branches: Sequence[str], name: Name, own: Kept, fetch: Fetch, group: G
     here = span_of(own, group)
     if here is None:
         return own
-    parts = [] if OWN in branches else _outside(own, here)
-    image, text = (own.image, own.text) if OWN in branches else (None, None)
-    # Own first, so that its positions stay.
-    for branch in sorted(branches, key=lambda entry: entry != OWN):
+    before, after = own.part((0, here[0])), own.part((here[1], own.length))
+    parts: list[Kept] = []
+    for branch in branches:
         if branch == OWN:
             parts.append(own)
             continue
         other = fetch(branch, name)
         there = span_of(other, group)
         if there is not None:
-            parts.append(other.part(there))
-    return _concatenated(parts, own, image, text)
+            parts += [before, other.part(there), after]
+    return _concatenated(parts, own)
 
 
 def _gathered(own: Kept, other: Kept, group: Group, indices: Tensor) -> Kept:
@@ -192,16 +191,11 @@ def _gathered(own: Kept, other: Kept, group: Group, indices: Tensor) -> Kept:
     image = other.part(other.image)
     columns = None if image.mask is None else image.mask[..., indices.to(image.mask.device)]
     chosen = Kept(image.tensor[:, indices.to(image.tensor.device)], None, None, columns)
-    return _concatenated([before, chosen, after], own, None, None)
+    return _concatenated([before, chosen, after], own)
 
 
-def _outside(own: Kept, span: Span) -> list[Kept]:
-    return [part for part in (own.part((0, span[0])), own.part((span[1], own.length))) if part.length]
-
-
-def _concatenated(parts: Sequence[Kept], own: Kept, image: Span | None, text: Span | None) -> Kept:
-    tensor = torch.cat([part.tensor.to(own.tensor) for part in parts], 1)
-    return Kept(tensor, image, text, _columns(parts))
+def _concatenated(parts: Sequence[Kept], own: Kept) -> Kept:
+    return Kept(torch.cat([part.tensor.to(own.tensor) for part in parts], 1), None, None, _columns(parts))
 
 
 def _columns(parts: Sequence[Kept]) -> Tensor | None:

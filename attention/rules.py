@@ -56,7 +56,11 @@ class Add:
 
 @dataclass(frozen=True)
 class Join:
-    """Keys or values of several branches one after the other; "own" names the row's own."""
+    """Keys or values of several branches one after the other; "own" names the row's own.
+
+    Each brings the tokens of the rule's group; the row's other tokens stand beside each, so that text keeps its weight
+    against twice the image, and a join of equal branches changes nothing.
+    """
 
     branches: tuple[str, ...] = (SOURCE, OWN)
 

@@ -8,6 +8,8 @@ import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
 from .attention_guider import AttentionGuider
+from .attention_inject import AttentionInject
+from .attention_sites import AttentionSites
 from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
@@ -43,10 +45,12 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FlowEdit,
     LoadShapesModel,
     ShapesPicture,
+    AttentionInject,
     AttentionGuider,
     PromptToPrompt,
     LocalBlend,
     WordMask,
+    AttentionSites,
 )
 
 

@@ -41,7 +41,7 @@ class PromptToPrompt(Preset):
         """The rule for words, and the rule for self-attention unless it only reweights."""
         words = self._words(where)
         if where.variant == "reweight":
-            return AttentionPlan((words,), text=where.text)
+            return AttentionPlan((words,), text=where.text, source_for=source_for)
         own = Rule(
             f"{self.name} self",
             (Term(q=Take(), k=Take()),),

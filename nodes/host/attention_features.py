@@ -53,9 +53,13 @@ def _take(rule: FeatureRule, rows: Rows, kept: dict[Any, torch.Tensor]) -> Calla
             branch, chunk, item = rows.who(row)
             if branch != rule.branch or chunk.partition(":")[0] not in rule.chunks:
                 continue
-            wanted = "cond" if rule.source_for == "shared" else chunk
-            # A branch with one picture serves all of a batch.
-            other = kept.get((rule.name, rule.take, wanted, item), kept.get((rule.name, rule.take, wanted, 0)))
+            kind, *part = chunk.split(":", 1)
+            kind = "cond" if rule.source_for == "shared" else kind
+            # A branch with one picture serves all of a batch, one with a single prompt all parts of the other's.
+            keys = [
+                (rule.name, rule.take, each, number) for each in (":".join((kind, *part)), kind) for number in (item, 0)
+            ]
+            other = next((kept[key] for key in keys if key in kept), None)
             if other is None:
                 raise ValueError(
                     f"the feature of branch {rule.take!r} must be known before rule {rule.name} reads it, got none for "

@@ -7,6 +7,7 @@ changed; a hook on a module, which one kind of rule needs, is taken off in a ``f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,13 @@ class Layout:
         branches: Branches in the order of their rows.
         chunk: "cond" or "uncond".
         items: Pictures of each branch.
+        size: Rows and columns of the whole latent.
     """
 
     branches: tuple[str, ...]
     chunk: str
     items: int
+    size: tuple[int, ...]
 
 
 class Forwards:
@@ -60,7 +63,7 @@ class Forwards:
         self._layout = layout
         self._step = step
         self._features = features
-        self._entries = 0
+        self._entries: Counter[tuple[int, ...]] = Counter()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Forwards:
         # Hosts before 0.14 copy model_options in depth when a MODEL is cloned.
@@ -80,7 +83,7 @@ class Forwards:
         resolver = self._resolver
         resolver.begin(x.shape, kwargs)
         options = resolver.mark(dict(given))
-        rows = self._rows(x.shape[0])
+        rows = self._rows(x.shape[0], tuple(x.shape[-2:]))
         options["optimized_attention_override"] = _Override(self, rows, given.get("optimized_attention_override"))
         if len(places) > _OPTIONS:
             places[_OPTIONS] = options
@@ -92,16 +95,21 @@ class Forwards:
         finally:
             resolver.end()
 
-    def _rows(self, rows: int) -> Rows:
-        """Name the rows; where the host asks for several conditionings of one kind, each is a chunk of its own."""
+    def _rows(self, rows: int, size: tuple[int, ...]) -> Rows:
+        """Name the rows; where the host asks for several conditionings of one kind, each is a chunk of its own.
+
+        Prompts for parts of the picture are told apart by the size of the part and their order, which is the same for
+        every branch: the host gives each branch the parts of all others.
+        """
         layout = self._layout
         each = len(layout.branches) * layout.items
         branches: list[str] = []
         chunks: list[str] = []
         items: list[int] = []
         for _ in range(rows // each):
-            chunk = layout.chunk if self._entries == 0 else f"{layout.chunk}:{self._entries}"
-            self._entries += 1
+            number, whole = self._entries[size], size == layout.size
+            self._entries[size] += 1
+            chunk = layout.chunk if whole and number == 0 else f"{layout.chunk}:{'x'.join(map(str, size))}.{number}"
             branches += [branch for branch in layout.branches for _ in range(layout.items)]
             chunks += [chunk] * each
             items += list(range(layout.items)) * len(layout.branches)

@@ -102,6 +102,19 @@ class Resolver(ABC):
     def grid_of(self, slot: Slot, shape: Sequence[int]) -> Grid:
         """Return frames, rows and columns of the image tokens at a slot, for a latent of this shape."""
 
+    def sites(self, shape: Sequence[int]) -> tuple[Site, ...]:
+        """Return all sites as they will be for a latent of this shape, with the text left out.
+
+        Args:
+            shape: Shape of the latent, (B, C, [T,] H, W).
+        """
+        self._shape = tuple(shape)
+        found = (self._site(slot, (0, math.prod(grid)), None, grid) for slot, grid in self._grids(shape))
+        return tuple(site for site in found if site is not None)
+
+    def _grids(self, shape: Sequence[int]) -> Iterator[tuple[Slot, Grid]]:
+        return ((slot, self.grid_of(slot, shape)) for slot in self.slots)
+
     @abstractmethod
     def _read(self) -> Iterator[Slot]:
         """List the slots of the network."""

@@ -22,6 +22,7 @@ import node_helpers
 import torch
 
 from ...attention import AttentionPlan, AttentionRun, Step
+from .attention_masks import on_grid_of
 from .attention_override import Forwards, Layout, step_of
 from .attention_sites import Resolver, refuse_compiled_model, resolver_for
 from .guider import EVALUATE, SteadyGuider
@@ -128,13 +129,13 @@ class BranchGuider(SteadyGuider):
         self.inner_set_conds(conds)
         return names
 
-    def sample(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def sample(self, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Sample with a fresh run of the rules; called by nodes and by the host's, arguments as there."""
-        self.run = self._plan.start()
+        self.run = on_grid_of(self._plan, noise.shape).start()
         self._resolver = resolver_for(self.model_patcher.model.diffusion_model)
         self._met = False
         try:
-            return super().sample(*args, **kwargs)
+            return super().sample(noise, *args, **kwargs)
         finally:
             self.run = self._resolver = None
 
@@ -239,9 +240,8 @@ class BranchGuider(SteadyGuider):
                 groups = [((name,), conds[name]) for name in order if name in names]
             for group, cond in groups:
                 x = torch.cat([states[name] for name in group])
-                answer = self._forward(
-                    Layout(group, chunk, items), cond, x, rows.repeat(len(group)), options, step, features
-                )
+                layout = Layout(group, chunk, items, tuple(x.shape[-2:]))
+                answer = self._forward(layout, cond, x, rows.repeat(len(group)), options, step, features)
                 found.update({(name, chunk): part for name, part in zip(group, answer.chunk(len(group)), strict=True)})
         return found
 

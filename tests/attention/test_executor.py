@@ -1,30 +1,314 @@
-"""The executor: swaps, what stays untouched, rows in any order, one forward or several."""
+"""The executor: swaps, what stays untouched, rows in any order, one forward or several, the host's own mask."""
 
 import pytest
 import torch
 
-from retrace.attention import Executor, Rule, Take, Term
-from retrace_tests.attention.problems import STEP, Counted, attend, joint_site, pair, self_site, tensors
+from retrace.attention import (
+    OWN,
+    SOURCE,
+    TARGET,
+    Executor,
+    Gather,
+    Join,
+    Layers,
+    Mask,
+    Mix,
+    Rows,
+    Rule,
+    Step,
+    Store,
+    Take,
+    Term,
+    ValueMap,
+    Window,
+)
+from retrace_tests.attention.problems import STEP, Counted, attend, cross_site, joint_site, pair, self_site, tensors
 
 MUTUAL = Term(k=Take(), v=Take())
+STRUCTURE = Term(q=Take(), k=Take())
+PLACES = {"self": self_site(), "txt": joint_site(), "img": joint_site(text_first=False)}
+SITES = pytest.mark.parametrize("site", PLACES.values(), ids=PLACES)
 
 
-def test_without_a_rule_the_call_is_the_networks_own():
-    q, k, v = tensors(self_site())
+def run(rules, site, q, k, v, rows=None, step=STEP, attention=attend, **more):
+    return Executor(rules).run(site, rows or pair(), step, q, k, v, attention, **more)
+
+
+IDLE = {
+    "no rule": [],
+    "strength 0": [Rule("a", (MUTUAL,), strength=0.0)],
+    "closed window": [Rule("a", (MUTUAL,), window=Window(0.5, 1.0))],
+    "empty window": [Rule("a", (MUTUAL,), window=Window(0.0, 0.0))],
+    "other layers": [Rule("a", (MUTUAL,), layers=Layers.parse("input:0-3"))],
+    "other kind": [Rule("a", (MUTUAL,), kinds=("cross",))],
+    "other branch": [Rule("a", (MUTUAL,), branch="mutual")],
+    "other chunk": [Rule("a", (MUTUAL,), chunks=("uncond",))],
+    "finer than the limit": [Rule("a", (MUTUAL,), limit=0.25)],
+    "resting gate": [Rule("a", (MUTUAL,), gate=lambda step: False)],
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_without_an_active_rule_the_call_is_the_networks_own(name):
+    site = self_site(latent=(1, 8, 8))
+    q, k, v = tensors(site)
     counted = Counted()
-    out = Executor([]).run(self_site(), pair(), STEP, q, k, v, counted)
+    out = run(IDLE[name], site, q, k, v, attention=counted)
     assert len(counted.calls) == 1 and all(have is want for have, want in zip(counted.calls[0], (q, k, v, None)))
     assert torch.equal(out, attend(q, k, v))
 
 
-@pytest.mark.parametrize("site", [self_site(), joint_site(), joint_site(text_first=False)], ids=["self", "txt", "img"])
+@SITES
 def test_a_swap_costs_no_call_and_leaves_the_source(site):
     q, k, v = tensors(site)
+    before = [tensor.clone() for tensor in (q, k, v)]
     counted = Counted()
-    out = Executor([Rule("mutual", (MUTUAL,))]).run(site, pair(), STEP, q, k, v, counted)
-    a, b = site.image
+    out = run([Rule("mutual", (MUTUAL,))], site, q, k, v, attention=counted)
+    image = slice(*site.image)
     k2, v2 = k.clone(), v.clone()
-    k2[1, :, a:b], v2[1, :, a:b] = k[0, :, a:b], v[0, :, a:b]
-    assert len(counted.calls) == 1
+    k2[1, :, image], v2[1, :, image] = k[0, :, image], v[0, :, image]
+    assert len(counted.calls) == 1 and counted.calls[0][0] is q
     assert torch.equal(out, attend(q, k2, v2))
     assert torch.equal(out[0], attend(q, k, v)[0]) and not torch.allclose(out[1], attend(q, k, v)[1])
+    assert all(torch.equal(have, want) for have, want in zip((q, k, v), before))
+
+
+@SITES
+def test_all_tokens_of_k_and_v_make_equal_queries_equal(site):
+    """Reproduction: with the queries equal too, the target is the source bit for bit."""
+    q, k, v = tensors(site)
+    q[1] = q[0]
+    out = run([Rule("all", (MUTUAL,), group="all")], site, q, k, v)
+    assert torch.equal(out[0], out[1])
+    # What fails, as it must: values alone, or maps alone.
+    for term in (Term(v=Take()), STRUCTURE):
+        other = run([Rule("part", (term,), group="all")], site, q, k, v)
+        assert not torch.allclose(other[0], other[1])
+
+
+@SITES
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_swaps_of_equal_rows_are_no_ops(site, name):
+    q, k, v = (tensor[:1].repeat(2, 1, 1, 1) for tensor in tensors(site))
+    out = run([Rule("a", (Term(**{name: Take()}),))], site, q, k, v)
+    assert torch.equal(out, attend(q, k, v))
+
+
+def everything():
+    """One rule of every form that an edit can take, for a joint site with 5 text tokens."""
+    both, gather = Join((OWN, SOURCE)), Gather(SOURCE, Mask((torch.arange(16).reshape(1, 4, 4) % 3 > 0).float()))
+    half = ValueMap(torch.eye(5) * 0.5, 0.0), ValueMap(torch.ones(5) * 0.5)
+    words = (Term(q=Take(), k=Take(), values=half[0]), Term(values=half[1]))
+    mask = Mask(torch.linspace(0, 1, 16).reshape(1, 4, 4))
+    return {
+        "swap": Rule("a", (MUTUAL,)),
+        "mix": Rule("a", (Term(q=Mix(weight=0.3)),)),
+        "masked": Rule("a", (MUTUAL,), mask=mask),
+        "join": Rule("a", (Term(k=both, v=both),)),
+        "gather": Rule("a", (Term(k=gather, v=gather),)),
+        "words": Rule("a", words, group="all", queries="image"),
+        "blend": Rule("a", (STRUCTURE,), strength=0.4, blend="output"),
+    }
+
+
+@pytest.mark.parametrize("name", everything())
+def test_rows_may_come_in_any_order_and_chunks_in_any_call(name):
+    """The same rows in one call, in another order, and cond and uncond in calls of their own."""
+    site, rule = joint_site(), everything()[name]
+    branches, chunks, items = ("source", "target") * 4, ("cond",) * 4 + ("uncond",) * 4, (0, 0, 1, 1) * 2
+    q, k, v = tensors(site, rows=8)
+    whole = run([rule], site, q, k, v, Rows(branches, chunks, items))
+    plain = attend(q, k, v)
+    assert torch.equal(whole[::2], plain[::2]) or float((whole[::2] - plain[::2]).abs().max()) <= 1e-6
+    assert not torch.allclose(whole[1::2], plain[1::2])
+    for order in ([7, 2, 5, 0, 3, 6, 1, 4], [4, 5, 6, 7], [1, 0], [5, 4, 6, 7]):
+        rows = Rows(*(tuple(entry[row] for row in order) for entry in (branches, chunks, items)))
+        some = run([rule], site, q[order], k[order], v[order], rows)
+        assert float((some - whole[order]).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("name", everything())
+def test_one_forward_and_one_after_the_other_agree(name):
+    site, rule, store = joint_site(), everything()[name], Store()
+    q, k, v = tensors(site, rows=4)
+    rows = pair(items=2)
+    whole = run([rule], site, q, k, v, rows)
+    executor = Executor([rule])
+    parts = []
+    for start, branch in ((0, "source"), (2, "target")):
+        some = [tensor[start : start + 2] for tensor in (q, k, v)]
+        parts.append(executor.run(site, Rows((branch,) * 2, ("cond",) * 2, (0, 1)), STEP, *some, attend, store))
+    assert float((torch.cat(parts) - whole).abs().max()) <= 1e-6
+    # Nothing is kept that no rule reads.
+    asked = {name for _, name in executor.needs(site, STEP)}
+    assert len(store) == 2 * len(asked)
+
+
+def test_nothing_is_kept_where_all_readers_are_in_the_call():
+    site, store = self_site(), Store()
+    run([Rule("a", (MUTUAL,))], site, *tensors(site), store=store)
+    assert len(store) == 0
+
+
+def test_only_image_tokens_are_kept_unless_text_is_read():
+    site, rows = joint_site(text=5), Rows(("source",), ("cond",), (0,))
+    for rule, length in ((Rule("a", (MUTUAL,)), 16), (Rule("a", (MUTUAL,), group="all"), 21)):
+        store = Store()
+        run([rule], site, *tensors(site, rows=1), rows, store=store)
+        assert store.get(site, STEP, ("source", "cond", 0), "k").length == length
+
+
+def test_shared_source_serves_both_chunks_and_both_wants_its_own():
+    site = self_site()
+    q, k, v = tensors(site, rows=3)
+    rows = Rows(("source", "target", "target"), ("cond", "cond", "uncond"), (0, 0, 0))
+    out = run([Rule("a", (MUTUAL,), source_for="shared")], site, q, k, v, rows)
+    assert torch.equal(out[1:], attend(q[1:], k[:1].expand(2, -1, -1, -1), v[:1].expand(2, -1, -1, -1)))
+    with pytest.raises(ValueError, match="k of branch 'source' must be known before rule a reads it .* for uncond"):
+        run([Rule("a", (MUTUAL,))], site, q, k, v, rows)
+
+
+def test_one_reference_serves_a_whole_batch():
+    site = self_site()
+    q, k, v = tensors(site, rows=3)
+    rows = Rows(("source", "target", "target"), ("cond",) * 3, (0, 0, 1))
+    out = run([Rule("a", (MUTUAL,))], site, q, k, v, rows)
+    assert torch.equal(out[2], attend(q[2:], k[:1], v[:1])[0])
+
+
+def test_windows_that_meet_are_one_window():
+    site = self_site()
+    q, k, v = tensors(site)
+    first, second = Rule("a", (MUTUAL,), window=Window(0.1, 0.4)), Rule("b", (MUTUAL,), window=Window(0.4, 0.8))
+    whole = Rule("a", (MUTUAL,), window=Window(0.1, 0.8))
+    for index in range(10):
+        step = Step(index, 10, 1.0)
+        some = run([first, second], site, q, k, v, step=step)
+        assert torch.equal(some, run([whole], site, q, k, v, step=step))
+        assert torch.equal(some, attend(q, k, v)) == (index not in range(1, 8))
+
+
+def test_rules_compose_operands_first():
+    """A value map after a swap acts on the swapped operands."""
+    site = cross_site(text=6)
+    q, k, v = tensors(site)
+    weights = torch.linspace(0, 2, 6)
+    swap = Rule("swap", (Term(q=Take()),), kinds=("cross",))
+    scale = Rule("scale", (Term(values=ValueMap(weights)),), kinds=("cross",), group="all", queries="image")
+    want = attend(q[:1], k[1:], v[1:] * weights[:, None])
+    for rules in ([swap, scale], [scale, swap]):
+        torch.testing.assert_close(run(rules, site, q, k, v)[1:], want, rtol=0, atol=1e-6)
+
+
+def test_two_rules_on_one_operand_are_refused():
+    site = self_site()
+    q, k, v = tensors(site)
+    with pytest.raises(ValueError, match="must replace different operands, got k from one and two"):
+        run([Rule("one", (MUTUAL,)), Rule("two", (STRUCTURE,))], site, q, k, v)
+    words = Rule("words", (Term(values=ValueMap(torch.ones(6))),), kinds=("cross",), group="all", queries="image")
+    more = Rule("more", words.terms, kinds=("cross",), group="all", queries="image")
+    site = cross_site(text=6)
+    with pytest.raises(ValueError, match="got output from words and more"):
+        run([words, more], site, *tensors(site))
+
+
+def test_three_branches_read_each_other_before_any_edit():
+    """The mutual branch takes the target's own queries, not the ones that the target was given."""
+    site = self_site()
+    q, k, v = tensors(site, rows=3)
+    rows = Rows(("source", "target", "mutual"), ("cond",) * 3, (0,) * 3)
+    rules = [Rule("a", (STRUCTURE,)), Rule("b", (Term(q=Take(TARGET), k=Take(), v=Take()),), branch="mutual")]
+    out = run(rules, site, q, k, v, rows)
+    assert torch.equal(out[1:2], attend(q[:1], k[:1], v[1:2]))
+    assert torch.equal(out[2:], attend(q[1:2], k[:1], v[:1]))
+
+
+def test_text_of_two_lengths_needs_image_tokens():
+    there, here = joint_site(text=7), joint_site(text=4)
+    store, rule = Store(), Rule("value", (Term(v=Take()),), group="all")
+    run([rule], there, *tensors(there, rows=1), Rows(("source",), ("cond",), (0,)), store=store)
+    with pytest.raises(ValueError, match="keys and values must be equally many, got 20 and 23"):
+        run([rule], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), store=store)
+    mixed = Rule("mix", (Term(v=Take()),), group="all", strength=0.5)
+    with pytest.raises(ValueError, match="tokens of both branches must be equally many .* got 23 and 20"):
+        run([mixed], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), store=store)
+
+
+def test_pictures_of_two_sizes_are_refused():
+    there, here = self_site(grid=(1, 4, 4)), self_site(grid=(1, 4, 3))
+    store = Store()
+    for rule in everything()["join"], Rule("a", (MUTUAL,)), Rule("b", (Term(q=Take()),)):
+        run([rule], there, *tensors(there, rows=1), Rows(("source",), ("cond",), (0,)), store=store)
+        with pytest.raises(ValueError, match="branches source and target must be of one size .* got 16 and 12"):
+            run([rule], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), store=store)
+
+
+def additive(shape, seed=3):
+    mask = torch.zeros(shape)
+    mask[torch.rand(shape, generator=torch.Generator().manual_seed(seed)) > 0.7] = float("-inf")
+    return mask
+
+
+def test_a_mask_of_all_rows_stays_as_it_is():
+    site = self_site()
+    q, k, v = tensors(site)
+    mask, counted = additive((1, 1, 1, 16)), Counted()
+    run([Rule("a", (MUTUAL,))], site, q, k, v, attention=counted, mask=mask)
+    assert len(counted.calls) == 1 and counted.calls[0][3] is mask
+
+
+@pytest.mark.parametrize("queries", [1, 16])
+def test_a_mask_belongs_to_the_keys(queries):
+    """A row that takes keys takes their columns: text that is padding for the source is padding wherever it is read."""
+    site = cross_site(text=6)
+    q, k, v = tensors(site)
+    mask = additive((2, 1, queries, 6))
+    mask[..., 0] = 0.0
+    rule = Rule("a", (MUTUAL,), kinds=("cross",), group="all")
+    out = run([rule], site, q, k, v, mask=mask)
+    assert torch.equal(out, attend(q, k[[0, 0]], v[[0, 0]], mask[[0, 0]]))
+    # The same, with the source in an earlier forward.
+    store = Store()
+    for row, branch in enumerate(("source", "target")):
+        some = [tensor[row : row + 1] for tensor in (q, k, v)]
+        part = run([rule], site, *some, Rows((branch,), ("cond",), (0,)), store=store, mask=mask[row : row + 1])
+    assert torch.equal(part, out[1:])
+
+
+@pytest.mark.parametrize("boolean", [False, True])
+@pytest.mark.parametrize("name", everything())
+def test_a_mask_of_each_row_in_every_form(name, boolean):
+    """The mask's meaning: a key that is masked everywhere may hold anything."""
+    site, rule = joint_site(text=5), everything()[name]
+    q, k, v = tensors(site)
+    mask = torch.zeros(2, 1, 1, 21)
+    mask[:, ..., 4] = float("-inf")
+    k2, v2 = k.clone(), v.clone()
+    k2[:, :, 4], v2[:, :, 4] = 100.0, -50.0
+    mask = mask == 0 if boolean else mask
+    torch.testing.assert_close(run([rule], site, q, k, v, mask=mask), run([rule], site, q, k2, v2, mask=mask))
+
+
+def test_masks_of_the_wrong_number_of_rows_are_named():
+    site = self_site()
+    with pytest.raises(ValueError, match="rows must be one a batch row, got 2 for 3"):
+        run([], site, *tensors(site, rows=3))
+
+
+def test_gradients_pass_and_nothing_is_written_in_place():
+    site = joint_site(text=5)
+    for rule in everything().values():
+        q, k, v = (tensor.requires_grad_() for tensor in tensors(site))
+        run([rule], site, q, k, v).square().sum().backward()
+        assert all(bool(tensor.grad.isfinite().all()) and bool(tensor.grad.any()) for tensor in (q, k, v))
+
+
+def test_rules_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="q of rule a must keep its tokens, got Join"):
+        Rule("a", (Term(q=Join()),))
+    with pytest.raises(ValueError, match="k and v of rule a must both be a Join, got one"):
+        Rule("a", (Term(k=Join()),))
+    with pytest.raises(ValueError, match="strength must lie between 0 and 1, got 2"):
+        Rule("a", (MUTUAL,), strength=2.0)
+    with pytest.raises(ValueError, match="start and end must satisfy"):
+        Window(0.5, 0.4)

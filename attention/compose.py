@@ -1,0 +1,128 @@
+"""The output of a call from the pieces that its rows are edited with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .calls import Attend, Piece, Whole, attend_all
+from .operands import Kept, lerp
+from .rules import Name
+from .sites import Span
+
+Operands: TypeAlias = dict[Name, Kept]
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A rule's output on some queries of a row: the weighted sum of its pieces, of which the row gets a share.
+
+    Attributes:
+        span: The queries.
+        weight: Share, a number or (queries, 1).
+        full: Whether the share is 1 everywhere.
+        pieces: Pieces with their weights (queries, 1), None for 1.
+    """
+
+    span: Span
+    weight: float | Tensor
+    full: bool
+    pieces: tuple[tuple[Piece, Tensor | None], ...]
+
+
+def composed(
+    whole: Whole,
+    own: Sequence[Mapping[Name, Kept]],
+    operands: Sequence[Operands],
+    sums: Sequence[Sequence[Sum]],
+    attend: Attend,
+) -> Tensor:
+    """Output of a call.
+
+    Args:
+        whole: The call's tensors.
+        own: Operands of its rows as they were.
+        operands: Operands of its rows after all swaps.
+        sums: Of each row, in the order in which they compose.
+        attend: The network's own attention.
+
+    Returns:
+        (B, heads, queries, d).
+    """
+    pieces: list[Piece] = []
+    base: list[Piece | None] = []
+    for row, entry in enumerate(operands):
+        base.append(_base(row, entry, sums[row][0] if sums[row] else None))
+        listed = [base[-1], *(piece for total in sums[row] for piece, _ in total.pieces)]
+        pieces += dict.fromkeys(piece for piece in listed if piece is not None)
+    done, out = attend_all(whole, pieces, attend, own)
+    if out is None:
+        return torch.stack([_row(operands[row], base[row], sums[row], done) for row in range(len(operands))])
+    edited = {row: _row(operands[row], base[row], sums[row], done) for row in range(len(sums)) if sums[row]}
+    if all(new is done.get(id(base[row])) for row, new in edited.items()):
+        return out
+    # What attend returns is ours alone to write to, but not what a gradient runs through.
+    out = out.clone() if out.requires_grad else out
+    for row, new in edited.items():
+        out[row] = new
+    return out
+
+
+def _base(row: int, own: Operands, first: Sum | None) -> Piece | None:
+    """What stands in for the row's own attention: that, its queries outside a full edit, or a term of the edit."""
+    length = own["q"].length
+    if first is None or not first.full:
+        return Piece(row, own["q"], own["k"], own["v"], (0, length))
+    if first.span != (0, length):
+        return _rest(row, own, first.span)
+    # The term that changes the least of the call's tensors.
+    return min((piece for piece, _ in first.pieces), key=lambda piece: piece.q is not own["q"], default=None)
+
+
+def _rest(row: int, own: Operands, span: Span) -> Piece:
+    """The queries of a row outside a span."""
+    start, stop = span
+    q, k = own["q"], own["k"]
+    tensor = torch.cat([q.tensor[:, :start], q.tensor[:, stop:]], 1)
+    if k.mask is not None and k.mask.shape[1] > 1:
+        k = Kept(k.tensor, k.image, k.text, torch.cat([k.mask[:, :start], k.mask[:, stop:]], 1))
+    return Piece(row, Kept(tensor, None, None), k, own["v"], (0, tensor.shape[1]))
+
+
+def _row(own: Operands, base: Piece | None, sums: Sequence[Sum], done: Mapping[int, Tensor]) -> Tensor:
+    """Output of one row from the outputs of its pieces."""
+    length = own["q"].length
+    out = None if base is None else done[id(base)]
+    for place, total in enumerate(sums):
+        new = _summed(total, own, done)
+        start, stop = total.span
+        if place == 0 and total.full and (start, stop) != (0, length):
+            assert out is not None
+            out = torch.cat([out[:, :start], new, out[:, start:]], 1)
+        elif total.full and (start, stop) == (0, length):
+            out = new
+        else:
+            assert out is not None
+            mixed = lerp(out[:, start:stop], new, total.weight)
+            out = torch.cat([out[:, :start], mixed, out[:, stop:]], 1)
+    assert out is not None
+    return out
+
+
+def _summed(total: Sum, own: Operands, done: Mapping[int, Tensor]) -> Tensor:
+    """sum_b w_b SDPA(q_b, k_b, W_b v_b) in float32 at least; zeros without a term."""
+    v = own["v"].tensor
+    work = torch.promote_types(v.dtype, torch.float32)
+    parts = [
+        done[id(piece)] if where is None else done[id(piece)].to(work) * where.to(work) for piece, where in total.pieces
+    ]
+    if not parts:
+        return v.new_zeros(own["q"].tensor.shape[0], total.span[1] - total.span[0], v.shape[-1])
+    out = parts[0]
+    for part in parts[1:]:
+        out = out.to(work) + part.to(work)
+    return out.to(v.dtype)

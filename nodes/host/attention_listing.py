@@ -1,0 +1,98 @@
+"""What a model offers to rules, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ...attention import PRESETS, AttentionPlan, Preset, Site
+from .attention_sites import Resolver
+
+
+def listing(resolver: Resolver, shape: Sequence[int]) -> str:
+    """Return stacks, blocks, kinds, token counts and the presets with their defaults, a few lines of text.
+
+    Args:
+        resolver: The resolver of a network.
+        shape: Shape of the latent that is to be sampled.
+    """
+    sites = resolver.sites(shape)
+    lines = [f"{type(resolver.network).__name__}, family {resolver.family}, latent {' x '.join(map(str, shape[2:]))}"]
+    lines += ["", "Stacks"]
+    for stack in dict.fromkeys(site.stack for site in sites):
+        inside = [site for site in sites if site.stack == stack]
+        lines.append(f"  {stack}:{ranges(site.index for site in inside)}  {_about(inside)}")
+    lines += ["", "Kinds"]
+    for kind in dict.fromkeys(site.kind for site in sites):
+        inside = [site for site in sites if site.kind == kind]
+        lines.append(f"  {kind}#0-{len(inside) - 1}  {_about(inside)}")
+    lines += ["", "Presets of AttentionInject"]
+    for preset in offered():
+        if resolver.family in preset.families():
+            start, end = preset.default_window(resolver.family)
+            layers = preset.default_layers(resolver.family)
+            hit = sum(1 for site in sites if _covers(preset, layers, site))
+            lines.append(f"  {preset.name}: {layers}  steps {start:g} to {end:g}, {hit} layers of this model")
+        else:
+            lines.append(f"  {preset.name}: not for this family")
+    return "\n".join(lines)
+
+
+def offered() -> tuple[type[Preset], ...]:
+    """Presets that need nothing but a source: those with words have nodes of their own."""
+    return tuple(preset for preset in PRESETS.values() if not preset.needs_text)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as a short text, 0,1,17-18."""
+    found = sorted(set(numbers))
+    parts: list[str] = []
+    start = None
+    for place, number in enumerate(found):
+        start = number if start is None else start
+        if place + 1 == len(found) or found[place + 1] != number + 1:
+            parts.append(str(start) if start == number else f"{start}-{number}")
+            start = None
+    return ",".join(parts)
+
+
+def check_layers(plan: AttentionPlan, resolver: Resolver, shape: Sequence[int]) -> str:
+    """Return which sites the rules of a plan meet, a line for each rule.
+
+    Args:
+        plan: The plan.
+        resolver: The resolver of a network.
+        shape: Shape of a latent.
+
+    Raises:
+        ValueError: If a rule meets none.
+    """
+    sites = resolver.sites(shape)
+    lines = []
+    for rule in plan.rules:
+        met = [site for site in sites if site.kind in rule.kinds and rule.layers.matches(site)]
+        if not met:
+            offers = ", ".join(
+                f"{stack}:{ranges(site.index for site in sites if site.stack == stack)}"
+                for stack in dict.fromkeys(site.stack for site in sites)
+            )
+            raise ValueError(
+                f"layers must match an attention layer of kind {' or '.join(rule.kinds)}, got {rule.layers.text!r} on "
+                f"a model with {offers}; AttentionSites lists what it has."
+            )
+        window = rule.window
+        lines.append(f"{rule.name}: {len(met)} layers, {met[0].label} to {met[-1].label}, steps {window.start:g} to {window.end:g}")
+    return "\n".join(lines)
+
+
+def _covers(preset: type[Preset], layers: str, site: Site) -> bool:
+    from ...attention import Layers
+
+    return site.kind in ("self", "joint") and Layers.parse(layers).matches(site)
+
+
+def _about(sites: Sequence[Site]) -> str:
+    kinds = "+".join(dict.fromkeys(site.kind for site in sites))
+    counts = sorted({site.grid[0] * site.grid[1] * site.grid[2] for site in sites}, reverse=True)
+    grids = {site.grid[0] * site.grid[1] * site.grid[2]: site.grid for site in sites}
+    tokens = ", ".join(f"{count} ({' x '.join(map(str, grids[count][0 if grids[count][0] > 1 else 1:]))})" for count in counts)
+    return f"{kinds}, image tokens {tokens}"

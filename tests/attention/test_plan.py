@@ -1,0 +1,163 @@
+"""Plans, runs, and the bank."""
+
+import pytest
+import torch
+
+from retrace.attention import (
+    AttentionPlan,
+    AttentionRun,
+    Bank,
+    Executor,
+    FeatureRule,
+    Layers,
+    Probe,
+    Rows,
+    Rule,
+    Step,
+    Store,
+    Take,
+    Term,
+    Window,
+    estimate,
+)
+from retrace_tests.attention.problems import STEP, attend, cross_site, joint_site, pair, self_site, tensors
+
+MUTUAL = Term(k=Take(), v=Take())
+SOURCE, TARGET = (Rows((branch,), ("cond",), (0,)) for branch in ("source", "target"))
+
+
+def test_plans_add_up_and_the_later_choice_counts():
+    one = AttentionPlan((Rule("a", (MUTUAL,)),), text="map", source="free", source_for="both")
+    other = AttentionPlan((Rule("b", (MUTUAL,)),), (FeatureRule("f", "output", 4),), branches=("mutual",))
+    both = one.plus(other)
+    assert [rule.name for rule in both.rules] == ["a", "b"] and len(both.features) == 1
+    assert (both.branches, both.text, both.source, both.source_for) == (("mutual",), "map", "free", "both")
+    assert both.plus(AttentionPlan(source_for="cond")).source_for == "cond"
+    assert both.start().branches == ("source", "target", "mutual")
+    with pytest.raises(ValueError, match="must share one token map"):
+        one.plus(AttentionPlan(text="another"))
+    probe = Probe("heat", (0,), list)
+    with pytest.raises(ValueError, match="must have names of their own, got 'heat' twice"):
+        AttentionPlan(probes=(probe,)).plus(AttentionPlan(probes=(probe,)))
+
+
+@pytest.mark.parametrize(
+    ("serves", "chunks", "source_for"),
+    [("cond", ("cond",), "both"), ("both", ("cond", "uncond"), "both"), ("shared", ("cond", "uncond"), "shared")],
+)
+def test_who_reads_from_the_source_is_the_plans_choice(serves, chunks, source_for):
+    run = AttentionPlan((Rule("a", (MUTUAL,)),), (FeatureRule("f", "output", 4),), source_for=serves).start()
+    for rule in (*run.rules, *run.features):
+        assert (rule.chunks, rule.source_for) == (chunks, source_for)
+
+
+def test_runs_share_nothing():
+    plan = AttentionPlan((Rule("a", (MUTUAL,)),), probes=(Probe("heat", (0,), list, branch="target"),))
+    first, second = plan.start(), plan.start()
+    assert first.maps["heat"] is not second.maps["heat"] and first.store is not second.store
+    first.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend)
+    assert len(first.store) == 2 and len(second.store) == 0
+    first.clear()
+    assert len(first.store) == 0
+
+
+def test_no_match_is_an_error_that_says_what_there_is():
+    run = AttentionPlan((Rule("mutual", (MUTUAL,), layers=Layers.parse("single:50-60")),)).start()
+    site = joint_site(stack="double", index=3)
+    out = run.run(site, pair(), STEP, *tensors(site), attend)
+    assert torch.equal(out, attend(*tensors(site)))
+    with pytest.raises(ValueError, match="layers of mutual must match .* 'single:50-60' on a model with double:3-3"):
+        run.check()
+    with pytest.raises(ValueError, match="no attention that passes"):
+        AttentionPlan((Rule("mutual", (MUTUAL,)),)).start().check()
+
+
+def test_a_site_outside_the_window_is_a_match_all_the_same():
+    run = AttentionPlan((Rule("late", (MUTUAL,), window=Window(0.5, 1.0)),)).start()
+    run.run(self_site(), pair(), STEP, *tensors(self_site()), attend)
+    run.check()
+    assert run.report() == "late: 1 sites, output:4 (self#10); steps from 50% to 100%"
+    assert not run.active(STEP) and run.active(Step(5, 10, 1.0))
+
+
+def test_order_of_branches_by_who_reads_whom():
+    late = Window(0.3, 1.0)
+    rules = [
+        Rule("a", (Term(q=Take("mutual")),)),
+        Rule("b", (MUTUAL,), branch="mutual", window=Window(0.0, 0.3)),
+        Rule("c", (Term(q=Take("target"), k=Take()),), branch="mutual", window=late),
+    ]
+    run = AttentionPlan(tuple(rules), branches=("mutual",)).start()
+    assert run.order() is None and run.order(Step(0, 10, 1.0)) == ("source", "mutual", "target")
+    assert run.order(Step(5, 10, 1.0)) is None
+    assert AttentionPlan(tuple(rules[1:]), branches=("mutual",)).start().order() == ("source", "target", "mutual")
+    feature = AttentionPlan(features=(FeatureRule("f", "output", 4, take="mutual"),), branches=("mutual",)).start()
+    assert feature.order() == ("source", "mutual", "target")
+
+
+def steps():
+    return [Step(index, 4, 1.0 - index / 4, evaluation) for index in range(4) for evaluation in (0, 1)]
+
+
+def test_a_bank_replays_what_sharing_in_one_batch_gives():
+    """Every evaluation of a second-order run has its own operands."""
+    site, rule = joint_site(text=5), Rule("a", (Term(v=Take()),), group="all", window=Window(0.0, 0.75))
+    bank, executor = Bank(limit=2**20), Executor([rule])
+    calls = {step: tensors(site, seed=index) for index, step in enumerate(steps())}
+    for step, (q, k, v) in calls.items():
+        executor.run(site, SOURCE, step, q[:1], k[:1], v[:1], attend, bank)
+    bank.freeze()
+    assert len(bank) == 6
+    for step, (q, k, v) in reversed(calls.items()):
+        out = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, bank)
+        whole = executor.run(site, pair(), step, q, k, v, attend)
+        assert float((out - whole[1:]).abs().max()) <= 1e-5
+    # A second replay is the first: reading changes nothing.
+    again = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, bank)
+    assert torch.equal(out, again) and len(bank) == 6
+
+
+def test_the_estimate_is_what_the_bank_comes_to_hold():
+    sites = [self_site(), joint_site(text=5), cross_site(text=7), self_site(stack="input", index=1, number=0)]
+    rules = [
+        Rule("a", (MUTUAL,), window=Window(0.0, 0.5)),
+        Rule("b", (Term(q=Take()),), layers=Layers.parse("output"), kinds=("self", "cross"), group="all"),
+    ]
+    executor, bank = Executor(rules), Bank(limit=2**24)
+    for step in steps():
+        for site in sites:
+            executor.run(site, Rows(("source",) * 2, ("cond",) * 2, (0, 1)), step, *tensors(site), attend, bank)
+    assert bank.size == estimate(executor, sites, steps(), channels=3 * 8, itemsize=4, rows=2) > 0
+    bank.clear()
+    assert bank.size == 0 and len(bank) == 0
+
+
+def test_a_bank_keeps_its_limit():
+    site, executor = self_site(), Executor([Rule("a", (MUTUAL,))])
+    one = 2 * 3 * 16 * 8 * 4
+    bank = Bank(limit=2 * one)
+    for index in range(2):
+        executor.run(site, SOURCE, Step(index, 4, 1.0), *tensors(site, rows=1), attend, bank)
+    with pytest.raises(ValueError, match="The attention bank must stay within .* got more at step 2"):
+        executor.run(site, SOURCE, Step(2, 4, 1.0), *tensors(site, rows=1), attend, bank)
+    assert bank.size == 2 * one
+    # The same key again takes the place of what it had.
+    executor.run(site, SOURCE, Step(1, 4, 1.0), *tensors(site, rows=1), attend, bank)
+    assert bank.size == 2 * one
+
+
+def test_a_bank_of_another_picture_or_schedule_holds_nothing_for_this_one():
+    bank, executor = Bank(limit=2**20), Executor([Rule("a", (MUTUAL,))])
+    executor.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend, bank)
+    other = self_site(grid=(1, 2, 8))
+    for site, step in ((other, STEP), (self_site(), Step(1, 10, 1.0)), (self_site(), Step(0, 10, 1.0, 1))):
+        with pytest.raises(ValueError, match="k of branch 'source' must be known"):
+            executor.run(site, TARGET, step, *tensors(site, rows=1), attend, bank)
+
+
+def test_a_run_may_use_a_bank_and_leaves_it_full():
+    plan, bank = AttentionPlan((Rule("a", (MUTUAL,)),)), Bank(limit=2**20)
+    run = AttentionRun(plan, store=bank)
+    run.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend)
+    run.clear()
+    assert len(bank) == 2 and isinstance(plan.start().store, Store)
