@@ -14,10 +14,12 @@ from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
+from .local_blend import LocalBlend
 from .negative_prompt import NegativePromptInversion
 from .noise_optimize import NoiseOptimize
 from .null_text import NullTextOptimize
 from .pairs import BDIAInvert, BELMInvert, EDICTCouple
+from .prompt_to_prompt import PromptToPrompt
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
@@ -27,6 +29,7 @@ from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
 from .source_exact import DirectInversion, NoiseMapInvert
 from .spd import SPDInvert
+from .word_mask import WordMask
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +56,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     NegativePromptInversion,
     AttentionInject,
     AttentionGuider,
+    PromptToPrompt,
+    LocalBlend,
+    WordMask,
     AttentionSites,
     SPDInvert,
     NoiseOptimize,

@@ -35,6 +35,12 @@ NODES = [
     "NegativePromptInversion",
     "SPDInvert",
     "NoiseOptimize",
+    "AttentionInject",
+    "AttentionGuider",
+    "AttentionSites",
+    "PromptToPrompt",
+    "LocalBlend",
+    "WordMask",
 ]
 
 
