@@ -7,15 +7,20 @@ import logging
 import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
+from .damage_clips import DamageCombine, DamageFrames, DamageJPEG
+from .damages import DamageBlackWhite, DamageBlur, DamageLowResolution, DamageMask, DamageNoise
 from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
+from .measurements import ApplyDamage, MeasureNoise, RestoreReport, SnapToMeasurement
 from .null_text import NullTextOptimize
 from .pairs import BDIAInvert, BELMInvert, EDICTCouple
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
+from .restore import RestoreDDS
+from .restore_red import RestoreREDDiff
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
@@ -39,6 +44,20 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FlowEdit,
     LoadShapesModel,
     ShapesPicture,
+    DamageMask,
+    DamageLowResolution,
+    DamageBlur,
+    DamageBlackWhite,
+    DamageJPEG,
+    DamageNoise,
+    DamageFrames,
+    DamageCombine,
+    ApplyDamage,
+    MeasureNoise,
+    RestoreDDS,
+    RestoreREDDiff,
+    SnapToMeasurement,
+    RestoreReport,
 )
 
 

@@ -43,7 +43,7 @@ class Measurement:
                 "raise it: a picture of 8 bits has about that much."
             )
         self.operator = operator
-        self.y = damaged / operator.norm
+        self.y = operator.seen(damaged) / operator.norm
         self.sigma = sigma / operator.norm
 
     def to(self, like: Tensor) -> Measurement:

@@ -50,6 +50,10 @@ class Combine(Operator):
             y = operator.adjoint(y)
         return y
 
+    def seen(self, y: Tensor) -> Tensor:
+        """As of the last damage."""
+        return self._operators[-1].seen(y)
+
     @property
     def measured(self) -> int:
         """Values that are left after the last damage."""

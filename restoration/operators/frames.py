@@ -158,6 +158,10 @@ class PerFrame(Operator):
         """Every frame by its own adjoint."""
         return self._each(y, "adjoint")
 
+    def seen(self, y: Tensor) -> Tensor:
+        """Frame by frame."""
+        return self._each(y, "seen")
+
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor | None:
         """Frame by frame, where every operator has one."""
         found = []

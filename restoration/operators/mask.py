@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .operator import Operator, Shape
@@ -47,6 +48,10 @@ class Mask(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         """Kept part m y."""
         return self.forward(y)
+
+    def seen(self, y: Tensor) -> Tensor:
+        """Damaged picture where it is kept, zero where it is missing."""
+        return torch.where(self._on(y) > 0, y, torch.zeros_like(y))
 
     @property
     def measured(self) -> int:

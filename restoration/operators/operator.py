@@ -71,6 +71,10 @@ class Operator(ABC):
         """Number of values that a sample of y holds."""
         return math.prod(self.out_shape)
 
+    def seen(self, y: Tensor) -> Tensor:
+        """Damaged picture with zero where nothing was measured: what a photo shows inside a hole must not count."""
+        return y
+
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor | None:
         """argmin_z 1/2 |z - x|^2 + weight/2 |A z - y|^2 in closed form, None where there is none.
 

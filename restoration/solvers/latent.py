@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..krylov import conjugate_gradient, dot, gmres
 from ..measurement import Measurement
+from .temporal import TimeSmoothing
 
 Map = Callable[[Tensor], Tensor]
 
@@ -18,30 +20,30 @@ DIRECTION = 0.2
 _ROUNDS, _RELAXATION = 3, 2.0
 # Iterations of the Gauss-Newton solve; each takes a decode and a gradient.
 _GRADIENT_ITERATIONS = 5
+# Share of what an autoencoder changes that counts as its loss at least.
+_AT_LEAST = 4.0
 
 
-def autoencoder_noise(measurement: Measurement, decode: Map, encode: Map) -> float:
-    """What an autoencoder cannot reproduce, as noise: rms of A dec(enc(x)) - A x at the first guess x.
+def autoencoder_noise(measurement: Measurement, guess: Tensor, decode: Map, encode: Map) -> float:
+    """What an autoencoder cannot reproduce, as noise: rms of A dec(enc(x)) - A x at a first guess x, mean over samples.
+
+    The guess carries the photo's own noise, which the autoencoder smooths away and which is no loss: its variance is
+    taken off, down to a quarter of the deviation.
 
     Args:
         measurement: What was measured.
+        guess: First guess of the clean pictures, shape (..., *operator.shape).
         decode: Latents to pictures in [-1, 1], not clipped.
         encode: Pictures to latents, the mean of the encoder.
 
     Returns:
         The deviation in the units of the damaged picture; one encode and one decode.
     """
-    guess = measurement.initial()
-    again = decode(encode(guess))
-    missed = measurement.forward(again - guess.to(again)) * measurement.operator.norm
-    return float(
-        (missed.double().square().sum() / (missed.numel() / missed[0].numel()) / _measured(measurement)).sqrt()
-    )
-
-
-def _measured(measurement: Measurement) -> int:
     operator = measurement.operator
-    return operator.measured if len(operator.shape) == 3 else max(1, operator.measured // operator.out_shape[0])
+    missed = measurement.forward(decode(encode(guess)) - guess) * operator.norm
+    samples = guess.numel() / guess[(0,) * (guess.ndim - len(operator.shape))].numel()
+    variance = float(missed.double().square().sum()) / (samples * operator.measured)
+    return math.sqrt(max(variance - (measurement.sigma * operator.norm) ** 2, variance / _AT_LEAST**2))
 
 
 def _scale(v: Tensor, dims: int) -> Tensor:
@@ -86,6 +88,8 @@ class EncoderAdjoint(_Latent):
         gain: float = 0.25,
         direction: float = DIRECTION,
         joined: bool = False,
+        smoothing: float = 0.0,
+        axis: int = 0,
     ) -> None:
         """Set up.
 
@@ -98,9 +102,12 @@ class EncoderAdjoint(_Latent):
             gain: Variance of pixels over that of latents, 0.25 for pictures in [-1, 1] and unit latents.
             direction: rms h of a difference's direction.
             joined: Whether all rows are one sample, as frames that are coupled are.
+            smoothing: Weight of total variation over time on the latents, 0 for none. The object then holds the state
+                of one run.
+            axis: Axis of time in the latents: 0 for a batch of frames, 2 for a clip (B, C, T, H, W).
 
         Raises:
-            ValueError: If steps is below 1.
+            ValueError: If steps is below 1 or the smoothing negative.
         """
         if steps < 1:
             raise ValueError(f"inner steps must be at least 1, got {steps}; 1 is usual.")
@@ -108,6 +115,7 @@ class EncoderAdjoint(_Latent):
         self._encode = encode
         self._steps = steps
         self._direction = direction
+        self._smoothing = TimeSmoothing(smoothing, axis) if smoothing != 0.0 else None
 
     def __call__(self, denoised: Tensor, variance: float, index: int = 0, total: int = 1) -> Tensor:
         """See Consistency."""
@@ -124,11 +132,19 @@ class EncoderAdjoint(_Latent):
             size = _scale(u, self._dims(u)) / self._direction
             return (self._encode(decoded + u / size) - encoded) * _like(size, encoded)
 
+        smooth = None if self._smoothing is None else self._smoothing.prepare(denoised, variance)
+
         def matrix(d: Tensor) -> Tensor:
-            return d + weight * encoder(measurement.adjoint(measurement.forward(decoder(d)))).to(d)
+            data = weight * encoder(measurement.adjoint(measurement.forward(decoder(d)))).to(d)
+            return d + (data if smooth is None else smooth.solve(data))
 
         right = -weight * encoder(measurement.adjoint(measurement.residual(decoded))).to(denoised)
-        return denoised + gmres(matrix, right, sample_dims=self._dims(denoised), steps=self._steps)
+        if smooth is not None:
+            right = smooth.solve(right + smooth.pull(denoised))
+        found = denoised + gmres(matrix, right, sample_dims=self._dims(denoised), steps=self._steps)
+        if smooth is not None:
+            smooth.advance(found)
+        return found
 
 
 def _like(size: Tensor, other: Tensor) -> Tensor:

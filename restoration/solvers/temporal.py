@@ -29,6 +29,61 @@ def shrink(x: Tensor, threshold: float) -> Tensor:
     return x.sign() * (x.abs() - threshold).clamp_min(0.0)
 
 
+class TimeSmoothing:
+    """Total variation over time as a preconditioner of another solve; holds z and u of one run.
+
+    (I + g K + rho' D^T D) d = b is solved as (I + g P^-1 K) d = P^-1 b with P = I + rho' D^T D, a small matrix along
+    time, so that the other solve takes no more steps than without it.
+    """
+
+    def __init__(self, smoothing: float, axis: int) -> None:
+        """Set the weight lambda, positive, and the axis of time.
+
+        Raises:
+            ValueError: If the smoothing is negative.
+        """
+        _check_smoothing(smoothing)
+        self._smoothing = smoothing
+        self._axis = axis
+        self._split: tuple[Tensor, Tensor] | None = None
+        self._coupling = 0.0
+        self._inverse = torch.zeros(0)
+
+    def prepare(self, x: Tensor, variance: float) -> TimeSmoothing:
+        """Set rho' for a step at x; returns itself."""
+        self._coupling = _RHO * self._smoothing * variance
+        frames = torch.eye(x.shape[self._axis], dtype=torch.float64)
+        square = difference_adjoint(difference(frames, 0), 0)
+        self._inverse = torch.linalg.inv(frames + self._coupling * square).to(x)
+        if self._split is None:
+            zero = torch.zeros_like(difference(x, self._axis))
+            self._split = zero, zero
+        return self
+
+    def solve(self, b: Tensor) -> Tensor:
+        """P^-1 b."""
+        solved: Tensor = torch.tensordot(self._inverse, b.movedim(self._axis, 0), dims=1)
+        return solved.movedim(0, self._axis)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """What the split adds to the right side of a correction to x: rho' D^T (z - u - D x)."""
+        assert self._split is not None
+        z, u = self._split
+        return self._coupling * difference_adjoint(z - u - difference(x, self._axis), self._axis)
+
+    def advance(self, x: Tensor) -> None:
+        """Move z and u on after a step that ended at x."""
+        assert self._split is not None
+        moved = difference(x, self._axis) + self._split[1]
+        z = shrink(moved, 1.0 / _RHO)
+        self._split = z, moved - z
+
+
+def _check_smoothing(smoothing: float) -> None:
+    if not smoothing >= 0.0:
+        raise ValueError(f"temporal smoothing must be 0 or more, got {smoothing:g}; 1 to 5 are usual.")
+
+
 class TemporalConsistency:
     """Measurement and total variation over time by proximal ADMM, its dual variables kept over the steps.
 
@@ -53,8 +108,7 @@ class TemporalConsistency:
         Raises:
             ValueError: If the smoothing is negative.
         """
-        if not smoothing >= 0.0:
-            raise ValueError(f"temporal smoothing must be 0 or more, got {smoothing:g}; 1 to 5 are usual.")
+        _check_smoothing(smoothing)
         self._measurement = measurement
         self._smoothing = smoothing
         self._trust = trust

@@ -11,6 +11,7 @@ from retrace.restoration.solvers.latent import (
     EncoderAdjoint,
     autoencoder_noise,
 )
+from retrace.restoration.solvers.temporal import TimeSmoothing, difference, difference_adjoint
 from retrace_tests.restoration.cases import matrix_of
 
 LATENT, SHAPE = (3, 2, 2), (1, 6, 6)
@@ -130,12 +131,16 @@ def test_rows_are_alone_and_nothing_moves_without_a_residual():
 
 
 def test_what_the_autoencoder_loses_is_noise():
-    measured, autoencoder, _ = problem()
-    assert autoencoder_noise(measured, autoencoder.decode, autoencoder.encode) > 0.0
-    lossless = autoencoder_noise(measured, lambda z: z, lambda x: x)
-    assert lossless == 0.0
-    shifted = autoencoder_noise(measured, lambda z: z + 0.25, lambda x: x)
-    assert shifted == pytest.approx(0.25)
+    for name in OPERATORS:
+        measured, autoencoder, _ = problem(name)
+        guess = measured.initial()
+        assert autoencoder_noise(measured, guess, autoencoder.decode, autoencoder.encode) > 0.0
+        assert autoencoder_noise(measured, guess, lambda z: z, lambda x: x) == 0.0
+        # Everything that is measured is off by a quarter, and a hole is not.
+        assert autoencoder_noise(measured, guess, lambda z: z + 0.25, lambda x: x) == pytest.approx(
+            (0.25**2 - 0.1**2) ** 0.5
+        )
+        assert autoencoder_noise(measured, guess, lambda z: z + 0.08, lambda x: x) == pytest.approx(0.02)
 
 
 def test_refusal():
@@ -143,3 +148,38 @@ def test_refusal():
     with pytest.raises(ValueError, match="inner steps must be at least 1") as caught:
         EncoderAdjoint(measured, autoencoder.decode, autoencoder.encode, steps=0)
     assert str(caught.value).endswith(".")
+
+
+def test_smoothing_over_time_is_solved_together():
+    """The preconditioned system has the solution of (I + g K + rho' D^T D) d = g E A^T r + rho' D^T (z - u - D D0)."""
+    measured, autoencoder, prediction = problem()
+    variance, smoothing = 0.2, 0.7
+    consistency = EncoderAdjoint(
+        measured, autoencoder.decode, autoencoder.encode, steps=24, gain=1.0, joined=True, smoothing=smoothing
+    )
+    found = consistency(prediction, variance)
+    matrix = matrix_of(measured.operator) / measured.operator.norm @ autoencoder.straight
+    weight, coupling = measured.weight(variance), 6 * smoothing * variance
+    gradient = (found - prediction).flatten(1) + weight * measured.residual(autoencoder.decode(found)).flatten(
+        1
+    ) @ matrix
+    # z and u start at zero.
+    gradient = gradient + coupling * difference_adjoint(difference(found, 0), 0).flatten(1)
+    assert float(gradient.norm()) < 1e-6 * float(found.norm()) * weight
+    z, u = consistency._smoothing._split
+    assert torch.allclose(z + u, difference(found, 0)) and float(u.abs().max()) <= 1 / 6 + 1e-12
+    # A strong pull over several steps makes frames one; none leaves them alone.
+    steady = EncoderAdjoint(
+        measured, autoencoder.decode, autoencoder.encode, steps=4, joined=True, smoothing=50.0, trust=1e-6
+    )
+    for _ in range(30):
+        same = steady(prediction, variance)
+    assert float(difference(same, 0).abs().max()) < 1e-3 < float(difference(prediction, 0).abs().max())
+
+
+def test_smoothing_acts_along_the_time_of_a_clip():
+    clip = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    smooth = TimeSmoothing(1.0, 2).prepare(clip, 0.5)
+    solved = smooth.solve(clip)
+    back = solved + 3.0 * difference_adjoint(difference(solved, 2), 2)
+    assert torch.allclose(back, clip)

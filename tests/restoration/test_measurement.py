@@ -74,3 +74,10 @@ def test_refusals_are_one_sentence(call, words):
     with pytest.raises(ValueError, match=words) as caught:
         call()
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_what_a_photo_shows_inside_a_hole_does_not_count():
+    operator = Mask(PICTURE, hole())
+    x = picture(operator)
+    filled = operator.forward(x) + 5.0 * (1 - hole())
+    assert float(Measurement(operator, filled, SIGMA).chi2(x).max()) < 1e-9
