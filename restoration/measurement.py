@@ -44,19 +44,25 @@ class Measurement:
             )
         self.operator = operator
         self.y = operator.seen(damaged) / operator.norm
-        self.sigma = sigma / operator.norm
+        self.sigma: Tensor | float = sigma / operator.norm
 
     def to(self, like: Tensor) -> Measurement:
         """The same measurement in the dtype and on the device of a tensor."""
         moved = object.__new__(Measurement)
         moved.operator, moved.y, moved.sigma = self.operator, self.y.to(like), self.sigma
+        if isinstance(moved.sigma, Tensor):
+            moved.sigma = moved.sigma.to(like)
         return moved
 
-    def with_noise(self, extra: float) -> Measurement:
-        """The same measurement with further noise of a deviation, as an autoencoder adds: sqrt(sigma^2 + extra^2)."""
+    def with_noise(self, extra: Tensor | float) -> Measurement:
+        """The same measurement with further noise, as an autoencoder adds: sqrt(sigma^2 + extra^2).
+
+        Args:
+            extra: Deviation in the units of the damaged picture; a tensor broadcasts against it, one for each sample.
+        """
         noisier = object.__new__(Measurement)
         noisier.operator, noisier.y = self.operator, self.y
-        noisier.sigma = math.hypot(self.sigma, extra / self.operator.norm)
+        noisier.sigma = (self.sigma**2 + (extra / self.operator.norm) ** 2) ** 0.5
         return noisier
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +73,7 @@ class Measurement:
         """A^T y / |A| of the linear part."""
         return self.operator.linear_part.adjoint(y) / self.operator.norm
 
-    def weight(self, variance: float) -> float:
+    def weight(self, variance: float) -> Tensor | float:
         """Weight g = r^2 / sigma^2 of a clean picture that is known up to the variance r^2."""
         return variance / self.sigma**2
 
@@ -105,5 +111,6 @@ class Measurement:
             Shape (...): below 0.05 the noise was fitted too, above 2 the picture does not explain y.
         """
         difference = self.residual(x)
-        size = dot(difference, difference, len(self.operator.out_shape))
-        return size.flatten(-len(self.operator.out_shape)).squeeze(-1) / (self.operator.measured * self.sigma**2)
+        dims = len(self.operator.out_shape)
+        size = dot(difference, difference, dims) / (self.operator.measured * self.sigma**2)
+        return size.flatten(-dims).squeeze(-1)

@@ -17,7 +17,13 @@ from ...restoration.levels import Report, weights
 from ...restoration.measurement import Measurement
 from ...restoration.solvers.dds import Consistency, PixelConsistency, dds
 from ...restoration.solvers.fresh import fresh_noise
-from ...restoration.solvers.latent import DecodeCorrectEncode, DecoderGradient, EncoderAdjoint, autoencoder_noise
+from ...restoration.solvers.latent import (
+    DIRECTION,
+    DecodeCorrectEncode,
+    DecoderGradient,
+    EncoderAdjoint,
+    autoencoder_noise,
+)
 from ...restoration.solvers.red_diff import red_diff
 from ...restoration.solvers.temporal import TemporalConsistency
 from .autoencoder import Autoencoder, Pixels
@@ -146,7 +152,7 @@ class Run:
         if self.pixel_model:
             return measurement
         guess = measurement.initial().expand(shape)
-        lost = autoencoder_noise(measurement, guess, self.autoencoder.decode, self.autoencoder.encode)
+        lost = autoencoder_noise(measurement, guess, self.autoencoder.decode, self.autoencoder.encode, self.joined)
         return measurement.with_noise(lost)
 
     def start(self, shared: bool = False) -> torch.Tensor:
@@ -290,11 +296,14 @@ class REDDiffSampler(_Restorer):
         def data_gradient(mu: torch.Tensor) -> torch.Tensor:
             decoded = coder.decode(mu)
             wanted = measurement.adjoint(measurement.residual(decoded)) / measurement.operator.measured
-            # A difference of unit length in pixels is small and large enough for any dtype; see EncoderAdjoint.
-            size = wanted.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-20) / 0.2
-            size = size.reshape(-1, *([1] * (decoded.ndim - 1)))
-            moved = coder.encode(decoded + wanted / size) - coder.encode(decoded)
-            return moved * size.reshape(-1, *([1] * (mu.ndim - 1)))
+            if run.pixel_model:
+                return coder.encode(wanted)
+            # As in EncoderAdjoint: a difference of that size survives any dtype.
+            size = wanted.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-20) / DIRECTION
+            moved = coder.encode(decoded + wanted / _like(size, decoded)) - coder.encode(decoded)
+            # The adjoint is J^T = (J^T J) E, and J^T J is about the gain of a latent value in the pixels it makes.
+            gain = PIXEL_VARIANCE * decoded.numel() / mu.numel()
+            return gain * moved * _like(size, mu)
 
         limit = settings.sigma_max
         levels = [s for s in run.levels if s > 0.0 and _ratio(s, run.space) <= limit]
@@ -319,6 +328,10 @@ class REDDiffSampler(_Restorer):
         if run.levels[-1] > 0.0:
             raise ValueError(f"sigmas must end at 0 to fit a clean picture, got {run.levels[-1]:g}; use all of them.")
         return restored
+
+
+def _like(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return rows.reshape(-1, *([1] * (other.ndim - 1)))
 
 
 def _ratio(sigma: float, space: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -24,26 +23,32 @@ _GRADIENT_ITERATIONS = 5
 _AT_LEAST = 4.0
 
 
-def autoencoder_noise(measurement: Measurement, guess: Tensor, decode: Map, encode: Map) -> float:
-    """What an autoencoder cannot reproduce, as noise: rms of A dec(enc(x)) - A x at a first guess x, mean over samples.
+def autoencoder_noise(
+    measurement: Measurement, guess: Tensor, decode: Map, encode: Map, joined: bool = False
+) -> Tensor:
+    """What an autoencoder cannot reproduce, as noise: rms of A dec(enc(x)) - A x at a first guess x.
 
     The guess carries the photo's own noise, which the autoencoder smooths away and which is no loss: its variance is
     taken off, down to a quarter of the deviation.
 
     Args:
-        measurement: What was measured.
-        guess: First guess of the clean pictures, shape (..., *operator.shape).
+        measurement: What was measured, its noise the same for all.
+        guess: First guess of the clean pictures, shape (B, ..., *operator.shape), or of the frames of one clip.
         decode: Latents to pictures in [-1, 1], not clipped.
         encode: Pictures to latents, the mean of the encoder.
+        joined: Whether all rows are one sample.
 
     Returns:
-        The deviation in the units of the damaged picture; one encode and one decode.
+        The deviation of every row in the units of the damaged picture, shape (B, 1, ...) or (1, 1, ...); one encode
+        and one decode.
     """
     operator = measurement.operator
     missed = measurement.forward(decode(encode(guess)) - guess) * operator.norm
-    samples = guess.numel() / guess[(0,) * (guess.ndim - len(operator.shape))].numel()
-    variance = float(missed.double().square().sum()) / (samples * operator.measured)
-    return math.sqrt(max(variance - (measurement.sigma * operator.norm) ** 2, variance / _AT_LEAST**2))
+    samples = guess.numel() // guess[(0,) * (guess.ndim - len(operator.shape))].numel()
+    rows = 1 if joined else guess.shape[0]
+    variance = dot(missed, missed, missed.ndim if joined else missed.ndim - 1) * rows / (samples * operator.measured)
+    noise = (measurement.sigma * operator.norm) ** 2
+    return torch.maximum(variance - noise, variance / _AT_LEAST**2).sqrt()
 
 
 def _scale(v: Tensor, dims: int) -> Tensor:

@@ -134,13 +134,20 @@ def test_what_the_autoencoder_loses_is_noise():
     for name in OPERATORS:
         measured, autoencoder, _ = problem(name)
         guess = measured.initial()
-        assert autoencoder_noise(measured, guess, autoencoder.decode, autoencoder.encode) > 0.0
-        assert autoencoder_noise(measured, guess, lambda z: z, lambda x: x) == 0.0
-        # Everything that is measured is off by a quarter, and a hole is not.
-        assert autoencoder_noise(measured, guess, lambda z: z + 0.25, lambda x: x) == pytest.approx(
-            (0.25**2 - 0.1**2) ** 0.5
-        )
-        assert autoencoder_noise(measured, guess, lambda z: z + 0.08, lambda x: x) == pytest.approx(0.02)
+
+        def lost(decode, encode=lambda x: x, joined=False, measured=measured, guess=guess):
+            return autoencoder_noise(measured, guess, decode, encode, joined).flatten()
+
+        assert bool((lost(autoencoder.decode, autoencoder.encode) > 0.0).all())
+        assert bool((lost(lambda z: z) == 0.0).all())
+        # Everything that is measured is off by a quarter, and a hole is not; the noise of 0.1 is no loss.
+        wanted = torch.tensor([0.25, 0.02]).double()
+        wanted[0] = (0.25**2 - 0.1**2) ** 0.5
+        offset = torch.tensor([0.25, 0.08]).double()[:, None, None, None]
+        assert torch.allclose(lost(lambda z, offset=offset: z + offset), wanted)
+        assert lost(autoencoder.decode, autoencoder.encode, joined=True).shape == (1,)
+        noisier = measured.with_noise(autoencoder_noise(measured, guess, lambda z: z + 0.25, lambda x: x))
+        assert torch.allclose(noisier.chi2(guess), measured.chi2(guess) * 0.1**2 / 0.25**2)
 
 
 def test_refusal():

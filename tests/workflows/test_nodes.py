@@ -29,6 +29,20 @@ NODES = [
     "FlowEdit",
     "LoadShapesModel",
     "ShapesPicture",
+    "DamageMask",
+    "DamageLowResolution",
+    "DamageBlur",
+    "DamageBlackWhite",
+    "DamageJPEG",
+    "DamageNoise",
+    "DamageFrames",
+    "DamageCombine",
+    "ApplyDamage",
+    "MeasureNoise",
+    "RestoreDDS",
+    "RestoreREDDiff",
+    "SnapToMeasurement",
+    "RestoreReport",
 ]
 
 

@@ -140,14 +140,15 @@ def check_restoring_beats_the_first_guess(pack):
         for name, operator in damages(pack).items():
             if kind == "flow" and name not in ("mask", "small", "blur"):
                 continue
-            (damaged,) = pack.call("ApplyDamage", image=image, operator=operator, noise=4.0, seed=1)
-            if name in ("jpeg", "all"):
-                (damaged,) = pack.call("ApplyDamage", image=image, operator=operator, noise=0.0, seed=1)
-            restored = restore(pack, kind, operator, damaged, steps=12)
-            measurement, _ = restoring.measurement_of(image, operator, damaged, 4.0)
+            # The autoencoder's own loss, 30 dB, must not be what is measured; JPEG has no noise but its own.
+            added = {"noise": 40.0, "jpeg": 0.0, "all": 0.0}.get(name, 4.0)
+            (damaged,) = pack.call("ApplyDamage", image=image, operator=operator, noise=added, seed=1)
+            level = max(added, 4.0)
+            restored = restore(pack, kind, operator, damaged, steps=12, noise=level)
+            measurement, _ = restoring.measurement_of(image, operator, damaged, level)
             guess = ((measurement.initial() + 1) / 2).movedim(1, -1).clamp(0, 1)
             gain = psnr(restored, image) - psnr(guess, image)
-            assert gain > (2.0 if name in ("mask", "small", "blur", "grey") else 0.0), (kind, name, gain)
+            assert gain > (2.0 if name not in ("jpeg", "all") else 0.5), (kind, name, gain)
             assert restored.shape == image.shape
 
 
@@ -165,8 +166,7 @@ def check_same_queue_same_bits_and_rows_alone(pack):
         rows.append(sample(model, prompt, sampler, empty(), 5 + row, 4, noise=noise[row : row + 1]))
     (sampler,) = pack.call("RestoreDDS", operator=operator, damaged=damaged, vae=vae, **settings())
     both = sample(model, prompt, sampler, empty(2), 5, 4, noise=noise)
-    # What the autoencoder loses is measured on the whole batch.
-    assert float((both - torch.cat(rows)).abs().max()) < 0.1
+    assert float((both - torch.cat(rows)).abs().max()) < 1e-2
 
 
 def check_latent_methods(pack):
@@ -179,7 +179,7 @@ def check_latent_methods(pack):
     worst = psnr(damaged, image)
     for method in ("encoder adjoint", "decode, correct, encode", "decoder gradient"):
         restored = restore(pack, "eps", operator, damaged, latent_method=method)
-        assert psnr(restored, image) > worst + 2.0, (method, psnr(restored, image), worst)
+        assert psnr(restored, image) > worst + 1.0, (method, psnr(restored, image), worst)
     same_snapshot(model, before[0])
     now = vae.first_stage_model.state_dict()
     assert all(torch.equal(now[name], value) for name, value in before[1].items())
@@ -198,7 +198,7 @@ def check_clips_flicker_less(pack):
     alone = restore(pack, "eps", operator, damaged, empty(4), noise=8.0)
     together = restore(pack, "eps", operator, damaged, empty(4), noise=8.0, temporal_smoothing=2.0, share_noise=True)
     assert flicker(together) < 0.5 * flicker(alone), (flicker(together), flicker(alone))
-    assert psnr(together, image) > psnr(alone, image) - 0.3
+    assert psnr(together, image) > psnr(alone, image) - 1.0, (psnr(together, image), psnr(alone, image))
 
 
 def check_frames(pack):
