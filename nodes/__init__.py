@@ -10,11 +10,14 @@ from comfy_api.latest import ComfyExtension, io
 from .attention_guider import AttentionGuider
 from .attention_inject import AttentionInject
 from .attention_sites import AttentionSites
+from .damage_clips import DamageCombine, DamageFrames, DamageJPEG
+from .damages import DamageBlackWhite, DamageBlur, DamageLowResolution, DamageMask, DamageNoise
 from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
 from .local_blend import LocalBlend
+from .measurements import ApplyDamage, MeasureNoise, RestoreReport, SnapToMeasurement
 from .negative_prompt import NegativePromptInversion
 from .noise_optimize import NoiseOptimize
 from .null_text import NullTextOptimize
@@ -23,6 +26,8 @@ from .prompt_to_prompt import PromptToPrompt
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
+from .restore import RestoreDDS
+from .restore_red import RestoreREDDiff
 from .rf_inversion import RFInversion
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
@@ -62,6 +67,20 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     AttentionSites,
     SPDInvert,
     NoiseOptimize,
+    DamageMask,
+    DamageLowResolution,
+    DamageBlur,
+    DamageBlackWhite,
+    DamageJPEG,
+    DamageNoise,
+    DamageFrames,
+    DamageCombine,
+    ApplyDamage,
+    MeasureNoise,
+    RestoreDDS,
+    RestoreREDDiff,
+    SnapToMeasurement,
+    RestoreReport,
 )
 
 

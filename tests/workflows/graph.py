@@ -30,7 +30,13 @@ FRONT_END_NODES = {"MarkdownNote", "Note"}
 # Nodes that show a picture below their widgets.
 PICTURE_NODES = {"SaveImage", "PreviewImage"}
 # Nodes that show a text below their widgets.
-TEXT_NODES = {"InversionReport": 200, "NullTextOptimize": 200, "NoiseOptimize": 200, "SaveInversion": 60}
+TEXT_NODES = {
+    "InversionReport": 200,
+    "NullTextOptimize": 200,
+    "NoiseOptimize": 200,
+    "SaveInversion": 60,
+    "RestoreReport": 120,
+}
 
 
 class Link(NamedTuple):

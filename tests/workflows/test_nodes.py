@@ -41,6 +41,20 @@ NODES = [
     "PromptToPrompt",
     "LocalBlend",
     "WordMask",
+    "DamageMask",
+    "DamageLowResolution",
+    "DamageBlur",
+    "DamageBlackWhite",
+    "DamageJPEG",
+    "DamageNoise",
+    "DamageFrames",
+    "DamageCombine",
+    "ApplyDamage",
+    "MeasureNoise",
+    "RestoreDDS",
+    "RestoreREDDiff",
+    "SnapToMeasurement",
+    "RestoreReport",
 ]
 
 

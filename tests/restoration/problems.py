@@ -1,0 +1,102 @@
+"""Priors with a known posterior, and the exact moments of a sampler on them."""
+
+import math
+
+import torch
+
+from retrace.restoration.levels import weights
+from retrace.restoration.solvers.dds import dds
+
+SIGMA = 0.05
+SHAPE = (3, 6, 6)
+
+
+def vp_sigmas(steps, top=None):
+    """Levels of the linear DDPM schedule, uniform in time, falling to 0."""
+    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    sigmas = ((1 - kept) / kept).sqrt()
+    chosen = sigmas[torch.arange(0, 1000, 1000 // steps).flip(0)]
+    return (*(float(s) for s in chosen if top is None or s <= top), 0.0)
+
+
+def as_flow(sigmas):
+    """The same levels in the flow space: sigma / (1 + sigma)."""
+    return tuple(s / (1 + s) for s in sigmas)
+
+
+class Gaussian:
+    """x0 ~ N(0, C) over samples of one shape; D(x, sigma) is exact in both spaces."""
+
+    def __init__(self, covariance, shape):
+        self.covariance, self.shape = covariance, tuple(shape)
+        values, self.basis = torch.linalg.eigh(covariance)
+        self.values = values.clamp_min(0)
+
+    def denoise(self, x, sigma, space="ve"):
+        a, b = weights(sigma, space)
+        gain = a * self.values / (a**2 * self.values + b**2)
+        return ((x.flatten(1) @ self.basis * gain) @ self.basis.T).reshape(x.shape)
+
+    def sample(self, count, seed=0):
+        noise = torch.randn(count, len(self.values), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return ((noise * self.values.sqrt()) @ self.basis.T).reshape(count, *self.shape)
+
+    def posterior(self, matrix, y, sigma=SIGMA):
+        """Mean and covariance of x0 given y = matrix x0 + sigma n."""
+        system = matrix @ self.covariance @ matrix.T + sigma**2 * torch.eye(len(matrix), dtype=torch.float64)
+        gain = torch.linalg.solve(system, matrix @ self.covariance).T
+        return gain @ y, self.covariance - gain @ matrix @ self.covariance
+
+
+def pictures_prior(shape=SHAPE, amplitude=0.25):
+    """Power falls with frequency as in pictures, channels are alike."""
+    channels, height, width = shape
+    down, across = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None]
+    power = (1.0 / (down**2 + across**2 + 0.02) ** 1.1).double().flatten()
+    unit = torch.eye(height * width, dtype=torch.complex128).reshape(-1, height, width)
+    waves = torch.fft.fft2(unit, norm="ortho").reshape(height * width, -1)
+    plane = (waves.conj().T @ torch.diag(power.to(torch.complex128)) @ waves).real
+    plane = amplitude * plane / plane.diagonal().mean()
+    colours = 0.9 * torch.ones(channels, channels) + 0.1 * torch.eye(channels)
+    return Gaussian(torch.kron(colours.double(), plane), shape)
+
+
+def white_prior(shape=SHAPE, variance=0.25):
+    return Gaussian(variance * torch.eye(math.prod(shape), dtype=torch.float64), shape)
+
+
+def moments(prior, sigmas, consistency, freshness, conditional=False, variance=0.25):
+    """Mean and covariance of what DDS draws, exactly: each of its steps is affine in the state and in its noise."""
+    size = math.prod(prior.shape)
+    probes = torch.cat([torch.zeros(1, size), torch.eye(size)]).double().reshape(-1, *prior.shape)
+    mean = torch.zeros(size, dtype=torch.float64)
+    covariance = sigmas[0] ** 2 * torch.eye(size, dtype=torch.float64)
+    for sigma, after in zip(sigmas, sigmas[1:]):
+        moved = dds(
+            prior.denoise,
+            probes,
+            (sigma, after),
+            "ve",
+            consistency,
+            lambda: torch.zeros_like(probes),
+            freshness=freshness,
+            conditional_noise=conditional,
+            variance=variance,
+        ).flatten(1)
+        offset, linear = moved[0], (moved[1:] - moved[0]).T
+        mean = linear @ mean + offset
+        covariance = linear @ covariance @ linear.T + (freshness * after) ** 2 * torch.eye(size, dtype=torch.float64)
+    return mean, covariance
+
+
+def distance(mean, covariance, wanted, wanted_covariance):
+    """Wasserstein-2 distance of two Gaussians in deviations of the second."""
+
+    def root(matrix):
+        values, basis = torch.linalg.eigh((matrix + matrix.T) / 2)
+        return (basis * values.clamp_min(0).sqrt()) @ basis.T
+
+    half = root(wanted_covariance)
+    square = (mean - wanted).square().sum() + covariance.trace() + wanted_covariance.trace()
+    square = square - 2 * root(half @ covariance @ half).trace()
+    return float((square.clamp_min(0) / wanted_covariance.trace()).sqrt())

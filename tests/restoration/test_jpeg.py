@@ -1,0 +1,136 @@
+"""The JPEG cells: against Pillow's coder, and the projection on them."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from retrace.demo.world import Scene, render
+from retrace.restoration.operators import JPEG, Combine, GaussianBlur, LowResolution, quality_tables
+
+SHAPE = (3, 32, 48)
+
+
+def pictures(batch=2, seed=0, shape=SHAPE):
+    """Smooth colours with an edge, in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, shape[0], 5, 7, generator=generator, dtype=torch.float64)
+    smooth = torch.nn.functional.interpolate(coarse, size=shape[-2:], mode="bicubic", align_corners=True)
+    smooth[..., 9:20, 13:31] *= -1
+    return (0.4 * smooth).clamp(-0.9, 0.9)
+
+
+@pytest.mark.parametrize("quality", [1, 10, 50, 75, 100])
+def test_tables_are_those_of_pillow(quality):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 30, 60)).save(file, "JPEG", quality=quality)
+    stored = Image.open(file).quantization
+    for table, kept in zip(quality_tables(quality), (stored[0], stored[1]), strict=True):
+        assert [value for row in table for value in row] == list(kept)
+
+
+@pytest.mark.parametrize(("half", "subsampling"), [(False, 0), (True, 2)])
+def test_the_decoded_picture_is_that_of_pillow(half, subsampling):
+    """Within the rounding of an 8-bit coder; with half colour in brightness, as decoders smooth colour differently."""
+    from PIL import Image
+
+    drawn, _ = render([Scene("big", "red", "star", "left", "cyan")], 3)
+    x = torch.from_numpy(drawn).double().permute(0, 3, 1, 2) / 127.5 - 1
+    file = io.BytesIO()
+    Image.fromarray(drawn[0]).save(file, "JPEG", quality=30, subsampling=subsampling)
+    decoded = np.asarray(Image.open(file).convert("RGB"), dtype=np.float64)
+    mine = ((JPEG(x.shape[1:], quality_tables(30), half).forward(x) + 1) * 127.5).clamp(0, 255)[0].permute(1, 2, 0)
+    difference = mine.numpy() - decoded
+    if half:
+        difference = difference @ np.array([0.299, 0.587, 0.114])
+    assert np.sqrt((difference**2).mean()) < 1.5
+    # The cells that Pillow's picture lies in are those of the original.
+    if not half:
+        coder = JPEG(x.shape[1:], quality_tables(30), half)
+        reread = torch.from_numpy(decoded).permute(2, 0, 1)[None] / 127.5 - 1
+        pairs = zip(coder.coefficients(x), coder.coefficients(reread), strict=True)
+        assert all(float((a == b).double().mean()) > 0.99 for a, b in pairs)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("quality", [5, 30, 90])
+def test_projection(half, quality):
+    """Its coefficients are those of y, twice is once, and nothing nearer gives y."""
+    coder = JPEG(SHAPE, quality_tables(quality), half)
+    y = coder.forward(pictures())
+    x = pictures(seed=1)
+    found = coder.project(x, y)
+    for wanted, again in zip(coder.coefficients(pictures()), coder.coefficients(found), strict=True):
+        assert torch.equal(wanted, again)
+    assert torch.allclose(coder.project(found, y), found, atol=1e-9)
+    assert torch.allclose(coder.forward(found), y, atol=1e-9)
+    single = coder.project(x.float(), y.float())
+    kept = zip(coder.coefficients(pictures()), coder.coefficients(single), strict=True)
+    assert all(torch.equal(wanted, again.double()) for wanted, again in kept)
+    # In luminance and colour difference: <x - P x, z - P x> <= 0 for every z that gives y.
+    ycc = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]).double()
+    for z in (y, pictures(), coder.project(pictures(seed=2), y)):
+        a, b = (torch.einsum("ij,njhw->nihw", ycc, value) for value in (x - found, z - found))
+        angle = (a * b).flatten(1).sum(1) / (a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)).clamp_min(1e-12)
+        assert float(angle.max()) < 1e-3
+
+
+def test_a_picture_of_the_cells_is_left_alone():
+    coder = JPEG(SHAPE, quality_tables(20))
+    x = pictures()
+    inside = coder.project(x, coder.forward(x))
+    # Only coefficients on the very border of a cell are moved, by a thousandth of a step.
+    assert float((inside - x).abs().max()) < 2e-3
+    assert float(coder.residual(x, coder.forward(x)).abs().max()) < 2e-3
+    assert float(coder.residual(pictures(seed=1), coder.forward(x)).abs().max()) > 0.1
+
+
+def test_broken_sides_are_padded():
+    coder = JPEG((3, 21, 30), quality_tables(40))
+    x = pictures(shape=(3, 21, 30))
+    y = coder.forward(x)
+    assert y.shape == x.shape and float((y - x).square().mean()) < 0.05
+    before = float((pictures(seed=1, shape=(3, 21, 30)) - x).square().mean())
+    assert float((coder.project(pictures(seed=1, shape=(3, 21, 30)), y) - x).square().mean()) < 0.5 * before
+
+
+def test_grey_pictures_and_clips():
+    grey = JPEG((1, 16, 16), quality_tables(30))
+    x = pictures(shape=(1, 16, 16))
+    assert torch.allclose(
+        grey.forward(grey.project(pictures(seed=1, shape=(1, 16, 16)), grey.forward(x))), grey.forward(x)
+    )
+    clip = JPEG((2, *SHAPE), quality_tables(30))
+    assert torch.allclose(clip.forward(pictures()[None])[0], JPEG(SHAPE, quality_tables(30)).forward(pictures()))
+
+
+def test_after_another_damage():
+    """Small, then JPEG, as pictures of the web are: the prox draws the small picture into the cells."""
+    small = LowResolution(SHAPE, 2)
+    chain = Combine([small, JPEG(small.out_shape, quality_tables(30))])
+    y = chain.forward(pictures())
+    x = pictures(seed=1)
+    for _ in range(40):
+        x = chain.prox(x, y, 100.0)
+    assert float(chain.residual(x, y).abs().max()) < 5e-3 < float(chain.residual(pictures(seed=1), y).abs().max())
+    assert chain.initial(y).shape == (2, *SHAPE) and chain.norm == pytest.approx(small.norm)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: quality_tables(0), "quality must be from 1 to 100"),
+        (lambda: JPEG((4, 8, 8), quality_tables(10)), "1 or 3 channels"),
+        (lambda: JPEG(SHAPE, ([[0.0] * 8] * 8, [[1.0] * 8] * 8)), "positive steps"),
+        (lambda: Combine([JPEG(SHAPE, quality_tables(10)), GaussianBlur(SHAPE, 1.0)]), "JPEG must be the last"),
+        (lambda: GaussianBlur(SHAPE, 1.0).project(pictures(), pictures()), "must quantise"),
+        (lambda: JPEG(SHAPE, quality_tables(10)).adjoint(pictures()), "through its projection"),
+    ],
+)
+def test_refusals_are_one_sentence(call, words):
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        call()
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
