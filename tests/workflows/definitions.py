@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from retrace_tests.workflows.graph import Graph, Link, Node
+from retrace_tests.workflows.definitions_lcm import lcm_infedit
+from retrace_tests.workflows.graph import Graph
+from retrace_tests.workflows.parts import decode as _decode
+from retrace_tests.workflows.parts import prompt as _prompt
+from retrace_tests.workflows.parts import side_by_side as _side_by_side
+from retrace_tests.workflows.parts import start as _start
 
 # The list's own entry for an empty folder: a template must not name a file of ours.
 NOTHING_SAVED = "(no record saved yet)"
-# Enlarges the 64 pixels of the Shapes world for the eye, without blurring them.
-ENLARGE = 4.0
-
-
-class Start(NamedTuple):
-    """What every template begins with."""
-
-    picture: Node
-    model: Node
-    source: Node
-    latent: Node
-
-    @property
-    def vae(self) -> Link:
-        return self.model[2]
-
-
-def _start(graph: Graph, kind: str, lcm: bool = False, **words: object) -> Start:
-    model = graph.add("LoadShapesModel", 0, kind=kind, lcm=lcm)
-    picture = graph.add("ShapesPicture", 0, "The picture", **words)
-    source = graph.add("CLIPTextEncode", 1, "Source prompt: the picture as it is", text=picture[2], clip=model[1])
-    latent = graph.add("VAEEncode", 1, pixels=picture[0], vae=model[2])
-    return Start(picture, model, source, latent)
-
-
-def _prompt(graph: Graph, start: Start, column: int, title: str, text: str) -> Node:
-    return graph.add("CLIPTextEncode", column, title, text=text, clip=start.model[1])
-
-
-def _decode(graph: Graph, start: Start, column: int, title: str, latent: Link) -> Node:
-    return graph.add("VAEDecode", column, title, samples=latent, vae=start.vae)
-
-
-def _side_by_side(graph: Graph, column: int, title: str, *pictures: Link) -> Node:
-    shown = pictures[0]
-    for picture in pictures[1:]:
-        shown = graph.add("ImageStitch", column, "Side by side", image1=shown, image2=picture, spacing_width=4)[0]
-    enlarged = graph.add("ImageScaleBy", column, image=shown, upscale_method="nearest-exact", scale_by=ENLARGE)
-    return graph.add("SaveImage", column + 1, title, images=enlarged[0], filename_prefix=f"retrace/{graph.name}")
 
 
 def invert_and_reconstruct() -> Graph:
@@ -300,54 +265,6 @@ def infedit() -> Graph:
     graph.group("Picture, model and prompts", 0, 1)
     graph.group("Edit, without an inversion", 2)
     graph.group("Look", 3, 4)
-    return graph
-
-
-def lcm_infedit() -> Graph:
-    graph = Graph("lcm_infedit")
-    words = {"size": "big", "colour": "purple", "shape": "square", "position": "top", "background": "yellow"}
-    start = _start(graph, "eps", lcm=True, **words, seed=8)
-    target = _prompt(
-        graph, start, 1, "Target prompt: another shape", "a big purple cross at the top of a yellow background"
-    )
-    drawn = _prompt(graph, start, 1, "Prompt of a new picture", "a small red star on the left of a white background")
-    negative = _prompt(graph, start, 1, "Negative prompt", "")
-    sampling = graph.add("ModelSamplingDiscrete", 2, "LCM sampling", model=start.model[0], sampling="lcm")
-    edited = graph.add(
-        "InfEdit",
-        3,
-        "InfEdit, 4 steps",
-        model=sampling[0],
-        source=start.source[0],
-        target=target[0],
-        latent=start.latent[0],
-        steps=4,
-        target_cfg=1.0,
-    )
-    # EmptyLatentImage counts in eighths of a picture, this model in quarters.
-    empty = graph.add("LatentMultiply", 2, "An empty latent of that size", samples=start.latent[0], multiplier=0.0)
-    new = graph.add(
-        "KSampler",
-        3,
-        "A new picture, 4 steps",
-        model=sampling[0],
-        seed=2,
-        steps=4,
-        cfg=1.0,
-        sampler_name="lcm",
-        scheduler="sgm_uniform",
-        positive=drawn[0],
-        negative=negative[0],
-        latent_image=empty[0],
-        denoise=1.0,
-    )
-    first = _decode(graph, start, 4, "Decode the edit", edited[0])
-    second = _decode(graph, start, 4, "Decode the new picture", new[0])
-    _side_by_side(graph, 4, "Source | edit | new picture", start.picture[0], first[0], second[0])
-    graph.group("Picture, model and prompts", 0, 1)
-    graph.group("For few steps", 2)
-    graph.group("Edit, and draw", 3)
-    graph.group("Look", 4, 5)
     return graph
 
 
