@@ -24,6 +24,7 @@ HOST = {
     "comfy_execution",
     "comfyui_version",
     "folder_paths",
+    "node_helpers",
     "latent_preview",
     "server",
     "execution",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from retrace_tests.workflows.definitions_gradient import noise_optimize, spd_inversion
+from retrace_tests.workflows.definitions_lcm import lcm_infedit
 from retrace_tests.workflows.definitions_replay import exact_at_any_cfg, negative_prompt_inversion, rf_inversion
 from retrace_tests.workflows.definitions_restoration import restore_and_edit, restore_mask
 from retrace_tests.workflows.graph import Graph
@@ -267,54 +268,6 @@ def infedit() -> Graph:
     graph.group("Picture, model and prompts", 0, 1)
     graph.group("Edit, without an inversion", 2)
     graph.group("Look", 3, 4)
-    return graph
-
-
-def lcm_infedit() -> Graph:
-    graph = Graph("lcm_infedit")
-    words = {"size": "big", "colour": "purple", "shape": "square", "position": "top", "background": "yellow"}
-    start = _start(graph, "eps", lcm=True, **words, seed=8)
-    target = _prompt(
-        graph, start, 1, "Target prompt: another shape", "a big purple cross at the top of a yellow background"
-    )
-    drawn = _prompt(graph, start, 1, "Prompt of a new picture", "a small red star on the left of a white background")
-    negative = _prompt(graph, start, 1, "Negative prompt", "")
-    sampling = graph.add("ModelSamplingDiscrete", 2, "LCM sampling", model=start.model[0], sampling="lcm")
-    edited = graph.add(
-        "InfEdit",
-        3,
-        "InfEdit, 4 steps",
-        model=sampling[0],
-        source=start.source[0],
-        target=target[0],
-        latent=start.latent[0],
-        steps=4,
-        target_cfg=1.0,
-    )
-    # EmptyLatentImage counts in eighths of a picture, this model in quarters.
-    empty = graph.add("LatentMultiply", 2, "An empty latent of that size", samples=start.latent[0], multiplier=0.0)
-    new = graph.add(
-        "KSampler",
-        3,
-        "A new picture, 4 steps",
-        model=sampling[0],
-        seed=2,
-        steps=4,
-        cfg=1.0,
-        sampler_name="lcm",
-        scheduler="sgm_uniform",
-        positive=drawn[0],
-        negative=negative[0],
-        latent_image=empty[0],
-        denoise=1.0,
-    )
-    first = _decode(graph, start, 4, "Decode the edit", edited[0])
-    second = _decode(graph, start, 4, "Decode the new picture", new[0])
-    _side_by_side(graph, 4, "Source | edit | new picture", start.picture[0], first[0], second[0])
-    graph.group("Picture, model and prompts", 0, 1)
-    graph.group("For few steps", 2)
-    graph.group("Edit, and draw", 3)
-    graph.group("Look", 4, 5)
     return graph
 
 
