@@ -47,7 +47,7 @@ def noise_optimize() -> Graph:
         model=begin.model[0],
         source=begin.source[0],
         latent=begin.latent[0],
-        steps=8,
+        steps=6,
         method="ddim",
     )
     edit = graph.add(
@@ -56,7 +56,7 @@ def noise_optimize() -> Graph:
         "Edit, as it is",
         model=begin.model[0],
         inversion=inversion[0],
-        cfg=6.0,
+        cfg=5.0,
         positive=target[0],
         negative=empty[0],
     )
@@ -67,8 +67,8 @@ def noise_optimize() -> Graph:
         model=begin.model[0],
         inversion=inversion[0],
         reference=begin.latent[0],
-        cfg=6.0,
-        iterations=10,
+        cfg=5.0,
+        iterations=8,
         learning_rate=0.05,
         positive=target[0],
         negative=empty[0],
