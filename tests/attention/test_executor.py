@@ -150,6 +150,20 @@ def test_nothing_is_kept_where_all_readers_are_in_the_call():
     assert len(store) == 0
 
 
+def test_only_what_a_further_chunk_reads_is_kept():
+    site, store = self_site(), Store()
+    executor = Executor([Rule("a", (MUTUAL,), source_for="shared")])
+    q, k, v = tensors(site, rows=2)
+    executor.run(site, pair(), STEP, q, k, v, attend, store)
+    assert len(store) == 2
+    executor.run(site, pair(chunk="uncond"), STEP, q, k, v, attend, store)
+    assert len(store) == 2
+    store.clear()
+    executor.chunks = ("cond",)
+    executor.run(site, pair(), STEP, q, k, v, attend, store)
+    assert len(store) == 0
+
+
 def test_only_image_tokens_are_kept_unless_text_is_read():
     site, rows = joint_site(text=5), Rows(("source",), ("cond",), (0,))
     for rule, length in ((Rule("a", (MUTUAL,)), 16), (Rule("a", (MUTUAL,), group="all"), 21)):
