@@ -29,6 +29,12 @@ NODES = [
     "FlowEdit",
     "LoadShapesModel",
     "ShapesPicture",
+    "AttentionInject",
+    "AttentionGuider",
+    "AttentionSites",
+    "PromptToPrompt",
+    "LocalBlend",
+    "WordMask",
 ]
 
 
