@@ -26,6 +26,7 @@ HOST = {
     "folder_paths",
     "node_helpers",
     "latent_preview",
+    "node_helpers",
     "server",
     "execution",
 }
