@@ -15,6 +15,8 @@ from .rules import Name
 from .sites import Span
 
 Operands: TypeAlias = dict[Name, Kept]
+# Least mass that a sum is divided by: all words of a query may have been taken away.
+MASS = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +28,14 @@ class Sum:
         weight: Share, a number or (queries, 1).
         full: Whether the share is 1 everywhere.
         pieces: Pieces with their weights (queries, 1), None for 1.
+        masses: The same with W 1 for values, of a sum that is divided by its mass; else empty.
     """
 
     span: Span
     weight: float | Tensor
     full: bool
     pieces: tuple[tuple[Piece, Tensor | None], ...]
+    masses: tuple[tuple[Piece, Tensor | None], ...] = ()
 
 
 def composed(
@@ -57,7 +61,7 @@ def composed(
     base: list[Piece | None] = []
     for row, entry in enumerate(operands):
         base.append(_base(row, entry, sums[row][0] if sums[row] else None))
-        listed = [base[-1], *(piece for total in sums[row] for piece, _ in total.pieces)]
+        listed = [base[-1], *(piece for total in sums[row] for piece, _ in total.pieces + total.masses)]
         pieces += dict.fromkeys(piece for piece in listed if piece is not None)
     done, out = attend_all(whole, pieces, attend, own)
     if out is None:
@@ -116,13 +120,19 @@ def _row(own: Operands, base: Piece | None, sums: Sequence[Sum], done: Mapping[i
 def _summed(total: Sum, own: Operands, done: Mapping[int, Tensor]) -> Tensor:
     """sum_b w_b SDPA(q_b, k_b, W_b v_b) in float32 at least; zeros without a term."""
     v = own["v"].tensor
-    work = torch.promote_types(v.dtype, torch.float32)
-    parts = [
-        done[id(piece)] if where is None else done[id(piece)].to(work) * where.to(work) for piece, where in total.pieces
-    ]
-    if not parts:
+    if not total.pieces:
         return v.new_zeros(own["q"].tensor.shape[0], total.span[1] - total.span[0], v.shape[-1])
+    out = _added(total.pieces, done)
+    if total.masses:
+        mass = _added(total.masses, done)
+        out = out.to(torch.promote_types(out.dtype, torch.float32)) / mass.clamp_min(MASS)
+    return out.to(v.dtype)
+
+
+def _added(pieces: Sequence[tuple[Piece, Tensor | None]], done: Mapping[int, Tensor]) -> Tensor:
+    work = torch.promote_types(done[id(pieces[0][0])].dtype, torch.float32)
+    parts = [done[id(piece)] if where is None else done[id(piece)].to(work) * where.to(work) for piece, where in pieces]
     out = parts[0]
     for part in parts[1:]:
         out = out.to(work) + part.to(work)
-    return out.to(v.dtype)
+    return out

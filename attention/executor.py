@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -162,17 +163,21 @@ class Executor:
 
     def _sum(self, rule: Rule, call: _Call, row: int, own: Operands, share: Share) -> Sum:
         queries = span_of(own["q"], rule.queries) or (0, 0)
-        pieces = []
+        pieces: list[tuple[Piece, Tensor | None]] = []
+        masses: list[tuple[Piece, Tensor | None]] = []
         for term in rule.terms:
             k, v = (self._operand(rule, name, term, own[name], call, row, Share()) for name in ("k", "v"))
-            if term.values is not None:
-                pair = mapped(term.values, call.site, call.step, k, v)
-                if pair is None:
-                    continue
-                k, v = pair
+            where = self._where(term, own["q"], queries, call, row)
             q = self._queries(rule, term, own["q"], queries, call, row)
-            pieces.append((Piece(row, q, k, v, queries), self._where(term, own["q"], queries, call, row)))
-        return Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces))
+            pair = _valued(term, call, k, v)
+            if pair is None:
+                continue
+            pieces.append((Piece(row, q, *pair, queries), where))
+            if rule.renormalise:
+                heavy = _valued(term, call, k, replace(v, tensor=torch.ones_like(v.tensor)))
+                assert heavy is not None
+                masses.append((Piece(row, q, *heavy, queries), where))
+        return Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces), tuple(masses))
 
     def _queries(self, rule: Rule, term: Term, own: Kept, span: Span, call: _Call, row: int) -> Kept:
         if rule.queries == "all" or span == (0, own.length):
@@ -262,6 +267,10 @@ class _Call:
                 f"pictures of branches {branch} and {reader} must be of one size to share attention, got {have} and "
                 f"{want} image tokens at {self.site.label}; resize one."
             )
+
+
+def _valued(term: Term, call: _Call, k: Kept, v: Kept) -> tuple[Kept, Kept] | None:
+    return (k, v) if term.values is None else mapped(term.values, call.site, call.step, k, v)
 
 
 def _concerns(rule: Rule, who: Who) -> bool:

@@ -35,6 +35,7 @@ class Settings:
         variant: One of the preset's variants.
         text: Token map of the prompts, for presets that need one.
         source_for: Chunks that read from the source.
+        renormalise: Whether mapped probabilities are made to add up to 1 again, for presets with a token map.
     """
 
     layers: str = ""
@@ -47,6 +48,7 @@ class Settings:
     variant: str = ""
     text: Any = None
     source_for: Serves | None = None
+    renormalise: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class Where:
         group: Tokens on which it acts.
         text: Token map, or None.
         chosen: Whether the user chose the layers.
+        renormalise: Whether mapped probabilities are made to add up to 1 again.
     """
 
     family: str
@@ -76,6 +79,7 @@ class Where:
     group: Group
     text: Any
     chosen: bool
+    renormalise: bool
 
 
 class Preset(ABC):
@@ -174,6 +178,7 @@ class Preset(ABC):
             given.group or self.groups.get(family, self.groups[OTHERS]),
             given.text,
             bool(given.layers.strip()),
+            given.renormalise,
         )
         return self.plan(where, given.source_for or self.source_for)
 

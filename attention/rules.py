@@ -140,6 +140,8 @@ class Rule:
         limit: Largest grid, as a share of the latent's side: 0.25 takes 16 x 16 tokens of a 64 x 64 latent.
         source_for: "both" takes from the same chunk of the other branch, "shared" always from its "cond".
         gate: Further steps in which it rests, such as those that a token map leaves alone.
+        renormalise: Whether the sum is divided by its own mass, sum_b SDPA(q_b, k_b, W_b 1), so that the mapped
+            probabilities of a query add up to 1; one more call a term, and weights must not be negative.
     """
 
     name: str
@@ -157,6 +159,7 @@ class Rule:
     limit: float | None = None
     source_for: SourceFor = "both"
     gate: Callable[[Step], bool] | None = None
+    renormalise: bool = False
 
     def __post_init__(self) -> None:
         if not self.terms:

@@ -49,6 +49,7 @@ def beside(inversion: Inversion) -> Inversion:
     A replay of it whose field answers the first half for the source and the second for a target reconstructs the
     source in lockstep with the edit.
     """
+
     def twice(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else torch.cat([tensor, tensor])
 

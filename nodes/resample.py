@@ -76,8 +76,8 @@ class Resample(io.ComfyNode):
                     io.Conditioning.Input,
                     "source",
                     optional=True,
-                    tooltip="Prompt of the inversion, only needed for one that was loaded from a file, to reconstruct it "
-                    "or to control attention.",
+                    tooltip="Prompt of the inversion, only needed for one that was loaded from a file: to reconstruct "
+                    "it, or with attention.",
                 ),
                 declare(
                     io.Combo.Input,
@@ -111,4 +111,6 @@ class Resample(io.ComfyNode):
         # Without a positive, a negative can only be that of the inversion.
         bundle = inversion.with_conditioning(source, negative if positive is None else None)
         other = None if method == SAME else method
-        return io.NodeOutput(run_replay(model, bundle, positive, negative, cfg, mask, feather, other, attention=attention))
+        return io.NodeOutput(
+            run_replay(model, bundle, positive, negative, cfg, mask, feather, other, attention=attention)
+        )

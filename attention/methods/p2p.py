@@ -75,4 +75,5 @@ class PromptToPrompt(Preset):
             group="all",
             queries="image",
             gate=text.is_active,
+            renormalise=where.renormalise,
         )

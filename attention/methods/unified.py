@@ -78,4 +78,5 @@ class Unified(Preset):
             group="all",
             queries="image",
             gate=where.text.is_active,
+            renormalise=where.renormalise,
         )

@@ -48,7 +48,7 @@ def _take(rule: FeatureRule, rows: Rows, kept: dict[Any, torch.Tensor]) -> Calla
         changed = None
         for row in range(len(rows)):
             if rows.branches[row] == rule.take:
-                kept[rule.name, *rows.who(row)] = output[row]
+                kept[(rule.name, *rows.who(row))] = output[row]
         for row in range(len(rows)):
             branch, chunk, item = rows.who(row)
             if branch != rule.branch or chunk.partition(":")[0] not in rule.chunks:

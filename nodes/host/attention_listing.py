@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from ...attention import PRESETS, AttentionPlan, Preset, Site
@@ -80,7 +81,8 @@ def check_layers(plan: AttentionPlan, resolver: Resolver, shape: Sequence[int]) 
                 f"a model with {offers}; AttentionSites lists what it has."
             )
         window = rule.window
-        lines.append(f"{rule.name}: {len(met)} layers, {met[0].label} to {met[-1].label}, steps {window.start:g} to {window.end:g}")
+        span = f"{met[0].label} to {met[-1].label}"
+        lines.append(f"{rule.name}: {len(met)} layers, {span}, steps {window.start:g} to {window.end:g}")
     return "\n".join(lines)
 
 
@@ -92,7 +94,10 @@ def _covers(preset: type[Preset], layers: str, site: Site) -> bool:
 
 def _about(sites: Sequence[Site]) -> str:
     kinds = "+".join(dict.fromkeys(site.kind for site in sites))
-    counts = sorted({site.grid[0] * site.grid[1] * site.grid[2] for site in sites}, reverse=True)
-    grids = {site.grid[0] * site.grid[1] * site.grid[2]: site.grid for site in sites}
-    tokens = ", ".join(f"{count} ({' x '.join(map(str, grids[count][0 if grids[count][0] > 1 else 1:]))})" for count in counts)
-    return f"{kinds}, image tokens {tokens}"
+    grids = {math.prod(site.grid): site.grid for site in sites}
+    tokens = []
+    for count in sorted(grids, reverse=True):
+        # A picture has one frame, which goes without saying.
+        grid = grids[count] if grids[count][0] > 1 else grids[count][1:]
+        tokens.append(f"{count} ({' x '.join(map(str, grid))})")
+    return f"{kinds}, image tokens {', '.join(tokens)}"

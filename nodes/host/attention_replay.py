@@ -148,7 +148,9 @@ class AttendedReplay(ScriptedSampler[torch.Tensor]):
         walked = beside(record) if free else record
         model = guider if free else PinnedSource(guider, record)
         field = field_of(model, guider.inner_model.model_sampling, extra_args, dtype, guider)
-        reason = f"attention must be left out for method {record.method}, got a plan; this solver only reconstructs here."
+        reason = (
+            f"attention must be left out for method {record.method}, got a plan; this solver only reconstructs here."
+        )
         show = reporter(callback)
 
         def told(report: StepReport) -> None:

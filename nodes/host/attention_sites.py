@@ -95,7 +95,7 @@ class Resolver(ABC):
             options: The transformer_options of the call.
         """
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 - only markers leave something open
         """The forward is over."""
 
     @abstractmethod

@@ -200,6 +200,24 @@ def test_rules_compose_operands_first():
         torch.testing.assert_close(run(rules, site, q, k, v)[1:], want, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("group", ["image", "text", "all"])
+def test_text_keys_belong_to_every_group(group):
+    site = cross_site(text=6)
+    q, k, v = tensors(site)
+    out = run([Rule("a", (MUTUAL,), kinds=("cross",), group=group)], site, q, k, v)
+    assert torch.equal(out, attend(q, k[[0, 0]], v[[0, 0]]))
+
+
+def test_a_mask_at_a_cross_site_blends_outputs():
+    """Text keys have no place in the picture, so that a mask weighs what the image queries read."""
+    site = cross_site(text=6)
+    q, k, v = tensors(site)
+    weights = torch.linspace(0, 1, 16)
+    out = run([Rule("a", (MUTUAL,), kinds=("cross",), mask=Mask(weights.reshape(1, 4, 4)))], site, q, k, v)
+    want = torch.lerp(attend(q, k, v)[1], attend(q[1:], k[:1], v[:1])[0], weights[:, None])
+    torch.testing.assert_close(out[1], want, rtol=0, atol=1e-6)
+
+
 def test_two_rules_on_one_operand_are_refused():
     site = self_site()
     q, k, v = tensors(site)
@@ -273,6 +291,44 @@ def test_a_mask_belongs_to_the_keys(queries):
         some = [tensor[row : row + 1] for tensor in (q, k, v)]
         part = run([rule], site, *some, Rows((branch,), ("cond",), (0,)), store=store, mask=mask[row : row + 1])
     assert torch.equal(part, out[1:])
+
+
+@pytest.mark.parametrize("text_first", [True, False])
+def test_image_keys_of_a_joint_site_bring_their_own_columns(text_first):
+    site = joint_site(text=5, text_first=text_first)
+    q, k, v = tensors(site)
+    image, mask = slice(*site.image), additive((2, 1, 1, 21))
+    mask[..., site.text[0]] = 0.0
+    out = run([Rule("a", (MUTUAL,))], site, q, k, v, mask=mask)
+    k2, v2, columns = k.clone(), v.clone(), mask.clone()
+    for tensor in (k2, v2):
+        tensor[1, :, image] = (k if tensor is k2 else v)[0, :, image]
+    columns[1, ..., image] = mask[0, ..., image]
+    assert torch.equal(out, attend(q, k2, v2, columns))
+
+
+@pytest.mark.parametrize(
+    "kinds", ["boolean then additive", "additive then boolean", "none then additive", "boolean then none"]
+)
+def test_branches_with_masks_of_different_kinds(kinds):
+    """Keys of both branches side by side, each with its own kind of mask."""
+    site, store = cross_site(text=6), Store()
+    q, k, v = tensors(site)
+    bias = additive((2, 1, 1, 6))
+    bias[..., 0] = 0.0
+    shown = {"boolean": lambda row: bias[row : row + 1] == 0, "additive": lambda row: bias[row : row + 1]}
+    shown["none"] = lambda row: None
+    first, second = kinds.split(" then ")
+    both = Join((OWN, SOURCE))
+    rule = Rule("a", (Term(k=both, v=both),), kinds=("cross",))
+    for row, (branch, kind) in enumerate((("source", first), ("target", second))):
+        some = [tensor[row : row + 1] for tensor in (q, k, v)]
+        out = run([rule], site, *some, Rows((branch,), ("cond",), (0,)), store=store, mask=shown[kind](row))
+    columns = [
+        torch.zeros(1, 1, 1, 6) if kind == "none" else bias[row : row + 1] for row, kind in ((1, second), (0, first))
+    ]
+    want = attend(q[1:], torch.cat([k[1:], k[:1]], 2), torch.cat([v[1:], v[:1]], 2), torch.cat(columns, -1))
+    torch.testing.assert_close(out, want)
 
 
 @pytest.mark.parametrize("boolean", [False, True])

@@ -143,12 +143,13 @@ def test_weight_one_is_the_identity_and_zero_takes_the_word_away():
 @DTYPES
 @ORDERS
 @pytest.mark.parametrize("rest", [0.0, 1.0], ids=["own image", "source image"])
-def test_text_columns_of_a_joint_site(dtype, text_first, rest):
+@pytest.mark.parametrize("kept", [1.0, 0.0], ids=["some words", "all words"])
+def test_text_columns_of_a_joint_site(dtype, text_first, rest, kept):
     """Image queries: text columns mapped from the source, image columns the target's own or the source's."""
     site = joint_site(text=5, text_first=text_first)
     q, k, v = tensors(site, dtype=dtype)
     (a, b), (c, d) = site.image, site.text
-    matrix, keep = random_map(5, 5), torch.tensor([0.0, 1, 0, 0.5, 0])
+    matrix, keep = random_map(5, 5), torch.tensor([0.0, 1, 0, 0.5, 0]) * kept
     out = executed([words_rule(matrix, keep, rest)], site, q, k, v)
     source, target = probabilities(q[0], k[0]), probabilities(q[1], k[1])
     want = target.clone()
@@ -157,6 +158,21 @@ def test_text_columns_of_a_joint_site(dtype, text_first, rest):
         want[:, a:b, a:b] = source[:, a:b, a:b]
     close(out[1], want @ v[1].double(), dtype)
     close(out[0], source @ v[0].double(), dtype)
+
+
+@ORDERS
+def test_text_columns_under_a_mask_of_each_query(text_first):
+    site = joint_site(text=5, text_first=text_first)
+    q, k, v = tensors(site)
+    image, text = slice(*site.image), slice(*site.text)
+    mask = torch.randn(2, 1, 21, 21, generator=torch.Generator().manual_seed(8))
+    matrix, keep = random_map(5, 5), torch.tensor([0.0, 1, 0, 0.5, 0])
+    out = executed([words_rule(matrix, keep)], site, q, k, v, mask=mask)
+    scores = q.double() @ k.double().transpose(-1, -2) * q.shape[-1] ** -0.5 + mask.double()
+    source, target = scores.softmax(-1)
+    want = target.clone()
+    want[:, image, text] = source[:, image, text] @ matrix.double() + target[:, image, text] * keep.double()
+    close(out[1], want @ v[1].double(), torch.float32)
 
 
 @ORDERS
@@ -253,7 +269,8 @@ def test_union_of_equal_rows_is_plain_attention(site):
 def test_gathered_keys_are_a_mask_of_minus_infinity(site):
     q, k, v = tensors(site)
     there = (torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(5)) > 0.5).float()
-    gather = Gather(SOURCE, Mask(there))
+    # One half is enough to belong to it.
+    gather = Gather(SOURCE, Mask(there * 0.5))
     out = executed([Rule("gather", (Term(k=gather, v=gather),))], site, q, k, v)
     keys, values = k[1].clone().double(), v[1].clone().double()
     image = slice(*site.image)
@@ -281,6 +298,22 @@ def test_foreground_reads_foreground_and_background_background():
         close(out[1][:, token : token + 1], want, torch.float32)
     # The two calls of the target have short keys: together no more than one.
     assert sum(call[1].shape[2] * call[0].shape[0] for call in counted.calls) == 16 + 16
+
+
+@ORDERS
+def test_foreground_at_a_joint_site_leaves_text_queries_whole(text_first):
+    """Text queries read both sums in full: only image queries are told apart."""
+    site = joint_site(text=5, text_first=text_first)
+    q, k, v = tensors(site)
+    ours = (torch.arange(16).reshape(1, 4, 4) % 3 > 0).float()
+    every = Mask(torch.ones(1, 4, 4))
+    term = Term(k=Gather(SOURCE, every), v=Gather(SOURCE, every), where=Mask(ours))
+    out = executed([Rule("front", (term,))], site, q, k, v)
+    image = slice(*site.image)
+    whole = executed([Rule("mutual", (Term(k=Take(), v=Take()),))], site, q, k, v)[1]
+    want = whole.clone()
+    want[:, image] = whole[:, image] * ours.flatten()[:, None]
+    torch.testing.assert_close(out[1], want, rtol=0, atol=1e-6)
 
 
 def test_a_gather_without_tokens_takes_all():
@@ -343,3 +376,38 @@ def test_reference_tokens_of_a_joint_site_stay_out_of_it(text_first):
     text = slice(*site.text)
     want[:, image, text] = source[:, image, text] @ matrix.double() + want[:, image, text]
     close(mapped[1], want @ v[1].double(), torch.float32)
+
+
+@DTYPES
+def test_renormalised_weights_are_a_bias_of_their_logarithm_and_repeated_keys(dtype):
+    site = cross_site(text=7)
+    q, k, v = tensors(site, dtype=dtype)
+    weights = torch.tensor([1.0, 1, 3, 1, 2, 1, 1])
+    rule = Rule(
+        "reweight",
+        (Term(values=ValueMap(weights)),),
+        kinds=("cross",),
+        group="all",
+        queries="image",
+        renormalise=True,
+    )
+    out = executed([rule], site, q, k, v)
+    biased = attend(q, k, v, weights.log().to(dtype).expand(1, 1, 1, 7))
+    times = weights.long()
+    repeated = attend(q, k.repeat_interleave(times, 2), v.repeat_interleave(times, 2))
+    want = probabilities(q[1], k[1]) * weights.double()
+    want = (want / want.sum(-1, keepdim=True)) @ v[1].double()
+    for found in (out, biased, repeated):
+        close(found[1], want, dtype)
+    assert torch.equal(out[0], attend(q, k, v)[0])
+
+
+@pytest.mark.parametrize("site", [cross_site(text=6), joint_site(text=6)], ids=["cross", "joint"])
+def test_renormalised_sums_have_mass_one(site):
+    """Values that are all one come out as one, whatever the maps."""
+    q, k, _ = tensors(site)
+    v = torch.ones_like(k)
+    matrix, keep = random_map(6, 6), torch.tensor([1.0, 0, 0.5, 1, 0, 1])
+    out = executed([words_rule(matrix, keep, renormalise=True)], site, q, k, v)
+    torch.testing.assert_close(out, torch.ones_like(q), rtol=0, atol=1e-5)
+    assert not torch.allclose(executed([words_rule(matrix, keep)], site, q, k, v), torch.ones_like(q), atol=1e-2)

@@ -64,11 +64,13 @@ def test_chunked_is_unchunked(monkeypatch, reading):
     torch.testing.assert_close(read(site, q, k, v, (1, 3), read=reading, mask=mask)[0][0][3], whole)
 
 
-def test_padding_that_the_host_masks_has_no_mass():
+@pytest.mark.parametrize("boolean", [False, True])
+def test_padding_that_the_host_masks_has_no_mass(boolean):
     site = cross_site(text=6)
     q, k, v = tensors(site)
     mask = torch.zeros(2, 1, 1, 6)
     mask[..., 4:] = float("-inf")
+    mask = mask == 0 if boolean else mask
     masses = read(site, q, k, v, (0, 4, 5), mask=mask)[0][0][3]
     want = probabilities(q[0], k[0][:, :4]).mean(0)[:, 0]
     torch.testing.assert_close(masses[0].flatten().double(), want, rtol=0, atol=1e-6)

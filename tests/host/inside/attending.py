@@ -93,3 +93,18 @@ def edited(pack, model, bundle, kind, attention, together, cfg=1.0, target=None)
     with torch.inference_mode():
         runs.drive(guider, sampler, bundle.samples, bundle.record.falling)
     return sampler.result
+
+
+def bundle_state(pack, model, bundle):
+    """The clean state of a reconstruction in full precision."""
+    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
+    samplers, guiders = pack.module("nodes.host.samplers"), pack.module("nodes.host.guider")
+
+    def descend(field, device, on_step):
+        return inversion.replay(bundle.record, field, on_step=on_step, device=device)
+
+    sampler = samplers.ScriptedSampler(descend)
+    with torch.inference_mode():
+        guider = guiders.SteadyGuider(model, bundle.source, None, 1.0)
+        runs.drive(guider, sampler, bundle.samples, bundle.record.falling)
+    return sampler.result

@@ -2,7 +2,7 @@
 
 import tiny_dits
 import torch
-from attending import edited, inverted, plan, resampled, target_of
+from attending import bundle_state, edited, inverted, plan, resampled, target_of
 from helpers import relative, same_snapshot, snapshot
 
 EVERYTHING = {"kinds": ("self", "cross", "joint"), "group": "all"}
@@ -64,21 +64,6 @@ def check_all_keys_and_values_reproduce_the_source(pack):
             assert relative(resampled(pack, model, bundle, kind, part), source["samples"]) > 1e-4, (kind, names)
 
 
-def bundle_state(pack, model, bundle):
-    """The clean state of a reconstruction in full precision."""
-    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
-    samplers, guiders = pack.module("nodes.host.samplers"), pack.module("nodes.host.guider")
-
-    def descend(field, device, on_step):
-        return inversion.replay(bundle.record, field, on_step=on_step, device=device)
-
-    sampler = samplers.ScriptedSampler(descend)
-    with torch.inference_mode():
-        guider = guiders.SteadyGuider(model, bundle.source, None, 1.0)
-        runs.drive(guider, sampler, bundle.samples, bundle.record.falling)
-    return sampler.result
-
-
 def check_equal_prompts_give_the_source(pack):
     """Invariant 3: with the source's own prompt and guidance the target stays the source under every swap."""
     for kind in tiny_dits.KINDS:
@@ -132,7 +117,7 @@ def check_windows_join(pack):
         for name, rules in (("late", plan(pack, window=(0.5, 1.0))), ("none", None)):
             steps[name] = []
             with torch.inference_mode():
-                tap = lambda report, name=name: steps[name].append(report.x.clone())  # noqa: E731
+                tap = lambda report, kept=steps[name]: kept.append(report.x.clone())  # noqa: E731
                 runs.run_replay(model, bundle, target_of(kind), None, 1.0, tap=tap, attention=rules)
         same = [torch.equal(a, b) for a, b in zip(steps["late"], steps["none"])]
         assert same == [True, True, False, False], (kind, same)
@@ -148,11 +133,15 @@ def check_the_source_runs_as_by_itself(pack):
         for together, bound in ((None, ROUNDING), (False, 0.0)):
             kept = []
             original = replays.of_target
-            replays.of_target = lambda report, kept=kept: kept.append(report.x.chunk(2)[0]) or original(report)
+            replays.of_target = lambda report, kept=kept, go_on=original: (
+                kept.append(report.x.chunk(2)[0]) or go_on(report)
+            )
             try:
                 guider = replays.replay_guider(model, bundle, target_of(kind), None, 1.0, rules, together)
                 with torch.inference_mode():
-                    runs.drive(guider, replays.AttendedReplay(bundle.record, rules), bundle.samples, bundle.record.falling)
+                    runs.drive(
+                        guider, replays.AttendedReplay(bundle.record, rules), bundle.samples, bundle.record.falling
+                    )
             finally:
                 replays.of_target = original
             assert relative(kept[-1], wanted) <= bound, (kind, together, relative(kept[-1], wanted))
@@ -181,7 +170,7 @@ def check_sizes(pack):
 
 
 def check_unequal_text_lengths(pack):
-    """Prompts of other lengths run one after the other, or repeated where the host repeats; image tokens are swapped."""
+    """Prompts of other lengths run one after the other, or repeated as the host does; image tokens are swapped."""
     for kind in tiny_dits.KINDS:
         if kind == "wan":
             lengths = (8,)  # the host pads Wan's text to one length

@@ -149,7 +149,7 @@ class _Control(comfy.controlnet.ControlBase):
 
 
 def check_controlnet_and_areas(pack):
-    """With a ControlNet, or several prompts for parts of the picture, branches run one after the other and rules act."""
+    """With a ControlNet, or several prompts for parts of the picture, branches run one after the other; rules act."""
     kind = "sd15"
     model, bundle = inverted(pack, kind, batch=2)
     controlled = [[target_of(kind)[0][0], {"control": _Control(0.3), "control_apply_to_uncond": True}]]
@@ -175,7 +175,9 @@ def check_loras(pack):
     """Weights that a LoRA changes are the branches' weights."""
     for kind in ("sd15", "flux"):
         model, bundle = inverted(pack, kind)
-        name = next(key for key in model.model.state_dict() if key.endswith("qkv.weight") or key.endswith("to_v.weight"))
+        name = next(
+            key for key in model.model.state_dict() if key.endswith("qkv.weight") or key.endswith("to_v.weight")
+        )
         weight = model.model.state_dict()[name]
         patched = model.clone()
         patched.add_patches({name: (torch.full_like(weight, 0.05),)}, 1.0)
