@@ -20,6 +20,7 @@ from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
 from .restore import RestoreDDS
+from .restore_guided import RestoreGuided
 from .restore_red import RestoreREDDiff
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
@@ -56,6 +57,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MeasureNoise,
     RestoreDDS,
     RestoreREDDiff,
+    RestoreGuided,
     SnapToMeasurement,
     RestoreReport,
 )

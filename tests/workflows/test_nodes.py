@@ -41,6 +41,7 @@ NODES = [
     "MeasureNoise",
     "RestoreDDS",
     "RestoreREDDiff",
+    "RestoreGuided",
     "SnapToMeasurement",
     "RestoreReport",
 ]
