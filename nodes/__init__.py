@@ -27,6 +27,7 @@ from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
 from .restore import RestoreDDS
+from .restore_guided import RestoreGuided
 from .restore_red import RestoreREDDiff
 from .rf_inversion import RFInversion
 from .samplers import InversionSampler, RFSolverSample
@@ -79,6 +80,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     MeasureNoise,
     RestoreDDS,
     RestoreREDDiff,
+    RestoreGuided,
     SnapToMeasurement,
     RestoreReport,
 )

@@ -167,7 +167,7 @@ class Run:
         return fresh_noise(self.noise, self.seed, shared, self.frame_axis)
 
 
-class _Restorer(comfy.samplers.Sampler):
+class Restorer(comfy.samplers.Sampler):
     """What the samplers of this file share; ``_solve`` is the solver."""
 
     smoothing = 0.0
@@ -178,6 +178,15 @@ class _Restorer(comfy.samplers.Sampler):
 
     def _solve(self, run: Run, on_step: Callable[[Report], None]) -> torch.Tensor:
         raise NotImplementedError
+
+    def _enter(self, stack: contextlib.ExitStack, guider: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
+        """Open what the run needs for its duration; returns the arguments of the model's calls."""
+        if self.needs_gradients and self._photo.vae is not None:
+            refuse_streamed(self._photo.vae.patcher, "vae")
+            comfy.model_management.load_models_gpu([guider.model_patcher, self._photo.vae.patcher])
+            stack.enter_context(differentiable(self._photo.vae.first_stage_model))
+            stack.enter_context(torch.no_grad())
+        return extra_args
 
     def sample(
         self,
@@ -202,11 +211,8 @@ class _Restorer(comfy.samplers.Sampler):
                 callback(report.number, report.denoised.detach().float(), report.x.detach().float(), report.total)
 
         with contextlib.ExitStack() as stack:
-            if self.needs_gradients and self._photo.vae is not None:
-                comfy.model_management.load_models_gpu([guider.model_patcher, self._photo.vae.patcher])
-                stack.enter_context(differentiable(self._photo.vae.first_stage_model))
-                stack.enter_context(torch.no_grad())
-            run = Run(self._photo, guider, sigmas, extra_args, noise, latent_image, self.smoothing)
+            arguments = self._enter(stack, guider, extra_args)
+            run = Run(self._photo, guider, sigmas, arguments, noise, latent_image, self.smoothing)
             x = self._solve(run, on_step)
         if not bool(torch.isfinite(x).all()):
             raise ValueError("restoration must stay finite, got NaN or infinity; raise noise or lower trust.")
@@ -214,7 +220,7 @@ class _Restorer(comfy.samplers.Sampler):
         return guider.inner_model.model_sampling.inverse_noise_scaling(level, x)
 
 
-class DDSSampler(_Restorer):
+class DDSSampler(Restorer):
     """DDS, on pictures or through a VAE, alone or with total variation over frames."""
 
     def __init__(self, photo: Photo, settings: DDSSettings) -> None:
@@ -282,7 +288,7 @@ class _InPixels:
         return self._coder.encode(self._inner(self._coder.decode(denoised), variance, index, total))
 
 
-class REDDiffSampler(_Restorer):
+class REDDiffSampler(Restorer):
     """RED-diff, with the encoder in the place of the decoder's adjoint."""
 
     def __init__(self, photo: Photo, settings: REDDiffSettings) -> None:
@@ -328,6 +334,20 @@ class REDDiffSampler(_Restorer):
         if run.levels[-1] > 0.0:
             raise ValueError(f"sigmas must end at 0 to fit a clean picture, got {run.levels[-1]:g}; use all of them.")
         return restored
+
+
+def refuse_streamed(patcher: Any, what: str) -> None:
+    """Refuse gradients through weights that share buffers, which the next layer overwrites.
+
+    Raises:
+        ValueError: If the host streams the weights of this model.
+    """
+    dynamic = getattr(patcher, "is_dynamic", None)
+    if callable(dynamic) and dynamic():
+        raise ValueError(
+            f"{what} must hold its weights in place for gradients, got streamed ones; "
+            "choose another latent_method, RestoreDDS, or start the host with --disable-dynamic-vram."
+        )
 
 
 def _like(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

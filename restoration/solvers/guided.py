@@ -33,6 +33,7 @@ class Energy:
         encode: Pictures to latents, differentiable.
         omega: Weight of the measurement.
         gamma: Weight of the gluing term.
+        joined: Whether all rows are one sample, as frames that are coupled are.
     """
 
     measurement: Measurement
@@ -40,16 +41,20 @@ class Energy:
     encode: Map
     omega: float = 1.0
     gamma: float = 0.1
+    joined: bool = False
 
     def __call__(self, denoised: Tensor) -> Tensor:
-        """E of every row: shape (B,)."""
+        """E of every sample: shape (B,), or (1,) where rows are joined."""
         decoded = self.decode(denoised)
         measurement = self.measurement.to(decoded)
-        energy = self.omega * _row_norm(measurement.residual(decoded))
+        energy = self.omega * self._norm(measurement.residual(decoded))
         if self.gamma:
             glued = self.encode(measurement.correct(decoded, measurement.weight(1.0)))
-            energy = energy + self.gamma * _row_norm(denoised - glued)
+            energy = energy + self.gamma * self._norm(denoised - glued)
         return energy
+
+    def _norm(self, value: Tensor) -> Tensor:
+        return _row_norm(value[None] if self.joined else value)
 
 
 def _row_norm(value: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ def guided(
         x: State at sigmas[0].
         sigmas: Falling levels.
         space: "ve" or "flow"; the published weights are for eps models.
-        energy: E(D), shape (B,).
+        energy: E(D) of every sample.
         fresh: Draws unit noise, for the trace term alone.
         inner: Gradient steps at a level; each costs a call and a backward pass.
         trace: Weight of STSL's trace term; doubles the calls and has shown no gain.

@@ -53,6 +53,7 @@ NODES = [
     "MeasureNoise",
     "RestoreDDS",
     "RestoreREDDiff",
+    "RestoreGuided",
     "SnapToMeasurement",
     "RestoreReport",
 ]

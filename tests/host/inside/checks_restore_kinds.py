@@ -1,0 +1,111 @@
+"""Restoration on every kind of model: latents of all formats, batch 2, not square, clips; mechanics and no more."""
+
+import functools
+
+import comfy.ldm.wan.vae
+import comfy.model_patcher
+import comfy.samplers
+import comfy.sd
+import torch
+from helpers import same_snapshot, snapshot
+
+
+@functools.cache
+def vae_for(pack, channels, video=False):
+    """A small random VAE: a quarter of the side, for video half of it and of the frames but the first."""
+    config = pack.module("nodes.host.shapes_classes").vae_config(
+        {
+            "block_out_channels": [32, 32, 32],
+            "latent_channels": channels,
+            "sample_size": 32,
+            "in_channels": 3,
+            "out_channels": 3,
+            "layers_per_block": 1,
+        }
+    )
+    with torch.inference_mode():
+        vae = comfy.sd.VAE(sd={}, config=config)
+        if video:
+            vae.first_stage_model = comfy.ldm.wan.vae.WanVAE(
+                dim=8, z_dim=channels, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True]
+            ).eval()
+            cpu = torch.device("cpu")
+            vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, cpu, cpu)
+        pack.tiny._fill(vae.first_stage_model, 3)
+        vae.first_stage_model.to(vae.vae_dtype)
+    return vae
+
+
+def latent_of(pack, kind, batch=2):
+    return torch.zeros_like(pack.tiny.latent(kind, batch=batch)["samples"])
+
+
+def run(pack, kind, operator, damaged, batch=2, seed=4, **changes):
+    model, prompt = pack.tiny.model(kind), pack.tiny.conditioning(kind)
+    latent = latent_of(pack, kind, batch)
+    inputs = {
+        "noise": 4.0,
+        "trust": 1.0,
+        "freshness": 0.85,
+        "latent_method": "encoder adjoint",
+        "inner_steps": 1,
+        "temporal_smoothing": 0.0,
+        "share_noise": False,
+        **changes,
+    }
+    vae = vae_for(pack, latent.shape[1], video=kind == "wan")
+    (sampler,) = pack.call("RestoreDDS", operator=operator, damaged=damaged, vae=vae, **inputs)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(prompt, prompt)
+    guider.set_cfg(1.0)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    before = snapshot(model)
+    with torch.inference_mode():
+        drawn = guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=seed)
+    same_snapshot(model, before)
+    return drawn
+
+
+def photo(kind, count, height, width):
+    generator = torch.Generator().manual_seed(len(kind))
+    return torch.rand(count, height, width, 3, generator=generator)
+
+
+def check_restore_every_kind(pack):
+    """Finite, of the latent's shape, the same bits twice, and moved by the photo."""
+    (small,) = pack.call("DamageLowResolution", scale=2.0, filter="box")
+    for kind in pack.tiny.KINDS:
+        latent = latent_of(pack, kind)
+        vae = vae_for(pack, latent.shape[1], video=kind == "wan")
+        with torch.inference_mode():
+            decoded = vae.first_stage_model.decode(latent[:1])
+        height, width = decoded.shape[-2:]
+        count = decoded.shape[2] if kind == "wan" else 2
+        damaged = photo(kind, count, height // 2, width // 2)
+        drawn = run(pack, kind, small, damaged)
+        assert drawn.shape == latent.shape and bool(torch.isfinite(drawn).all()), kind
+        assert torch.equal(drawn, run(pack, kind, small, damaged)), kind
+        assert not torch.equal(drawn, run(pack, kind, small, 1.0 - damaged)), kind
+
+
+def check_restore_clips_of_video_models(pack):
+    """Frames along time of a video latent: a frame operator, smoothing and shared noise, for each clip of a batch."""
+    latent = latent_of(pack, "wan")
+    vae = vae_for(pack, 16, video=True)
+    with torch.inference_mode():
+        shape = vae.first_stage_model.decode(latent[:1]).shape
+    (operator,) = pack.call("DamageFrames", pattern="dropped", every=2)
+    damaged = photo("wan", (shape[2] + 1) // 2, *shape[-2:])
+    for changes in ({}, {"temporal_smoothing": 1.0, "share_noise": True}):
+        drawn = run(pack, "wan", operator, damaged, **changes)
+        assert drawn.shape == latent.shape and bool(torch.isfinite(drawn).all())
+
+
+def check_restore_latent_methods_on_a_flow(pack):
+    for kind in ("flux", "sdxl"):
+        (blur,) = pack.call("DamageBlur", kind="motion", radius=1.0, length=3.0, angle=20.0, edges="reflect")
+        damaged = photo(kind, 1, 32, 48)
+        for method in ("decode, correct, encode", "decoder gradient"):
+            drawn = run(pack, kind, blur, damaged, latent_method=method)
+            assert bool(torch.isfinite(drawn).all()), (kind, method)
