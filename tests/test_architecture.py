@@ -26,7 +26,6 @@ HOST = {
     "folder_paths",
     "node_helpers",
     "latent_preview",
-    "node_helpers",
     "server",
     "execution",
 }
