@@ -13,6 +13,7 @@ from retrace.inversion import (
     Field,
     FlowEdit,
     InfEdit,
+    NegativePrompt,
     PairedEdit,
     blend,
     get_method,
@@ -196,6 +197,70 @@ def null_texted(inner_steps: int) -> Edit:
     return edit
 
 
+def directed(carry: float) -> Edit:
+    """Direct inversion: the residuals of the guided source are in the record, at the guidance of the way down."""
+    scheme = get_method("direct", {"carry": carry})
+
+    def edit(batch: Batch, setting: Setting) -> Finish:
+        weight = _weight(setting)
+
+        def cost(level: int) -> int:
+            residuals = level * weight if carry > 0.0 else 0
+            return level + residuals + weight * level
+
+        level, steps = fitting(batch.budget, setting, cost)
+        plain = batch.field("source")
+        guided = batch.field("source", setting.cfg)
+        source = Field(guided, plain.space, plain.sigma_floor, plain=plain)
+        record = invert(source, batch.x0, batch.sigmas(steps), level, scheme)
+
+        def finish(mask: Tensor | None) -> Tensor:
+            hook = None if mask is None else blend(record, mask)
+            return replay(record, source, batch.field("target", setting.cfg), after_step=hook)
+
+        return finish
+
+    return edit
+
+
+def negative_prompted(prox: str) -> Edit:
+    """Official DDIM inversion, and a way down that is guided away from the source prompt."""
+    scheme = get_method("ddim")
+
+    def edit(batch: Batch, setting: Setting) -> Finish:
+        level, steps = fitting(batch.budget, setting, lambda k: k + 2 * k)
+        source = batch.field("source")
+        record = invert(source, batch.x0, batch.sigmas(steps), level, scheme)
+
+        def finish(mask: Tensor | None) -> Tensor:
+            guidance = NegativePrompt(setting.cfg, prox)
+            guided = guidance.field(record, source, batch.field("target"))
+            hook = None if mask is None else blend(record, mask)
+            return replay(record, source, guided, after_step=hook)
+
+        return finish
+
+    return edit
+
+
+def descended(iterations: int) -> Edit:
+    """SPDInv with the baseline's steps; its descent goes beyond the budget."""
+    scheme = get_method("spd", {"iterations": iterations})
+
+    def edit(batch: Batch, setting: Setting) -> Finish:
+        level, steps = fitting(batch.budget, setting, lambda k: k + _weight(setting) * k)
+        source = batch.field("source")
+        record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
+
+        def finish(mask: Tensor | None) -> Tensor:
+            hook = None if mask is None else blend(record, mask)
+            return replay(record, source, batch.field("target", setting.cfg), after_step=hook)
+
+        return finish
+
+    return edit
+
+
 def _both(cfg: float, strength: float = 1.0) -> dict[str, Setting]:
     return {"eps": Setting(cfg, strength), "flow": Setting(cfg, strength)}
 
@@ -226,6 +291,18 @@ ENTRIES = (
     Entry("bdia", replayed("bdia", gamma=0.96), _both(1.0), paper=3.0, note="gamma 0.96"),
     Entry("belm", replayed("belm", extra=1), _both(1.0), paper=2.0, note="with reseed"),
     Entry("noise_map", replayed("noise_map"), _both(1.0), paper=9.0),
+    Entry("ledits", replayed("noise_map", stepper="dpmpp_2m_sde"), _both(1.0), note="noise_map, stepper dpmpp_2m_sde"),
+    Entry("direct", directed(1.0), _both(2.0), paper=7.5, note="carry 1"),
+    Entry("direct_half", directed(0.5), _both(2.0), note="carry 0.5"),
+    Entry("npi", negative_prompted("none"), _both(1.5), paper=7.5, note="negative-prompt inversion"),
+    Entry("proxnpi", negative_prompted("l0"), _both(1.5), paper=7.5, note="with proximal guidance, l0"),
+    Entry(
+        "spd",
+        descended(5),
+        _both(1.0),
+        note="at most 5 updates a step, which go beyond the budget; backward passes are not counted",
+    ),
+    Entry("rf_inversion", replayed("rf_inversion"), _both(2.0), note="gamma 0.5, eta 0.9 for a quarter of the steps"),
     Entry("infedit", paired(InfEdit()), {"eps": Setting(1.0), "flow": Setting(2.0)}, paper=2.3),
     Entry("flowedit", paired(FlowEdit()), _both(1.0), paper=13.5),
     Entry(
