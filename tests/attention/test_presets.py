@@ -280,8 +280,9 @@ def test_reweight_alone_reads_no_source():
     run = plan.start()
     assert not any(rule.reads() for rule in run.rules)
     site = SITES["cross"]
-    q, k, v = tensors(site, rows=1)
-    out = run.run(site, Rows(("target",), ("cond",), (0,)), Step(0, 10, 1.0), q, k, v, attend)
+    q, k, v = tensors(site, rows=2)
+    out = run.run(site, Rows(("target",) * 2, ("cond", "uncond"), (0, 0)), Step(0, 10, 1.0), q, k, v, attend)
+    assert torch.equal(out[1], attend(q, k, v)[1])
     weights = torch.ones(LENGTH)
     weights[list(heavy.target.find("blue"))] = 3.0
     want = (probabilities(q[0], k[0]) * weights.double()) @ v[0].double()
