@@ -482,4 +482,6 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
 
 def workflows() -> list[Graph]:
     """All templates, freshly made."""
-    return [make() for make in WORKFLOWS]
+    from retrace_tests.workflows import attended
+
+    return [make() for make in (*WORKFLOWS, *attended.WORKFLOWS)]

@@ -29,6 +29,9 @@ NODES = [
     "FlowEdit",
     "LoadShapesModel",
     "ShapesPicture",
+    "AttentionInject",
+    "AttentionGuider",
+    "AttentionSites",
 ]
 
 
