@@ -8,15 +8,20 @@ attends to the words. Two differences from the official code: the target's map i
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .masks import Threshold, blur, both, either, grow, threshold
-from .words import WordMaps
+from .plan import AttentionPlan
+from .rules import SOURCE, TARGET
+from .sites import ALL, Layers
+from .tokens import Prompt
+from .word_list import Word
+from .words import WordMaps, word_probe
 
 _logger = logging.getLogger(__name__)
 
@@ -40,8 +45,8 @@ class LocalBlend:
 
     Attributes:
         probes: Names of the probes whose word maps make the mask; empty for the mask alone.
-        mask: Mask from outside, shape (items or 1, frames or 1, h, w) on the latent grid, 1 where the edit may act;
-            with words too, the edit acts where both are.
+        mask: Mask from outside, shape (items or 1, frames or 1, h, w) on the latent grid, 1 where the edit may act,
+            or a function that makes it for a shape of the latent; with words too, the edit acts where both are.
         threshold: Cells of the word maps above it are edited.
         how: What the threshold is measured by.
         start: Fraction of the steps before which nothing is blended, because early maps say little.
@@ -51,7 +56,7 @@ class LocalBlend:
     """
 
     probes: tuple[str, ...] = ()
-    mask: Tensor | None = None
+    mask: Tensor | Callable[[torch.Size], Tensor] | None = None
     threshold: float = 0.3
     how: Threshold = "absolute"
     start: float = 0.2
@@ -60,8 +65,6 @@ class LocalBlend:
     blur: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.probes and self.mask is None:
-            raise ValueError("local blend must have words or a mask, got neither; name words or connect a mask.")
         if not 0.0 <= self.start < self.end <= 1.0:
             raise ValueError(
                 f"local blend must start before its end, both within 0 .. 1, got {self.start:g} to {self.end:g}; "
@@ -90,7 +93,7 @@ class LocalBlend:
         grid = (1, *shape[-2:]) if len(shape) == 4 else (shape[-3], shape[-2], shape[-1])
         found: Tensor | None = None
         for name in self.probes:
-            heat = maps[name].maps().sum(1)
+            heat = maps[name].maps().sum(1).cpu()
             # The official 3 x 3 maximum on the grid of the maps.
             heat = grow(heat, 1)
             cut = threshold(_resize(heat, grid), self.how, self.threshold)
@@ -98,9 +101,11 @@ class LocalBlend:
         if found is not None:
             found = blur(grow(found, self.grow), self.blur)
         if self.mask is not None:
-            given = self.mask.to(torch.float32).expand(shape[0], *grid)
+            given = self.mask if isinstance(self.mask, Tensor) else self.mask(shape)
+            given = given.to("cpu", torch.float32).expand(shape[0], *grid)
             found = given if found is None else both(found, given)
-        assert found is not None
+        if found is None:
+            raise ValueError("local blend must have words or a mask, got neither; name words or connect a mask.")
         return found
 
     def after(self, run: _Run, step: _Step, states: Mapping[str, Tensor]) -> Tensor:
@@ -124,6 +129,54 @@ class LocalBlend:
         mask = mask if target.ndim == 4 else mask[:, None]
         mixed = torch.lerp(source, target, mask)
         return torch.where(mask == 0.0, source, torch.where(mask == 1.0, target, mixed))
+
+
+def with_local_blend(
+    plan: AttentionPlan, blend: LocalBlend, words: Sequence[Word] = (), layers: Layers = ALL
+) -> AttentionPlan:
+    """Return a plan with a local blend at its end.
+
+    Args:
+        plan: The plan; with words, one that has a token map.
+        blend: The blend; probes for the words are added to it.
+        words: Words of the source's prompt, the target's, or both: the mask is where either attends to one of its own.
+        layers: Sites that are read for the words.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: If a word is in neither prompt, or the plan knows no prompts.
+    """
+    if not (words or blend.probes or blend.mask is not None):
+        raise ValueError("local blend must have words or a mask, got neither; name words or connect a mask.")
+    if not words:
+        return replace(plan, latent_rules=(*plan.latent_rules, blend))
+    if plan.text is None:
+        raise ValueError(
+            "words of a local blend must come with a plan that knows its prompts, got one without; "
+            "connect the attention output of PromptToPrompt."
+        )
+    number = len(plan.latent_rules) + 1
+    probes = []
+    for branch, prompt in ((SOURCE, plan.text.source), (TARGET, plan.text.target)):
+        own = [word for word in words if _holds(prompt, word)]
+        if own:
+            probes.append(word_probe(f"local blend {number}, {branch}", prompt, own, branch, layers))
+    for word in words:
+        if not _holds(plan.text.source, word):
+            # Its sentence names the prompt.
+            plan.text.target.find(*word)
+    blend = replace(blend, probes=(*blend.probes, *(probe.name for probe in probes)))
+    return replace(plan, probes=(*plan.probes, *probes), latent_rules=(*plan.latent_rules, blend))
+
+
+def _holds(prompt: Prompt, word: Word) -> bool:
+    try:
+        prompt.find(*word)
+    except ValueError:
+        return False
+    return True
 
 
 def _resize(heat: Tensor, grid: tuple[int, int, int]) -> Tensor:

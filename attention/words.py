@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
-Grid = tuple[int, int, int]
+from .rules import Probe
+from .sites import ALL, Grid, Layers, Site
+from .timing import ALWAYS, Step, Window
+from .tokens import Prompt
+from .word_list import Word
+
+# Word maps are best on the 16 x 16 tokens of a 64 x 64 latent (Hertz et al. 2022, arXiv:2208.01626); below 16 tokens
+# a side they are too coarse.
+SHARE, LEAST = 0.25, 16
 
 
 class WordMaps:
     """Attention of the image to some words: mean over sites and steps, sum over the tokens of a word.
 
-    A mean where the official code of prompt-to-prompt keeps a sum, so that a map has a scale of its own.
+    A mean where the official code of prompt-to-prompt keeps a sum, so that a map has a scale of its own. Of sites with
+    grids of several sizes those count that are nearest to a quarter of the latent's side, and to 16 tokens at least.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]]) -> None:
@@ -26,21 +37,23 @@ class WordMaps:
         self._groups = tuple(tuple(group) for group in groups)
         self._sums: dict[tuple[int, Grid], Tensor] = {}
         self._counts: dict[tuple[int, Grid], int] = {}
+        self._best: dict[Grid, float] = {}
 
-    def add(self, site: object, step: object, item: int, masses: Tensor) -> None:
+    def add(self, site: Site, step: Step, item: int, masses: Tensor) -> None:
         """Take in what one site of one step attends to.
 
         Args:
-            site: Where; all count alike.
-            step: When; all count alike.
+            site: Where; its grid counts.
+            step: When; all steps count alike.
             item: Picture of the batch.
             masses: Attention to each token, mean over heads, shape (tokens, frames, h, w), float32.
         """
         words = torch.stack([masses[list(group)].sum(0) for group in self._groups])
-        frames, h, w = (int(size) for size in masses.shape[-3:])
-        key = (item, (frames, h, w))
+        key = (item, site.grid)
         self._sums[key] = words if key not in self._sums else self._sums[key] + words
         self._counts[key] = self._counts.get(key, 0) + 1
+        wanted = max(site.latent[1] * site.latent[2] * SHARE**2, LEAST**2)
+        self._best[site.grid] = abs(math.log(site.grid[1] * site.grid[2] / wanted))
 
     @property
     def is_empty(self) -> bool:
@@ -48,21 +61,19 @@ class WordMaps:
         return not self._counts
 
     @property
-    def finest(self) -> Grid:
-        """The finest grid that came in.
+    def grid(self) -> Grid:
+        """The grid of tokens whose readings count.
 
         Raises:
             ValueError: If nothing came in.
         """
         if self.is_empty:
             raise ValueError("word maps must have seen a step, got none; let their window hold one.")
-        return max((grid for _, grid in self._counts), key=lambda grid: grid[0] * grid[1] * grid[2])
+        # Of two that are as near the finer one.
+        return min(self._best, key=lambda grid: (round(self._best[grid], 3), -grid[1] * grid[2]))
 
-    def maps(self, grid: Grid | None = None) -> Tensor:
+    def maps(self) -> Tensor:
         """Return the maps.
-
-        Args:
-            grid: Frames, height and width to bring them to, between cells linearly; None for the finest that came in.
 
         Returns:
             Shape (items, words, frames, h, w), float32.
@@ -70,19 +81,46 @@ class WordMaps:
         Raises:
             ValueError: If nothing came in.
         """
-        size = self.finest if grid is None else grid
+        grid = self.grid
         items = sorted({item for item, _ in self._counts})
-        return torch.stack([self._mean(item, size) for item in items])
-
-    def _mean(self, item: int, size: Grid) -> Tensor:
-        keys = [key for key in self._counts if key[0] == item]
-        total = sum(self._counts[key] for key in keys)
-        # Sites of a coarse grid count as much as those of a fine one.
-        fitted = [_resize(self._sums[key], size) for key in keys]
-        return torch.stack(fitted).sum(0) / total
+        return torch.stack([self._sums[item, grid] / self._counts[item, grid] for item in items])
 
 
-def _resize(words: Tensor, size: Grid) -> Tensor:
-    if words.shape[-3:] == size:
-        return words
-    return functional.interpolate(words[None], size, mode="trilinear", align_corners=False)[0]
+def word_probe(
+    name: str,
+    prompt: Prompt,
+    words: Sequence[Word],
+    branch: str,
+    layers: Layers = ALL,
+    window: Window = ALWAYS,
+    read: Literal["text", "exact"] = "text",
+) -> Probe:
+    """Return a probe for words of a branch's prompt; in a run its accumulator is a WordMaps.
+
+    Args:
+        name: Key of its maps in a run.
+        prompt: The branch's prompt.
+        words: Its words, one map each.
+        branch: The branch.
+        layers: Sites that are read.
+        window: Steps in which it is read.
+        read: "text": share among the text's keys, "exact": among all.
+
+    Raises:
+        ValueError: If there is no word, or the prompt does not hold one.
+    """
+    if not words:
+        raise ValueError("words must name at least one word of the prompt, got none; write one.")
+    keys = [prompt.find(*word) for word in words]
+    tokens = tuple(sorted({key for group in keys for key in group}))
+    groups = tuple(tuple(tokens.index(key) for key in group) for group in keys)
+    return Probe(
+        name,
+        tokens,
+        functools.partial(WordMaps, groups),
+        layers,
+        window=window,
+        branch=branch,
+        read=read,
+        length=prompt.length,
+    )

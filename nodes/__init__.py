@@ -14,14 +14,17 @@ from .fixed_point import FixedPointInvert
 from .flowedit import FlowEdit
 from .infedit import InfEdit
 from .invert import Invert
+from .local_blend import LocalBlend
 from .null_text import NullTextOptimize
 from .pairs import BDIAInvert, BELMInvert, EDICTCouple
+from .prompt_to_prompt import PromptToPrompt
 from .records import LoadInversion, SaveInversion
 from .report import InversionReport
 from .resample import Resample
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
+from .word_mask import WordMask
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +47,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     ShapesPicture,
     AttentionInject,
     AttentionGuider,
+    PromptToPrompt,
+    LocalBlend,
+    WordMask,
     AttentionSites,
 )
 

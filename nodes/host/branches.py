@@ -221,6 +221,8 @@ class BranchGuider(SteadyGuider):
         assert self.run is not None
         found: dict[tuple[str, str], torch.Tensor] = {}
         features: dict[Any, torch.Tensor] = {}
+        wanted = [self._chunks(name, asked, options) for name in asked.names]
+        self.run.chunks = max(wanted, key=len)
         for chunk in CHUNKS:
             names = [name for name in asked.names if chunk in self._chunks(name, asked, options)]
             if not names:

@@ -5,12 +5,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from retrace.attention.local_blend import LocalBlend
+from retrace.attention import AttentionPlan, Layers
+from retrace.attention.local_blend import LocalBlend, with_local_blend
+from retrace.attention.token_map import token_map
+from retrace.attention.word_list import parse_words
 from retrace.attention.words import WordMaps
+from retrace_tests.attention.prompts import sd15
 
 
 def at(index, total=10):
     return SimpleNamespace(index=index, total=total)
+
+
+def site(grid):
+    return SimpleNamespace(grid=tuple(grid), latent=(1, 8, 12))
 
 
 def run_of(**heats):
@@ -19,7 +27,7 @@ def run_of(**heats):
     for name, heat in heats.items():
         maps[name] = WordMaps([(0,), (1,)])
         for item, one in enumerate(heat):
-            maps[name].add(None, None, item, torch.stack([one, torch.zeros_like(one)]))
+            maps[name].add(site(one.shape), None, item, torch.stack([one, torch.zeros_like(one)]))
     return SimpleNamespace(maps=maps)
 
 
@@ -44,6 +52,8 @@ def test_mask_alone(shape):
     mask[..., 2:5, 3:7] = 1.0
     mask[..., 6, 6] = 0.5
     found = LocalBlend(mask=mask, start=0.0).after(run_of(), at(0), both)
+    late = LocalBlend(mask=lambda size: mask.expand(size[0], 1, *size[-2:]), start=0.0)
+    assert torch.equal(late.after(run_of(), at(0), both), found)
     inside = torch.zeros(8, 12, dtype=torch.bool)
     inside[2:5, 3:7] = True
     outside = ~inside
@@ -101,9 +111,35 @@ def test_an_empty_map_keeps_the_source_and_says_so(caplog):
     assert "mask is empty" in caplog.text
 
 
+def plan():
+    text = token_map(sd15("a red cat"), sd15("a blue dog"))
+    return AttentionPlan(text=text)
+
+
+def test_words_are_looked_for_in_the_prompt_that_holds_them():
+    made = with_local_blend(plan(), LocalBlend(threshold=0.4), parse_words("cat, dog, a"))
+    source, target = made.probes
+    assert (source.branch, source.tokens) == ("source", (1, 3)) and (target.branch, target.tokens) == ("target", (1, 3))
+    (rule,) = made.latent_rules
+    assert rule.probes == (source.name, target.name) and rule.threshold == 0.4
+    again = with_local_blend(made, LocalBlend(), parse_words("red"), Layers.parse("0.5-1.0"))
+    assert len({probe.name for probe in again.probes}) == 3 and again.latent_rules[1].probes == (again.probes[2].name,)
+    assert made.start().maps.keys() == {source.name, target.name}
+
+
+def test_a_mask_needs_no_words():
+    mask = torch.ones(1, 1, 8, 12)
+    made = with_local_blend(AttentionPlan(), LocalBlend(mask=mask))
+    assert made.probes == () and made.latent_rules[0].mask is mask
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="must have words or a mask"):
-        LocalBlend()
+        with_local_blend(plan(), LocalBlend())
+    with pytest.raises(ValueError, match="word 'bird' must be in the prompt 'a blue dog'"):
+        with_local_blend(plan(), LocalBlend(), parse_words("cat, bird"))
+    with pytest.raises(ValueError, match="must come with a plan that knows its prompts"):
+        with_local_blend(AttentionPlan(), LocalBlend(), parse_words("cat"))
     with pytest.raises(ValueError, match="must start before its end"):
         LocalBlend(("source",), start=0.5, end=0.5)
     with pytest.raises(ValueError, match="threshold must be at least 0 and below 1"):

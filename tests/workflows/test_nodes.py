@@ -32,6 +32,9 @@ NODES = [
     "AttentionInject",
     "AttentionGuider",
     "AttentionSites",
+    "PromptToPrompt",
+    "LocalBlend",
+    "WordMask",
 ]
 
 

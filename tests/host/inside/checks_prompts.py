@@ -1,0 +1,135 @@
+"""Words and tokens with the tokenizers that the host brings, in the key order of each family of models."""
+
+import functools
+import types
+
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.text_encoders.flux
+import comfy.text_encoders.hunyuan_video
+import comfy.text_encoders.lt
+import comfy.text_encoders.qwen_image
+import comfy.text_encoders.sd3_clip
+import torch
+from helpers import refuses
+
+TEXT = "A photo of a skyscraper, the red car's door & 2 cafés (at night:1.3), a red boat"
+PHRASES = ("skyscraper", "red car's door", "CAFÉS", "at night", "2", "red boat", "photo  of a", "car")
+TEMPLATE = {"qwen": 34}  # tokens that the host cuts off in front of a prompt of Qwen-Image
+
+
+def _clip(tokenizer, **parts):
+    """A CLIP of a real tokenizer; the encoder, whose weights nobody has here, only says which parts were loaded."""
+    return types.SimpleNamespace(tokenizer=tokenizer, cond_stage_model=types.SimpleNamespace(**parts))
+
+
+@functools.cache
+def _families():
+    return list(_build())
+
+
+def _build():
+    encoders = comfy.text_encoders
+    yield "sd15", _clip(comfy.sd1_clip.SD1Tokenizer()), ("l",)
+    yield "sdxl", _clip(comfy.sdxl_clip.SDXLTokenizer()), ("l",)
+    yield "sd3", _clip(encoders.sd3_clip.SD3Tokenizer(), clip_l=1, clip_g=1, t5xxl=1), ("l", "t5xxl")
+    yield "sd3 without T5", _clip(encoders.sd3_clip.SD3Tokenizer(), clip_l=1, clip_g=1, t5xxl=None), ("l",)
+    yield "sd3 T5 only", _clip(encoders.sd3_clip.SD3Tokenizer(), clip_l=None, clip_g=None, t5xxl=1), ("t5xxl",)
+    yield "flux", _clip(encoders.flux.FluxTokenizer()), ("t5xxl",)
+    yield "ltx", _clip(encoders.lt.LTXVT5Tokenizer()), ("t5xxl",)
+    yield "qwen", _clip(encoders.qwen_image.QwenImageTokenizer()), ("qwen25_7b",)
+
+
+def _read(pack, family, clip, names, text):
+    tokens = clip.tokenizer.tokenize_with_weights(text)
+    length = sum(len(row) for name in names for row in tokens[name]) - TEMPLATE.get(family, 0)
+    return pack.module("nodes.host.prompts").prompt_of(clip, text, tokens, length)
+
+
+def _words(prompt, keys):
+    tokens = [token for segment in prompt.segments for token in segment.tokens]
+    return b"".join(tokens[i].text for i in keys).decode().replace(" ", "").lower()
+
+
+def check_words_are_found_in_every_vocabulary(pack):
+    """Phrases with punctuation, apostrophes, digits and accents, in one or two places of the key order."""
+    for family, clip, names in _families():
+        prompt = _read(pack, family, clip, names, TEXT)
+        copies = len(prompt.segments)
+        assert copies == (2 if family == "sd3" else 1), family
+        for phrase in PHRASES:
+            keys = prompt.find(phrase)
+            folded = phrase.replace(" ", "").lower()
+            assert _words(prompt, keys) == folded * copies, (family, phrase, _words(prompt, keys))
+        assert _words(prompt, prompt.find("red")) == "redred" * copies
+        assert prompt.find("red", 2) == tuple(k for k in prompt.find("red boat") if k in prompt.find("red")), family
+        for absent in ("sky", "assistant", "describe", "ca", "dog"):
+            refuses(lambda p=prompt, w=absent: p.find(w), f"word {absent!r} must be in the prompt")
+
+
+def check_sd3_counts_clip_before_t5(pack):
+    """A word has two sets of keys; with more than 75 tokens the CLIP part has two rows."""
+    ((_, clip, names),) = [found for found in _families() if found[0] == "sd3"]
+    prompt = _read(pack, "sd3", clip, names, "a red cat")
+    (first, second), tokens = prompt.find("cat"), prompt.segments[1].tokens
+    assert first == 3 and tokens[second - 77].text == b" cat" and prompt.length == 154
+    long = _read(pack, "sd3", clip, names, "very " * 80 + "red cat")
+    clip_keys = [k for k in long.find("cat") if k < 154]
+    assert clip_keys == [77 + 1 + (82 - 75) - 1] and [len(s.tokens) for s in long.segments] == [154, 83], clip_keys
+
+
+def check_token_maps_of_real_tokenizers(pack):
+    """Equal prompts give the identity, weights in parentheses change nothing, a swap keeps the tail."""
+    module = pack.module("attention.token_map")
+    for family, clip, names in _families():
+
+        def read(text, family=family, clip=clip, names=names):
+            return _read(pack, family, clip, names, text)
+
+        for mode in ("replace", "refine"):
+            for text in ("", TEXT, "a cat " * 90):
+                found = module.token_map(read(text), read(text), mode)
+                assert torch.equal(found.matrix, torch.eye(found.source.length)) and bool((found.alpha == 1).all())
+        one, other = read("a photo of a skyscraper at night"), read("a photo of an umbrella factory at night")
+        found = module.token_map(one, other, "replace")
+        torch.testing.assert_close(found.matrix.sum(1), torch.ones(one.length))
+        for i, j in zip(one.find("at night"), other.find("at night"), strict=True):
+            assert found.matrix[i, j] == 1.0 and found.matrix[:, j].sum() == 1.0, (family, i, j)
+        mass = found.matrix[list(one.find("a skyscraper"))].sum(0)
+        assert not mass[[j for j in range(other.length) if j not in other.find("an umbrella factory")]].any(), family
+        if family != "qwen":  # there the parentheses are part of the prompt
+            plain, heavy = read("a red cat on a mat"), read("a (red:1.3) cat (on a mat)")
+            swapped = [module.token_map(plain, to, "refine") for to in (plain, heavy)]
+            words = [
+                [i for s in p.segments for i, t in enumerate(s.tokens) if t.role == "word"] for p in (plain, heavy)
+            ]
+            if len(words[0]) == len(words[1]):
+                assert torch.equal(swapped[0].matrix, swapped[1].matrix), family
+            for word in ("red", "cat", "on a mat"):
+                rows, columns = list(plain.find(word)), list(heavy.find(word))
+                assert bool((swapped[1].matrix[rows, columns] == 1).all()), (family, word)
+
+
+def check_demo_prompts_are_encoded_with_their_tokens(pack):
+    """The whole way on a CLIP with weights: as many keys as the conditioning has, and its bits are the host's."""
+    model, clip, _ = pack.call("LoadShapesModel", kind="eps")
+    for text in ("a big red circle on a blue background", "", "red " * 200):
+        prompt, conditioning = pack.module("nodes.host.prompts").encode(clip, text)
+        (plain,) = pack.host_nodes.CLIPTextEncode().encode(clip, text)
+        assert torch.equal(conditioning[0][0], plain[0][0]) and prompt.length == plain[0][0].shape[1]
+    refuses(lambda: pack.module("nodes.host.prompts").encode(None, "a"), "clip must be connected")
+    del model
+
+
+def check_learnt_embeddings_are_tokens_by_their_values(pack):
+    """An embedding counts as one token a row; it is aligned with itself and found by no word."""
+    clip = _clip(comfy.sd1_clip.SD1Tokenizer())
+    tokens = clip.tokenizer.tokenize_with_weights("a red cat")
+    learnt = torch.randn(768, generator=torch.Generator().manual_seed(0))
+    tokens["l"][0][2] = (learnt, 1.0)
+    read = pack.module("nodes.host.prompts").prompt_of
+    prompt = read(clip, "a embedding:x cat", tokens, 77)
+    found = pack.module("attention.token_map").token_map(prompt, prompt, "refine")
+    assert torch.equal(found.matrix, torch.eye(77)) and prompt.find("cat") == (3,)
+    refuses(lambda: prompt.find("red"), "must be in the prompt")
+    refuses(lambda: read(clip, "a", tokens, 99), "clip must encode each token to one key", "77 tokens of l")
