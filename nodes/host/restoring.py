@@ -301,7 +301,10 @@ class REDDiffSampler(Restorer):
 
         def data_gradient(mu: torch.Tensor) -> torch.Tensor:
             decoded = coder.decode(mu)
-            wanted = measurement.adjoint(measurement.residual(decoded)) / measurement.operator.measured
+            operator = measurement.operator
+            # Measured values of a row of the state, which may be one frame of a sample or hold several samples.
+            values = operator.measured * decoded.numel() / (math.prod(operator.shape) * mu.shape[0])
+            wanted = measurement.adjoint(measurement.residual(decoded)) / values
             if run.pixel_model:
                 return coder.encode(wanted)
             # As in EncoderAdjoint: a difference of that size survives any dtype.

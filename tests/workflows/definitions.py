@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from retrace_tests.workflows.graph import Graph, Link, Node
+from retrace_tests.workflows.definitions_restore import restore_and_edit, restore_clip, restore_mask
+from retrace_tests.workflows.graph import Graph
+from retrace_tests.workflows.parts import decode as _decode
+from retrace_tests.workflows.parts import prompt as _prompt
+from retrace_tests.workflows.parts import side_by_side as _side_by_side
+from retrace_tests.workflows.parts import start as _start
 
 # The list's own entry for an empty folder: a template must not name a file of ours.
 NOTHING_SAVED = "(no record saved yet)"
-# Enlarges the 64 pixels of the Shapes world for the eye, without blurring them.
-ENLARGE = 4.0
-
-
-class Start(NamedTuple):
-    """What every template begins with."""
-
-    picture: Node
-    model: Node
-    source: Node
-    latent: Node
-
-    @property
-    def vae(self) -> Link:
-        return self.model[2]
-
-
-def _start(graph: Graph, kind: str, **words: object) -> Start:
-    model = graph.add("LoadShapesModel", 0, kind=kind)
-    picture = graph.add("ShapesPicture", 0, "The picture", **words)
-    source = graph.add("CLIPTextEncode", 1, "Source prompt: the picture as it is", text=picture[2], clip=model[1])
-    latent = graph.add("VAEEncode", 1, pixels=picture[0], vae=model[2])
-    return Start(picture, model, source, latent)
-
-
-def _prompt(graph: Graph, start: Start, column: int, title: str, text: str) -> Node:
-    return graph.add("CLIPTextEncode", column, title, text=text, clip=start.model[1])
-
-
-def _decode(graph: Graph, start: Start, column: int, title: str, latent: Link) -> Node:
-    return graph.add("VAEDecode", column, title, samples=latent, vae=start.vae)
-
-
-def _side_by_side(graph: Graph, column: int, title: str, *pictures: Link) -> Node:
-    shown = pictures[0]
-    for picture in pictures[1:]:
-        shown = graph.add("ImageStitch", column, "Side by side", image1=shown, image2=picture, spacing_width=4)[0]
-    enlarged = graph.add("ImageScaleBy", column, image=shown, upscale_method="nearest-exact", scale_by=ENLARGE)
-    return graph.add("SaveImage", column + 1, title, images=enlarged[0], filename_prefix=f"retrace/{graph.name}")
 
 
 def invert_and_reconstruct() -> Graph:
@@ -465,117 +430,6 @@ def fixed_point() -> Graph:
     return graph
 
 
-def _restored(
-    graph: Graph, start: Start, column: int, operator: Link, damaged: Link, vae_latent: Link, **settings: object
-) -> Node:
-    """RestoreDDS under stock nodes."""
-    sampler = graph.add("RestoreDDS", column, operator=operator, damaged=damaged, vae=start.vae, **settings)
-    noise = graph.add("RandomNoise", column, noise_seed=1)
-    sigmas = graph.add("BasicScheduler", column, model=start.model[0], scheduler="normal", steps=30)
-    guider = graph.add(
-        "BasicGuider", column, "Guide: what the picture shows", model=start.model[0], conditioning=start.source[0]
-    )
-    return graph.add(
-        "SamplerCustomAdvanced",
-        column + 1,
-        "Restore",
-        noise=noise[0],
-        guider=guider[0],
-        sampler=sampler[0],
-        sigmas=sigmas[0],
-        latent_image=vae_latent,
-    )
-
-
-def restore_mask() -> Graph:
-    graph = Graph("restore_mask")
-    model = graph.add("LoadShapesModel", 0, kind="eps")
-    picture = graph.add(
-        "ShapesPicture", 0, "The truth", size="big", colour="yellow", shape="ring", position="left", background="blue"
-    )
-    source = graph.add("CLIPTextEncode", 1, "Prompt: what the picture shows", text=picture[2], clip=model[1])
-    ground = graph.add("SolidMask", 1, "Nothing missing", value=0.0, width=64, height=64)
-    patch = graph.add("SolidMask", 1, "A patch", value=1.0, width=22, height=26)
-    scratch = graph.add("SolidMask", 1, "A scratch", value=1.0, width=64, height=3)
-    one = graph.add(
-        "MaskComposite", 1, "Put the patch in", destination=ground[0], source=patch[0], x=20, y=14, operation="add"
-    )
-    both = graph.add(
-        "MaskComposite", 1, "Put the scratch in", destination=one[0], source=scratch[0], x=0, y=48, operation="add"
-    )
-    operator = graph.add("DamageMask", 2, mask=both[0])
-    damaged = graph.add("ApplyDamage", 2, image=picture[0], operator=operator[0], noise=6.0, seed=2)
-    level = graph.add("MeasureNoise", 2, image=damaged[0], operator=operator[0])
-    latent = graph.add("VAEEncode", 2, "A latent of the restored size", pixels=damaged[0], vae=model[2])
-    start = Start(picture, model, source, latent)
-    drawn = _restored(graph, start, 3, operator[0], damaged[0], latent[0], noise=level[0])
-    decoded = _decode(graph, start, 5, "Decode", drawn[0])
-    subject = {"operator": operator[0], "damaged": damaged[0], "noise": level[0]}
-    snapped = graph.add("SnapToMeasurement", 5, image=decoded[0], **subject)
-    graph.add("RestoreReport", 5, "Report: before snapping", image=decoded[0], **subject)
-    _side_by_side(graph, 6, "Damaged | restored | snapped | truth", damaged[0], decoded[0], snapped[0], picture[0])
-    graph.group("Picture, model and what is missing", 0, 1)
-    graph.group("Damage", 2)
-    graph.group("Restore", 3, 4)
-    graph.group("Check", 5)
-    graph.group("Look", 6, 7)
-    return graph
-
-
-def restore_and_edit() -> Graph:
-    graph = Graph("restore_and_edit")
-    model = graph.add("LoadShapesModel", 0, kind="eps")
-    picture = graph.add(
-        "ShapesPicture", 0, "The truth", size="big", colour="red", shape="star", position="left", background="cyan"
-    )
-    source = graph.add("CLIPTextEncode", 1, "Source prompt: what the picture shows", text=picture[2], clip=model[1])
-    operator = graph.add("DamageBlackWhite", 2)
-    damaged = graph.add("ApplyDamage", 2, image=picture[0], operator=operator[0], noise=4.0, seed=2)
-    latent = graph.add("VAEEncode", 2, "A latent of the restored size", pixels=damaged[0], vae=model[2])
-    start = Start(picture, model, source, latent)
-    target = _prompt(graph, start, 1, "Target prompt", "a big purple star on the left of a cyan background")
-    negative = _prompt(graph, start, 1, "Negative prompt", "")
-    drawn = _restored(graph, start, 3, operator[0], damaged[0], latent[0], noise=4.0)
-    inversion = graph.add(
-        "Invert", 5, "Invert what was restored", model=model[0], source=source[0], latent=drawn[0], steps=30
-    )
-    keeper = graph.add(
-        "RestoreDDS",
-        6,
-        "Keep the measured brightness",
-        operator=operator[0],
-        damaged=damaged[0],
-        vae=model[2],
-        noise=4.0,
-        freshness=0.0,
-    )
-    guider = graph.add(
-        "CFGGuider", 6, "Guide: target", model=model[0], positive=target[0], negative=negative[0], cfg=3.0
-    )
-    edit = graph.add(
-        "SamplerCustomAdvanced",
-        7,
-        "Edit from the inversion's noise",
-        noise=inversion[2],
-        guider=guider[0],
-        sampler=keeper[0],
-        sigmas=inversion[3],
-        latent_image=inversion[1],
-    )
-    decoded = _decode(graph, start, 8, "Decode the restoration", drawn[0])
-    edited = _decode(graph, start, 8, "Decode the edit", edit[0])
-    subject = {"operator": operator[0], "damaged": damaged[0], "noise": 4.0}
-    graph.add("RestoreReport", 8, "Report: the edit", image=edited[0], **subject)
-    _side_by_side(graph, 9, "Photo | restored | edited | truth", damaged[0], decoded[0], edited[0], picture[0])
-    graph.group("Picture, model and prompts", 0, 1)
-    graph.group("Damage", 2)
-    graph.group("Restore", 3, 4)
-    graph.group("Into the noise", 5)
-    graph.group("Edit", 6, 7)
-    graph.group("Look", 8, 9, 10)
-    return graph
-
-
 WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     invert_and_reconstruct,
     invert_and_edit,
@@ -590,6 +444,7 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     null_text,
     restore_mask,
     restore_and_edit,
+    restore_clip,
 )
 
 
