@@ -169,6 +169,19 @@ def check_same_queue_same_bits_and_rows_alone(pack):
     assert float((both - torch.cat(rows)).abs().max()) < 1e-2
 
 
+def check_noise_on_the_way_is_not_that_of_the_start(pack):
+    """RandomNoise and the sampler share a seed; the same numbers twice would add up."""
+    import comfy.sample
+
+    restoring = pack.module("nodes.host.restoring")
+    for seed in (0, 5, 2**64 - 1):
+        start = comfy.sample.prepare_noise(empty(2), seed)
+        fresh = restoring.fresh_noise(start, restoring.stream_seed(seed))()
+        for row in (0, 1):
+            overlap = (fresh[row].double() * start.double()).flatten(1).mean(dim=1).abs().max()
+            assert float(overlap) < 0.15, (seed, float(overlap))
+
+
 def check_latent_methods(pack):
     """The three ways to reach the latent all follow the photo; the gradient runs under the host's inference mode."""
     image, _ = picture(pack)
