@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import numpy as np  # noqa: E402
 import provenance  # noqa: E402
 import torch  # noqa: E402
-from restoration import LEVELS, NOISE, SEED, SHAPE, Bench  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from restoration import LEVELS, NOISE, SEED, SHAPE, Bench  # noqa: E402
 from retrace.demo import world  # noqa: E402
 from retrace.restoration.levels import weights  # noqa: E402
 from retrace.restoration.measurement import Measurement  # noqa: E402
@@ -103,8 +103,8 @@ def main() -> None:
     text = (
         "# Restoration of a clip that moves\n\n"
         f"{given.frames} frames of '{SCENE.caption}', one pixel a frame to the right, at half the size with noise of "
-        f"{NOISE:g} levels; {given.kind} model, {given.steps} steps of DDS, encoder adjoint, one seed. Flicker is in levels "
-        "of 255.\n\n" + provenance.table(head, cells)
+        f"{NOISE:g} levels; {given.kind} model, {given.steps} steps of DDS, encoder adjoint, one seed. Flicker is in "
+        "levels of 255.\n\n" + provenance.table(head, cells)
     )
     provenance.write("restoration_clip", text, {"provenance": where, "rows": rows})
 
