@@ -30,12 +30,16 @@ class Executor:
         rules: The rules, in the order in which they compose.
         probes: Read before any edit.
         maps: Accumulators of the probes by name.
+
+    Attributes:
+        chunks: Parts of the guided call that an evaluation asks for: what no further one reads is not kept for it.
     """
 
     def __init__(self, rules: Sequence[Rule], probes: Sequence[Probe] = (), maps: Mapping[str, Any] | None = None):
         self.rules = tuple(rules)
         self.probes = tuple(probes)
         self.maps = dict(maps or {})
+        self.chunks: tuple[str, ...] = ("cond", "uncond")
 
     def needs(self, site: Site, step: Step) -> set[tuple[str, Name]]:
         """Branches and operands that some rule reads at a site in a step."""
@@ -90,7 +94,7 @@ class Executor:
                 self._read(probe, call, scale)
         active = self._active(site, step)
         if store is not None:
-            _record(active, call, store)
+            _record(active, call, store, self.chunks)
         edits = [(rule, row) for rule in active for row in range(len(rows)) if _concerns(rule, rows.who(row))]
         if not edits:
             return attend(q, k, v, mask)
@@ -296,23 +300,25 @@ def _claim(claimed: dict[tuple[int, str], str], row: int, what: str, rule: Rule)
     claimed[(row, what)] = rule.name
 
 
-def _record(active: Sequence[Rule], call: _Call, store: Shelf) -> None:
+def _record(active: Sequence[Rule], call: _Call, store: Shelf, chunks: Sequence[str]) -> None:
     """Keep what rules read of the rows of this call, unless every reader is in it."""
-    wanted: dict[tuple[str, Name], bool] = {}
+    whole: dict[tuple[str, Name, str], bool] = {}
     for rule in active:
-        present = {
-            chunk for branch, chunk in zip(call.rows.branches, call.rows.chunks, strict=True) if branch == rule.branch
-        }
-        here = set(rule.chunks) <= present if rule.source_for == "shared" else bool(present)
+        pairs = zip(call.rows.branches, call.rows.chunks, strict=True)
+        present = {chunk for branch, chunk in pairs if branch == rule.branch}
+        asked = set(rule.chunks) & set(chunks)
+        here = asked <= present if rule.source_for == "shared" else bool(present)
         if not here:
-            for entry in rule.reads():
-                wanted[entry] = wanted.get(entry, False) or rule.group != "image"
-    for (branch, name), whole in wanted.items():
-        for row in range(len(call.rows)):
-            if call.rows.branches[row] == branch:
+            for branch, name in rule.reads():
+                for chunk in ("cond",) if rule.source_for == "shared" else asked:
+                    entry = branch, name, chunk
+                    whole[entry] = whole.get(entry, False) or rule.group != "image"
+    for row in range(len(call.rows)):
+        who = call.rows.who(row)
+        for (branch, name, chunk), every in whole.items():
+            if (branch, chunk) == (who[0], who[1].partition(":")[0]):
                 kept = call.own(row)[name]
-                if not whole and kept.image is not None:
+                if not every and kept.image is not None:
                     kept = kept.part(kept.image)
                 # A copy: a view would hold all rows and often q, k and v together.
-                copied = Kept(kept.tensor.clone(), kept.image, kept.text, kept.mask)
-                store.put(call.site, call.step, call.rows.who(row), name, copied)
+                store.put(call.site, call.step, who, name, replace(kept, tensor=kept.tensor.clone()))

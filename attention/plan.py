@@ -114,6 +114,15 @@ class AttentionRun:
         return self._executor.rules
 
     @property
+    def chunks(self) -> tuple[str, ...]:
+        """Parts of the guided call that an evaluation asks for; ("cond",) without guidance keeps less."""
+        return self._executor.chunks
+
+    @chunks.setter
+    def chunks(self, chunks: tuple[str, ...]) -> None:
+        self._executor.chunks = tuple(chunks)
+
+    @property
     def features(self) -> tuple[FeatureRule, ...]:
         """The feature rules as they are carried out."""
         return tuple(_served_feature(rule, self.plan.source_for) for rule in self.plan.features)

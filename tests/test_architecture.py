@@ -25,6 +25,7 @@ HOST = {
     "comfyui_version",
     "folder_paths",
     "latent_preview",
+    "node_helpers",
     "server",
     "execution",
 }

@@ -221,6 +221,8 @@ class BranchGuider(SteadyGuider):
         assert self.run is not None
         found: dict[tuple[str, str], torch.Tensor] = {}
         features: dict[Any, torch.Tensor] = {}
+        wanted = [self._chunks(name, asked, options) for name in asked.names]
+        self.run.chunks = max(wanted, key=len)
         for chunk in CHUNKS:
             names = [name for name in asked.names if chunk in self._chunks(name, asked, options)]
             if not names:
@@ -271,7 +273,8 @@ class BranchGuider(SteadyGuider):
     def _tell(self) -> None:
         """After the first forward: what was matched, and what other packs have taken."""
         assert self.run is not None and self._resolver is not None
-        _logger.info("Retrace: attention\n%s", self.run.report())
+        for line in self.run.report().splitlines():
+            _logger.info("Retrace: attention, %s", line)
         taken = sorted(f"{slot.stack}:{slot.index} ({slot.kind})" for slot in self._resolver.bypassed)
         if taken:
             _logger.warning(

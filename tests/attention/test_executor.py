@@ -1,5 +1,7 @@
 """The executor: swaps, what stays untouched, rows in any order, one forward or several, the host's own mask."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -127,6 +129,27 @@ def test_rows_may_come_in_any_order_and_chunks_in_any_call(name):
         assert float((some - whole[order]).abs().max()) <= 1e-6
 
 
+GRIDS = [((1, 3, 5), (1, 9, 20)), ((2, 4, 3), (2, 7, 6)), ((3, 2, 4), (3, 4, 7))]
+
+
+@pytest.mark.parametrize(("grid", "latent"), GRIDS, ids=["landscape", "clip", "odd clip"])
+@pytest.mark.parametrize("name", [name for name in everything() if name not in ("masked", "gather")])
+def test_any_grid(name, grid, latent):
+    """Wide, tall, odd and moving pictures: a mask of ones is no mask, one of zeros no edit, and rows stay apart."""
+    site, rule = joint_site(text=5, grid=grid, latent=latent), everything()[name]
+    q, k, v = tensors(site, rows=4)
+    out, plain = (run(rules, site, q, k, v, pair(items=2)) for rules in ([rule], []))
+    assert float((out[:2] - plain[:2]).abs().max()) <= 1e-6 and not torch.allclose(out[2:], plain[2:])
+    for weights, want in ((torch.ones, out), (torch.zeros, plain)):
+        masked = replace(rule, mask=Mask(weights(2, *latent)))
+        assert float((run([masked], site, q, k, v, pair(items=2)) - want).abs().max()) <= 1e-6
+    # One picture's mask is not the other's.
+    each = torch.zeros(2, *latent)
+    each[1] = 1.0
+    some = run([replace(rule, mask=Mask(each))], site, q, k, v, pair(items=2))
+    assert float((some - torch.stack([plain[0], plain[1], plain[2], out[3]])).abs().max()) <= 1e-6
+
+
 @pytest.mark.parametrize("name", everything())
 def test_one_forward_and_one_after_the_other_agree(name):
     site, rule, store = joint_site(), everything()[name], Store()
@@ -147,6 +170,20 @@ def test_one_forward_and_one_after_the_other_agree(name):
 def test_nothing_is_kept_where_all_readers_are_in_the_call():
     site, store = self_site(), Store()
     run([Rule("a", (MUTUAL,))], site, *tensors(site), store=store)
+    assert len(store) == 0
+
+
+def test_only_what_a_further_chunk_reads_is_kept():
+    site, store = self_site(), Store()
+    executor = Executor([Rule("a", (MUTUAL,), source_for="shared")])
+    q, k, v = tensors(site, rows=2)
+    executor.run(site, pair(), STEP, q, k, v, attend, store)
+    assert len(store) == 2
+    executor.run(site, pair(chunk="uncond"), STEP, q, k, v, attend, store)
+    assert len(store) == 2
+    store.clear()
+    executor.chunks = ("cond",)
+    executor.run(site, pair(), STEP, q, k, v, attend, store)
     assert len(store) == 0
 
 
@@ -204,8 +241,13 @@ def test_rules_compose_operands_first():
 def test_text_keys_belong_to_every_group(group):
     site = cross_site(text=6)
     q, k, v = tensors(site)
-    out = run([Rule("a", (MUTUAL,), kinds=("cross",), group=group)], site, q, k, v)
-    assert torch.equal(out, attend(q, k[[0, 0]], v[[0, 0]]))
+    rule, store = Rule("a", (MUTUAL,), kinds=("cross",), group=group), Store()
+    assert torch.equal(run([rule], site, q, k, v), attend(q, k[[0, 0]], v[[0, 0]]))
+    # Keys and values together may be of any number.
+    other = tensors(cross_site(text=9), rows=1)
+    run([rule], cross_site(text=9), *other, Rows(("source",), ("cond",), (0,)), store=store)
+    out = run([rule], site, q[1:], k[1:], v[1:], Rows(("target",), ("cond",), (0,)), store=store)
+    assert torch.equal(out, attend(q[1:], *other[1:]))
 
 
 def test_a_mask_at_a_cross_site_blends_outputs():

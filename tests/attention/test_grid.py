@@ -115,7 +115,7 @@ def test_a_rule_rests_until_its_mask_is_known():
     site = self_site()
     q, k, v = tensors(site)
     weights = torch.linspace(0, 1, 16).reshape(1, 4, 4)
-    for change in (lambda mask: mask, complement, protected):
+    for change in (lambda mask: mask, complement, protected, lambda mask: complement(complement(mask))):
         rule = Rule("a", (Term(k=Take(), v=Take()),), mask=change(Later(weights)))
         executor = Executor([rule], maps={"heat": 0.5})
         early = executor.run(site, pair(), Step(1, 10, 1.0), q, k, v, attend)

@@ -482,6 +482,6 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
 
 def workflows() -> list[Graph]:
     """All templates, freshly made."""
-    from retrace_tests.workflows import words
+    from retrace_tests.workflows import attended, words
 
-    return [make() for make in (*WORKFLOWS, *words.WORKFLOWS)]
+    return [make() for make in (*WORKFLOWS, *attended.WORKFLOWS, *words.WORKFLOWS)]
