@@ -3,7 +3,7 @@
 import tiny_dits
 import torch
 from attending import bundle_state, edited, inverted, plan, resampled, target_of
-from helpers import relative, same_snapshot, snapshot
+from helpers import refuses, relative, same_snapshot, snapshot
 
 EVERYTHING = {"kinds": ("self", "cross", "joint"), "group": "all"}
 # Rows of one forward and forwards of one row differ by the order of float32 sums.
@@ -167,6 +167,24 @@ def check_sizes(pack):
             if kind not in tiny_dits.VIDEO:
                 assert relative(found[1], plain[1]) < ROUNDING, (kind, size, relative(found[1], plain[1]))
             assert relative(full[1], plain[1]) > 1e-4
+
+
+def check_masks_of_any_size(pack):
+    """A mask in pixels is the mask on the latent grid, whatever its size is."""
+    attention = pack.module("attention")
+    for kind in ("sd15", "sd3"):
+        model, bundle = inverted(pack, kind, latent=tiny_dits.latent(kind))
+        pixels, cells = torch.zeros(1, 24, 50), torch.zeros(1, 1, 8, 12)
+        pixels[..., :25], cells[..., :6] = 1.0, 1.0
+        found, wanted = (
+            resampled(pack, model, bundle, kind, plan(pack, mask=attention.Mask(each))) for each in (pixels, cells)
+        )
+        assert torch.equal(found, wanted), kind
+        assert relative(found, resampled(pack, model, bundle, kind, plan(pack))) > 1e-4, kind
+        three = plan(pack, mask=attention.Mask(torch.ones(3, 16, 24)))
+        refuses(
+            lambda m=model, b=bundle, k=kind, r=three: resampled(pack, m, b, k, r), "mask must hold 1 or 1 pictures"
+        )
 
 
 def check_unequal_text_lengths(pack):
