@@ -124,9 +124,11 @@ def _written(
         asked: dict[int, Kept] = {row: getattr(piece, name) for row, piece in main.items()}
         changed = {row: kept for row, kept in asked.items() if kept is not own[row][name]}
         if changed:
-            tensor = tensor.clone()
-            for row, kept in changed.items():
-                tensor[row] = kept.tensor
+            # Each row is written once, in the layout of the call's own.
+            copy = torch.empty_like(tensor)
+            for row in range(len(own)):
+                copy[row] = changed[row].tensor if row in changed else tensor[row]
+            tensor = copy
         out.append(tensor)
     return out[0], out[1], out[2], _masks(whole.mask, main, own)
 

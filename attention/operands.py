@@ -160,7 +160,8 @@ def _added(mine: Tensor, theirs: Tensor, weight: float | Tensor, scale: float) -
 
 
 def _written(whole: Tensor, new: Tensor, span: Span) -> Tensor:
-    copy = whole.clone()
+    copy = torch.empty_like(whole)
+    copy[:, : span[0]], copy[:, span[1] :] = whole[:, : span[0]], whole[:, span[1] :]
     copy[:, span[0] : span[1]] = new
     return copy
 

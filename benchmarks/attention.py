@@ -166,6 +166,7 @@ def measured(calls: list[Any], family: str, repeats: int) -> list[dict[str, Any]
     runs: dict[str, tuple[str, Callable[[], Any]]] = {}
     for name, kind, plan in plans(family):
         run = plan.start()
+        run.chunks = ("cond",)
         runs[name] = (kind, lambda run=run: [run.run(site, ROWS, STEP, *each, attend) for site, each in calls])
     if family == "sd15":
         runs["prompt-to-prompt, explicit"] = (

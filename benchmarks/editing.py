@@ -172,16 +172,16 @@ def bounds(count: int) -> dict[str, Any]:
 
 
 def jobs(models: list[str], names: list[str], count: int, budget: int) -> list[Job]:
-    """All rows: each entry at its own setting, and at the guidance of its paper where that is another."""
-    wanted = []
-    for model in models:
-        for name in names:
-            entry = entries()[name]
-            own = entry.settings[model]
-            wanted.append(Job(model, name, own, True, count, budget))
-            if entry.paper not in (None, own.cfg):
-                wanted.append(Job(model, name, Setting(entry.paper, own.strength), False, count, budget))
-    return wanted
+    """All rows: each entry at its own setting, and last at the guidance of its paper where that is another."""
+    own, papers = [], []
+    for name in names:
+        entry = entries()[name]
+        for model in models:
+            setting = entry.settings[model]
+            own.append(Job(model, name, setting, True, count, budget))
+            if entry.paper not in (None, setting.cfg):
+                papers.append(Job(model, name, Setting(entry.paper, setting.strength), False, count, budget))
+    return own + papers
 
 
 def run_all(wanted: list[Job], workers: int, parts: Path | None) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from .host.attention_sites import refuse_compiled_model, resolver_for
 from .host.attention_type import attention_input, attention_output
 from .host.compat import declare, schema, show_progress_text
 from .host.prompts import alignment_text, cosines, encode
+from .host.word_maps import word_layers
 
 REWEIGHT = "reweight"
 
@@ -193,7 +194,7 @@ class PromptToPrompt(io.ComfyNode):
         )
         plan = replace(get_preset("p2p").build(settings, family), source=source)
         if blend_words.strip():
-            plan = with_local_blend(plan, LocalBlend(), parse_words(blend_words))
+            plan = with_local_blend(plan, LocalBlend(), parse_words(blend_words), word_layers(family))
         summary = alignment_text(text)
         show_progress_text(getattr(getattr(cls, "hidden", None), "unique_id", None), summary)
         whole = plan if attention is None else attention.plus(plan)

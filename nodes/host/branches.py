@@ -273,7 +273,8 @@ class BranchGuider(SteadyGuider):
     def _tell(self) -> None:
         """After the first forward: what was matched, and what other packs have taken."""
         assert self.run is not None and self._resolver is not None
-        _logger.info("Retrace: attention\n%s", self.run.report())
+        for line in self.run.report().splitlines():
+            _logger.info("Retrace: attention, %s", line)
         taken = sorted(f"{slot.stack}:{slot.index} ({slot.kind})" for slot in self._resolver.bypassed)
         if taken:
             _logger.warning(

@@ -36,6 +36,8 @@ from .pictures import damaged_pixels, per_sample
 
 # Variance of pictures in [-1, 1] over that of latents, which the formats scale to 1.
 PIXEL_VARIANCE = 0.25
+# 2^64 over the golden ratio: far from every seed that a user counts up to.
+_STREAM = 0x9E3779B97F4A7C15
 LEVELS = 127.5  # levels of 255 in a unit of [-1, 1]
 
 ENCODER_ADJOINT, DECODE_CORRECT_ENCODE, DECODER_GRADIENT = (
@@ -164,7 +166,7 @@ class Run:
 
     def fresh(self, shared: bool = False) -> Callable[[], torch.Tensor]:
         """Source of the noise on the way."""
-        return fresh_noise(self.noise, self.seed, shared, self.frame_axis)
+        return fresh_noise(self.noise, stream_seed(self.seed), shared, self.frame_axis)
 
 
 class Restorer(comfy.samplers.Sampler):
@@ -301,7 +303,10 @@ class REDDiffSampler(Restorer):
 
         def data_gradient(mu: torch.Tensor) -> torch.Tensor:
             decoded = coder.decode(mu)
-            wanted = measurement.adjoint(measurement.residual(decoded)) / measurement.operator.measured
+            operator = measurement.operator
+            # Measured values of a row of the state, which may be one frame of a sample or hold several samples.
+            values = operator.measured * decoded.numel() / (math.prod(operator.shape) * mu.shape[0])
+            wanted = measurement.adjoint(measurement.residual(decoded)) / values
             if run.pixel_model:
                 return coder.encode(wanted)
             # As in EncoderAdjoint: a difference of that size survives any dtype.
@@ -334,6 +339,14 @@ class REDDiffSampler(Restorer):
         if run.levels[-1] > 0.0:
             raise ValueError(f"sigmas must end at 0 to fit a clean picture, got {run.levels[-1]:g}; use all of them.")
         return restored
+
+
+def stream_seed(seed: int) -> int:
+    """Seed of the noise on the way, for the seed of a run.
+
+    The stock RandomNoise draws the first state from the seed itself: the same numbers again would add up with it.
+    """
+    return (seed + _STREAM) % 2**64
 
 
 def refuse_streamed(patcher: Any, what: str) -> None:

@@ -32,6 +32,11 @@ LAYERS = {"flux": "double:11-18", "sd3": "0.3-1.0", "qwen": "0.3-1.0", "hunyuan_
 States = Callable[[float, torch.device], torch.Tensor]
 
 
+def word_layers(family: str) -> Layers:
+    """Return the layers of a family of networks that show where words are."""
+    return Layers.parse(LAYERS[family]) if family in LAYERS else ALL
+
+
 def levels_of(model: Any, low: float, high: float, count: int) -> tuple[float, ...]:
     """Return falling noise levels, evenly spread over the model's own time.
 
@@ -127,8 +132,7 @@ def read_words(
     refuse_skipping(model)
     refuse_compiled_model(model)
     family = resolver_for(model.model.diffusion_model).family
-    text = layers.strip() or LAYERS.get(family, "")
-    where = Layers.parse(text) if text else ALL
+    where = Layers.parse(layers) if layers.strip() else word_layers(family)
     plan = AttentionPlan(probes=(word_probe(_MAPS, prompt, words, SOURCE, where),))
     branch = Branch(conditioning)
     guider = BranchGuider(model, {SOURCE: branch, TARGET: branch}, plan)

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from retrace.attention import (
+    OWN,
     AttentionPlan,
     AttentionRun,
     Bank,
     Executor,
     FeatureRule,
+    Join,
     Layers,
     Probe,
     Rows,
@@ -91,6 +93,8 @@ def test_order_of_branches_by_who_reads_whom():
     assert run.order() is None and run.order(Step(0, 10, 1.0)) == ("source", "mutual", "target")
     assert run.order(Step(5, 10, 1.0)) is None
     assert AttentionPlan(tuple(rules[1:]), branches=("mutual",)).start().order() == ("source", "target", "mutual")
+    union = Join((OWN, "source"))
+    assert AttentionPlan((Rule("d", (Term(k=union, v=union),)),)).start().order() == ("source", "target")
     feature = AttentionPlan(features=(FeatureRule("f", "output", 4, take="mutual"),), branches=("mutual",)).start()
     assert feature.order() == ("source", "mutual", "target")
 

@@ -203,6 +203,20 @@ def test_kv_edit_keeps_its_hands_off_every_cell_of_the_mask():
             built(name, variant, mask=None)
 
 
+def test_masked_mutual_attention_tells_foreground_from_background():
+    """The target's mask says which queries, the source's which keys."""
+    ours, theirs = (torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(seed)) > 0.5 for seed in (1, 2))
+    about = {"mask": Mask(ours.float()), "source_mask": Mask(theirs.float())}
+    run = built("mutual", "masked", **about).start()
+    site = SITES["self"]
+    q, k, v = tensors(site)
+    out = run.run(site, Rows(("source", "target"), ("cond",) * 2, (0, 0)), Step(0, 10, 1.0), q, k, v, attend)
+    there = ours.flatten()[:, None] == theirs.flatten()[None]
+    scores = q[1].double() @ k[0].double().transpose(-1, -2) * q.shape[-1] ** -0.5
+    want = scores.masked_fill(~there, float("-inf")).softmax(-1) @ v[0].double()
+    assert float((out[1].double() - want).abs().max()) <= 2e-6
+
+
 @pytest.mark.parametrize("mode", ["replace", "refine"])
 @pytest.mark.parametrize("target", ["a blue cat", "a light_ish pur_ple cat", "a cat", "a big red cat"])
 def test_prompt_to_prompt_is_what_its_authors_write(mode, target):
@@ -220,6 +234,24 @@ def test_prompt_to_prompt_is_what_its_authors_write(mode, target):
         # A table with one row more than there are steps.
         want = edited if index < int(0.8 * 11) else own
         assert float((out[1].double() - want @ v[1].double()).abs().max()) <= 2e-6
+
+
+@pytest.mark.parametrize(("name", "variant"), [("p2p", "text"), ("p2p", "joint"), ("unified", "source")])
+def test_words_at_a_joint_site(name, variant):
+    """Image columns are the target's own, or the source's for "joint"."""
+    found = words(mode="refine")
+    run = built(name, variant, text=found, start=0.0, end=0.0, mask=None).start()
+    site = SITES["joint"]
+    rows = Rows(run.branches, ("cond",) * len(run.branches), (0,) * len(run.branches))
+    q, k, v = tensors(site, rows=len(rows))
+    out = run.run(site, rows, Step(0, 10, 1.0), q, k, v, attend)
+    source, want = probabilities(q[0], k[0]), probabilities(q[1], k[1])
+    image, text, alpha = slice(*site.image), slice(*site.text), found.alpha.double()
+    kept = want[:, image, text] * (1.0 - alpha)
+    want[:, image, text] = (source[:, image, text] @ found.matrix.double()) * alpha + kept
+    if variant == "joint":
+        want[:, image, image] = source[:, image, image]
+    assert float((out[1].double() - want @ v[1].double()).abs().max()) <= 2e-6
 
 
 def test_prompt_to_prompt_leaves_uncond_alone_and_costs_nothing_after_its_window():
@@ -248,8 +280,9 @@ def test_reweight_alone_reads_no_source():
     run = plan.start()
     assert not any(rule.reads() for rule in run.rules)
     site = SITES["cross"]
-    q, k, v = tensors(site, rows=1)
-    out = run.run(site, Rows(("target",), ("cond",), (0,)), Step(0, 10, 1.0), q, k, v, attend)
+    q, k, v = tensors(site, rows=2)
+    out = run.run(site, Rows(("target",) * 2, ("cond", "uncond"), (0, 0)), Step(0, 10, 1.0), q, k, v, attend)
+    assert torch.equal(out[1], attend(q, k, v)[1])
     weights = torch.ones(LENGTH)
     weights[list(heavy.target.find("blue"))] = 3.0
     want = (probabilities(q[0], k[0]) * weights.double()) @ v[0].double()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from retrace.attention.token_map import is_open, token_map
-from retrace.attention.tokens import roles
+from retrace.attention.tokens import Prompt, Segment, Token, roles
 from retrace.attention.word_list import Word, WordWeight, WordWindow
 from retrace_tests.attention.prompts import sd3, sd15
 
@@ -103,6 +103,23 @@ def test_a_shorter_target_takes_nothing_from_the_source_for_its_new_pads():
     assert not refined.matrix[4:6].any() and bool((refined.alpha[-3:] == 0).all())
 
 
+def test_pads_that_a_longer_target_has_no_room_for_are_spread():
+    found = token_map(sd15("a cat"), sd15("a cat on big mats"), "replace")
+    # Eight pads onto five: the first five one to one, the others in equal parts.
+    pads = found.matrix[4:, 7:]
+    torch.testing.assert_close(pads[:5], torch.eye(5))
+    torch.testing.assert_close(pads[5:], torch.full((3, 5), 0.2))
+    assert not token_map(sd15("a cat"), sd15("a cat on big mats"), "refine").matrix[9:].any()
+
+
+def test_what_a_template_adds_is_no_word_of_the_prompt():
+    tokens = tuple(Token(i, text, role) for i, (text, role) in enumerate(((b"a cat", "word"), (b" assistant", "end"))))
+    prompt = Prompt("a cat", (Segment("qwen", tokens),))
+    assert prompt.find("cat") == (0,)
+    with pytest.raises(ValueError, match="'assistant' must be in the prompt"):
+        prompt.find("assistant")
+
+
 def test_prompts_of_several_rows_are_aligned_across_them():
     words = [f"w{i}" for i in range(24)]
     one, other = sd15(" ".join(words)), sd15(" ".join(["new", *words]))
@@ -172,7 +189,7 @@ def test_value_maps_are_the_edit_of_the_probabilities(mode, index):
         sd15("a red cat on mats"),
         sd15("a light_ish cat on big mats"),
         mode,
-        [WordWeight(Word("cat"), 3.0), WordWeight(Word("mats"), -1.0)],
+        [WordWeight(Word("cat"), 3.0), WordWeight(Word("mats"), -1.0), WordWeight(Word("big"), 2.0)],
         (0.0, 0.4),
         [WordWindow(Word("lightish"), 0.1, 0.6)],
     )

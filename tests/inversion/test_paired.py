@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.inversion import FlowEdit, InfEdit, Noises, mix, relative_error
+from retrace.inversion import Field, FlowEdit, InfEdit, Noises, mix, relative_error
 from retrace_tests.inversion.problems import CLIP_SHAPE, Mixture, full_grid
 
 EDITS = {
@@ -294,3 +294,28 @@ def test_misfit_of_models_and_grids():
             raise KeyboardInterrupt
 
         InfEdit().edit(ve.field(), ve.field(), clean, full_grid("ve", 4), 4, on_step=stop)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("edit", [InfEdit(), InfEdit(eta=0.4), FlowEdit(n_avg=2), FlowEdit(n_min=3)], ids=repr)
+def test_both_models_in_one_call_are_both_models(edit, space):
+    """A coupled call sees the states of both, source first; where it does not couple them nothing changes."""
+    clean, wanted, source, target = edited(edit, space)
+    seen = []
+
+    def denoise(x, sigma):
+        seen.append(x.shape[0])
+        first, second = x.chunk(2)
+        return torch.cat([source(first, sigma), target(second, sigma)])
+
+    both = Field(denoise, space, source.sigma_floor)
+    _, found, *_ = edited(edit, space, both=both)
+    assert relative_error(found, wanted) < 1e-14
+    assert set(seen) == {2 * clean.shape[0]}
+
+    def coupled(x, sigma):
+        first, second = denoise(x, sigma).chunk(2)
+        return torch.cat([first, first + 0.5 * (second - first)])
+
+    _, other, *_ = edited(edit, space, both=Field(coupled, space, source.sigma_floor))
+    assert relative_error(other, wanted) > 1e-3

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from retrace_tests.workflows.definitions_gradient import noise_optimize, spd_inversion
 from retrace_tests.workflows.definitions_lcm import lcm_infedit
 from retrace_tests.workflows.definitions_replay import exact_at_any_cfg, negative_prompt_inversion, rf_inversion
-from retrace_tests.workflows.definitions_restoration import restore_and_edit, restore_mask
+from retrace_tests.workflows.definitions_restore import restore_and_edit, restore_clip, restore_mask
 from retrace_tests.workflows.graph import Graph
 from retrace_tests.workflows.parts import decode as _decode
 from retrace_tests.workflows.parts import prompt as _prompt
@@ -453,11 +453,12 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     lcm_infedit,
     restore_mask,
     restore_and_edit,
+    restore_clip,
 )
 
 
 def workflows() -> list[Graph]:
     """All templates, freshly made."""
-    from retrace_tests.workflows import words
+    from retrace_tests.workflows import attended, words
 
-    return [make() for make in (*WORKFLOWS, *words.WORKFLOWS)]
+    return [make() for make in (*WORKFLOWS, *attended.WORKFLOWS, *words.WORKFLOWS)]

@@ -24,7 +24,7 @@ def prompt_to_prompt() -> Graph:
         ("Refine", {"target_text": CAPTION.replace("a blue", "a purple"), "mode": "refine", "cross_end": 0.4}),
         (
             "Reweight",
-            {"target_text": CAPTION, "mode": "reweight", "weights": "red:-2, circle:2", "cross_end": 1.0},
+            {"target_text": CAPTION, "mode": "reweight", "weights": "red:-4", "cross_end": 1.0},
         ),
     )
     plans = [

@@ -169,6 +169,19 @@ def check_same_queue_same_bits_and_rows_alone(pack):
     assert float((both - torch.cat(rows)).abs().max()) < 1e-2
 
 
+def check_noise_on_the_way_is_not_that_of_the_start(pack):
+    """RandomNoise and the sampler share a seed; the same numbers twice would add up."""
+    import comfy.sample
+
+    restoring = pack.module("nodes.host.restoring")
+    for seed in (0, 5, 2**64 - 1):
+        start = comfy.sample.prepare_noise(empty(2), seed)
+        fresh = restoring.fresh_noise(start, restoring.stream_seed(seed))()
+        for row in (0, 1):
+            overlap = (fresh[row].double() * start.double()).flatten(1).mean(dim=1).abs().max()
+            assert float(overlap) < 0.15, (seed, float(overlap))
+
+
 def check_latent_methods(pack):
     """The three ways to reach the latent all follow the photo; the gradient runs under the host's inference mode."""
     image, _ = picture(pack)
@@ -198,6 +211,10 @@ def check_clips_flicker_less(pack):
     alone = restore(pack, "eps", operator, damaged, empty(4), noise=8.0)
     together = restore(pack, "eps", operator, damaged, empty(4), noise=8.0, temporal_smoothing=2.0, share_noise=True)
     assert flicker(together) < 0.5 * flicker(alone), (flicker(together), flicker(alone))
+    # The same photo and the same noise in every frame give the same frame; noise of their own does not.
+    still = damaged[:1].repeat(4, 1, 1, 1)
+    assert flicker(restore(pack, "eps", operator, still, empty(4), share_noise=True, steps=3)) < 1e-3
+    assert flicker(restore(pack, "eps", operator, still, empty(4), steps=3)) > 1e-2
     assert psnr(together, image) > psnr(alone, image) - 1.0, (psnr(together, image), psnr(alone, image))
 
 

@@ -2,10 +2,13 @@
 
 import functools
 
+import comfy.latent_formats
 import comfy.ldm.wan.vae
+import comfy.model_base
 import comfy.model_patcher
 import comfy.samplers
 import comfy.sd
+import comfy.supported_models
 import torch
 from helpers import same_snapshot, snapshot
 
@@ -109,3 +112,43 @@ def check_restore_latent_methods_on_a_flow(pack):
         for method in ("decode, correct, encode", "decoder gradient"):
             drawn = run(pack, kind, blur, damaged, latent_method=method)
             assert bool(torch.isfinite(drawn).all()), (kind, method)
+
+
+def _pixel_model(pack):
+    """A tiny UNet that samples pictures: three channels, and a format that leaves them as they are."""
+    config = comfy.supported_models.SD15({**pack.tiny._unet_config(None), "in_channels": 3, "out_channels": 3})
+    pack.tiny._own_heads(config)
+    config.latent_format = comfy.latent_formats.LatentFormat()
+    config.latent_format.latent_channels = 3
+    config.manual_cast_dtype = None
+    with torch.inference_mode():
+        made = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
+        pack.tiny._fill(made.diffusion_model, 0)
+        cpu = torch.device("cpu")
+        return comfy.model_patcher.ModelPatcher(made.eval(), load_device=cpu, offload_device=cpu)
+
+
+def check_restore_pictures_without_a_vae(pack):
+    """A model of pictures needs no VAE: the photo's own pixels come back within the noise, or exactly by its cells."""
+    model, prompt = _pixel_model(pack), pack.tiny.conditioning("sd15")
+    image = photo("pixels", 2, 16, 24)
+    (operator,) = pack.call("DamageLowResolution", scale=2.0, filter="box")
+    (damaged,) = pack.call("ApplyDamage", image=image, operator=operator, noise=0.0, seed=0)
+    settings = {"freshness": 0.85, "latent_method": "encoder adjoint", "inner_steps": 1}
+    for node, more in (
+        ("RestoreDDS", {**settings, "trust": 1.0, "temporal_smoothing": 0.0, "share_noise": False}),
+        ("RestoreDDS", {**settings, "trust": 1.0, "temporal_smoothing": 1.0, "share_noise": True}),
+        ("RestoreREDDiff", {"prior": 0.1, "step": 0.1, "weight": "linear", "schedule": "constant", "sigma_max": 9.0}),
+    ):
+        (sampler,) = pack.call(node, operator=operator, damaged=damaged, noise=2.0, **more)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 20)
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(prompt, prompt)
+        guider.set_cfg(1.0)
+        noise = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            drawn = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+        restored = (drawn.movedim(1, -1) + 1) / 2
+        chi2, *_ = pack.call("RestoreReport", image=restored, operator=operator, damaged=damaged, noise=2.0)
+        wrong, *_ = pack.call("RestoreReport", image=1 - image, operator=operator, damaged=damaged, noise=2.0)
+        assert chi2 < 0.05 * wrong, (node, more, chi2, wrong)

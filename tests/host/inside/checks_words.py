@@ -6,12 +6,13 @@ import types
 from dataclasses import replace
 
 import attending
+import comfy.model_management
 import comfy.sd1_clip
 import comfy.text_encoders.flux
 import nodes
 import tiny_dits
 import torch
-from helpers import Counter, refuses, relative, same_snapshot, snapshot
+from helpers import Counter, no_interrupt, refuses, relative, same_snapshot, snapshot
 
 SOURCE = "a big red circle on the left of a blue background"
 TARGET = "a big green circle on the left of a blue background"
@@ -291,3 +292,41 @@ def check_word_mask_reads_inversions_and_batches(pack):
         assert 0.0 < float(other.mean()) < 0.9, (how, float(other.mean()))
     same_snapshot(model, before)
     del clip
+
+
+def check_word_maps_of_every_architecture(pack):
+    """Non-square pictures and clips, two at a time: one map a picture and frame, a share of attention each."""
+    maps = pack.module("nodes.host.word_maps")
+    words = pack.module("attention.word_list").parse_words("red cat, mat")
+    for kind in tiny_dits.KINDS:
+        model = tiny_dits.model(kind)
+        before = snapshot(model)
+        prompt, conditioning = _by_table(pack, kind, "a red cat on a mat", kind in ("sd15", "sdxl", "sd3"))
+        samples = tiny_dits.latent(kind, batch=2, size=(4, 6), frames=2)["samples"]
+        levels = maps.levels_of(model, 0.3, 0.7, 2)
+        states = maps.latent_states(model, samples, 0)
+        with torch.inference_mode():
+            heat = maps.read_words(model, prompt, conditioning, words, samples, levels, states, "all")
+        frames = samples.shape[2] if samples.ndim == 5 else 1
+        assert heat.shape[:3] == (2, 2, frames) and heat.shape[3] * 3 == heat.shape[4] * 2, (kind, heat.shape)
+        assert bool((heat > 0).all()) and float(heat.sum(1).max()) <= 1.0, kind
+        assert not torch.equal(heat[0], heat[1]) and not torch.equal(heat[:, 0], heat[:, 1]), kind
+        same_snapshot(model, before)
+
+
+def check_word_mask_can_be_interrupted(pack):
+    """The run ends within a call, and the next one is as if nothing had been."""
+    model = _shapes(pack, "eps")[0]
+    before, scene = snapshot(model), _scenes(pack, 1)[0]
+    wanted = _word_mask(pack, "eps", scene, 0)[1]
+    counter = Counter(model, interrupt_after=1)
+    with no_interrupt():
+        try:
+            _word_mask(pack, "eps", scene, 0, model=counter.model)
+        except comfy.model_management.InterruptProcessingException:
+            pass
+        else:
+            raise AssertionError("the run went on after an interrupt")
+    assert counter.calls == 1
+    same_snapshot(model, before)
+    assert torch.equal(_word_mask(pack, "eps", scene, 0)[1], wanted)

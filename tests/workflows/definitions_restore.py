@@ -115,3 +115,38 @@ def restore_and_edit() -> Graph:
     graph.group("Edit", 6, 7)
     graph.group("Look", 8, 9, 10)
     return graph
+
+
+def restore_clip() -> Graph:
+    graph = Graph("restore_clip")
+    model = graph.add("LoadShapesModel", 0, kind="eps")
+    picture = graph.add(
+        "ShapesPicture", 0, "The truth", size="big", colour="green", shape="cross", position="top", background="white"
+    )
+    clip = graph.add("RepeatImageBatch", 0, "A clip that stands still", image=picture[0], amount=4)
+    source = graph.add("CLIPTextEncode", 1, "Prompt: what the clip shows", text=picture[2], clip=model[1])
+    small = graph.add("DamageLowResolution", 1, "Each frame: half the size", scale=2.0, filter="box")
+    operator = graph.add("DamageFrames", 1, "Then: each second frame dropped", pattern="dropped", operator=small[0])
+    damaged = graph.add("ApplyDamage", 2, image=clip[0], operator=operator[0], noise=8.0, seed=2)
+    grey = graph.add("EmptyImage", 2, "Grey of the restored size", width=64, height=64, batch_size=4, color=0x808080)
+    latent = graph.add("VAEEncode", 2, "A latent of the restored size", pixels=grey[0], vae=model[2])
+    start = Start(picture, model, source, latent)
+    shown = []
+    for column, title, settings in (
+        (3, "each frame for itself", {}),
+        (5, "together", {"temporal_smoothing": 2.0, "share_noise": True}),
+    ):
+        drawn = _restored(graph, start, column, operator[0], damaged[0], latent[0], noise=8.0, **settings)
+        decoded = decode(graph, start, column + 1, f"Decode: {title}", drawn[0])
+        shown.append(graph.add("ImageFromBatch", column + 1, "Frame 2", image=decoded[0], batch_index=1, length=1)[0])
+    first = graph.add("ImageFromBatch", 7, "Frame 1 as it came", image=damaged[0], batch_index=0, length=1)
+    enlarged = graph.add("ImageScale", 7, image=first[0], upscale_method="nearest-exact", width=64, height=64)
+    side_by_side(
+        graph, 7, "Frame 1 as it came | frame 2, dropped: alone | together | truth", enlarged[0], *shown, picture[0]
+    )
+    graph.group("Clip, model and damage", 0, 1)
+    graph.group("Damage", 2)
+    graph.group("Each frame for itself", 3, 4)
+    graph.group("Together", 5, 6)
+    graph.group("Look", 7, 8)
+    return graph
