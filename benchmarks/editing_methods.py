@@ -104,9 +104,10 @@ class Entry:
     Attributes:
         name: Name in tables and files.
         edit: From a batch and a setting to the edit.
-        settings: Setting for each kind of model, chosen by `editing.py --tune`.
+        settings: Setting for each kind of model, chosen by `editing.py --tune` unless it is by hand.
         paper: Guidance of its paper, which gets a row of its own; None where that is no other.
         note: What the table must say.
+        by_hand: Whether its setting was chosen without a search.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Entry:
     settings: Mapping[str, Setting]
     paper: float | None = None
     note: str = ""
+    by_hand: bool = False
 
 
 def fitting(budget: int, setting: Setting, cost: Callable[[int], int]) -> tuple[int, int]:
@@ -272,7 +274,7 @@ BASELINE = "naive DDIM, cfg 7.5"
 # Guidance of papers: prompt-to-prompt and null-text 7.5, EDICT and BDIA 3, O-BELM 2, edit-friendly DDPM 9, InfEdit 2.3,
 # FlowEdit and FlowAlign 13.5 for SD3. Those of RF-Solver and FireFlow are inputs of a distilled model and no cfg.
 ENTRIES = (
-    Entry(BASELINE, replayed("ddim"), _both(7.5)),
+    Entry(BASELINE, replayed("ddim"), _both(7.5), by_hand=True),
     # The longest by far: begun first, it leaves no worker waiting for it at the end.
     Entry(
         "null_text",
@@ -280,6 +282,7 @@ ENTRIES = (
         _both(7.5),
         note="at its paper's cfg, with the 13 steps that the baseline has; the calls of the fit, up to 10 updates a "
         "step, go beyond the budget, and its backward passes are not counted",
+        by_hand=True,
     ),
     Entry("ddim", replayed("ddim"), {"eps": Setting(2.0), "flow": Setting(1.0)}),
     Entry("euler", replayed("euler"), _both(1.0), paper=7.5),
@@ -291,18 +294,31 @@ ENTRIES = (
     Entry("bdia", replayed("bdia", gamma=0.96), _both(1.0), paper=3.0, note="gamma 0.96"),
     Entry("belm", replayed("belm", extra=1), _both(1.0), paper=2.0, note="with reseed"),
     Entry("noise_map", replayed("noise_map"), _both(1.0), paper=9.0),
-    Entry("ledits", replayed("noise_map", stepper="dpmpp_2m_sde"), _both(1.0), note="noise_map, stepper dpmpp_2m_sde"),
-    Entry("direct", directed(1.0), _both(2.0), paper=7.5, note="carry 1"),
-    Entry("direct_half", directed(0.5), _both(2.0), note="carry 0.5"),
-    Entry("npi", negative_prompted("none"), _both(1.5), paper=7.5, note="negative-prompt inversion"),
-    Entry("proxnpi", negative_prompted("l0"), _both(1.5), paper=7.5, note="with proximal guidance, l0"),
+    Entry(
+        "ledits",
+        replayed("noise_map", stepper="dpmpp_2m_sde"),
+        _both(1.0),
+        note="noise_map, stepper dpmpp_2m_sde",
+        by_hand=True,
+    ),
+    Entry("direct", directed(1.0), _both(2.0), paper=7.5, note="carry 1", by_hand=True),
+    Entry("direct_half", directed(0.5), _both(2.0), note="carry 0.5", by_hand=True),
+    Entry("npi", negative_prompted("none"), _both(1.5), paper=7.5, note="negative-prompt inversion", by_hand=True),
+    Entry("proxnpi", negative_prompted("l0"), _both(1.5), paper=7.5, note="with proximal guidance, l0", by_hand=True),
     Entry(
         "spd",
         descended(5),
         _both(1.0),
         note="at most 5 updates a step, which go beyond the budget; backward passes are not counted",
+        by_hand=True,
     ),
-    Entry("rf_inversion", replayed("rf_inversion"), _both(2.0), note="gamma 0.5, eta 0.9 for a quarter of the steps"),
+    Entry(
+        "rf_inversion",
+        replayed("rf_inversion"),
+        _both(2.0),
+        note="gamma 0.5, eta 0.9 for a quarter of the steps",
+        by_hand=True,
+    ),
     Entry("infedit", paired(InfEdit()), {"eps": Setting(1.0), "flow": Setting(2.0)}, paper=2.3),
     Entry("flowedit", paired(FlowEdit()), _both(1.0), paper=13.5),
     Entry(
@@ -318,5 +334,5 @@ ENTRIES = (
 def entries() -> dict[str, Entry]:
     """ENTRIES, and one more for every method of the registry that none of them is named after."""
     found = {entry.name: entry for entry in ENTRIES}
-    found.update({name: Entry(name, replayed(name), UNTUNED) for name in METHODS if name not in found})
+    found.update({name: Entry(name, replayed(name), UNTUNED, by_hand=True) for name in METHODS if name not in found})
     return found

@@ -218,6 +218,9 @@ def write(rows: list[Row], bounds: Row, where: dict[str, str], output: Path) -> 
     plot(found, bounds, output / f"{NAME}.png")
     sheet(found, bounds, output / f"{NAME}.jpg")
     total = count * len(KINDS)
+    names = dict.fromkeys(row["job"]["entry"] for row in measured)
+    by_hand = ", ".join(name for name in names if entries()[name].by_hand)
+    untuned = f", but for those of {by_hand}, which were chosen by hand" if by_hand else ""
     parts = [
         "# Edits of held-out pictures",
         f"{total} triples of a picture of the Shapes world, its caption and a target caption, {count} for each kind of "
@@ -233,9 +236,10 @@ def write(rows: list[Row], bounds: Row, where: dict[str, str], output: Path) -> 
         "- *structure distance*: mean squared difference of the cosine self-similarity of features behind the middle "
         "block of the demo VAE's encoder, times 1000, from the target as the world draws it with the source's shades "
         "and place.\n"
-        "- *cfg* is the guidance under the target; all invert at cfg 1. The settings come from `editing.py --tune` on "
-        "16 pictures whose combinations were trained on: the best sum of success in % and PSNR in dB at cfg 1, 2 and "
-        "3, all from pure noise. Rows with the paper's cfg are beside them.",
+        "- *cfg* is the guidance under the target; all invert at cfg 1, and direct inversion records "
+        "its correction at the cfg of the target. The settings come from `editing.py --tune` on 16 pictures whose "
+        "combinations were trained on: the best sum of success in % and PSNR in dB at cfg 1, 2 and 3, all from pure "
+        f"noise{untuned}. Rows with the paper's cfg are beside them.",
         f"The reader itself: the sources through the VAE are read right in {bounds['source_read_right']:.1f} %, the "
         f"targets as the world draws them in {bounds['target']['all']['success']:.1f} %, which is the ceiling of "
         f"success. The standard error of a share is at most {50.0 / math.sqrt(total):.1f} points.",
@@ -249,8 +253,7 @@ def write(rows: list[Row], bounds: Row, where: dict[str, str], output: Path) -> 
             f"Inside a mask of the pixels that may change, the first {masked} triples:",
             masked_table([*filter(is_own, part)], bounds),
         ]
-    notes = {row["job"]["entry"] for row in measured}
-    told = [f"- {entry.name}: {entry.note}." for entry in entries().values() if entry.note and entry.name in notes]
+    told = [f"- {entry.name}: {entry.note}." for entry in entries().values() if entry.note and entry.name in names]
     parts += ["\n".join(told)] if told else []
     refused = [f"- {row['job']['model']}, {label(row)}: {row['refused']}" for row in rows if "refused" in row]
     parts += ["Refused:\n" + "\n".join(refused)] if refused else []

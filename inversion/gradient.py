@@ -16,6 +16,7 @@ checkpoint at each step.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ from .steps import Carrying, Stepper
 from .walk import OnStep, walk
 
 Loss = Callable[[Tensor], Tensor]
+
+# Of the largest power of two that a float is: the inverse of the smallest numbers is beyond it.
+_LARGEST_POWER = sys.float_info.max_exp - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +185,7 @@ def pull_back(
     # The gradient of a mean over many entries lies below what a float16 network can hold. It is sent through at size
     # 1; a power of two leaves all digits as they are.
     size = max(float(gradient.abs().max()) for gradient in gradients)
-    scale = 2.0 ** -math.frexp(size)[1]
+    scale = 2.0 ** min(-math.frexp(size)[1], _LARGEST_POWER)
     found = torch.autograd.grad(outputs, inputs, [scale * gradient for gradient in gradients], allow_unused=True)
     parts = [torch.zeros_like(of) if part is None else part / scale for of, part in zip(inputs, found, strict=True)]
     if not all(bool(torch.isfinite(part).all()) for part in parts):

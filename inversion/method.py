@@ -110,6 +110,8 @@ class Method(ABC):
         min_level: Lowest level that it can invert to.
         needs_gradients: Whether invert differentiates the model, so that its field must let gradients through.
         stops_early: Whether invert may make fewer calls than `evaluations` says.
+        corrects_guidance: Whether its residuals undo the guidance that they were recorded under, so that an edit
+            should have the same.
     """
 
     name: ClassVar[str]
@@ -123,6 +125,7 @@ class Method(ABC):
     min_level: ClassVar[int] = 1
     needs_gradients: ClassVar[bool] = False
     stops_early: ClassVar[bool] = False
+    corrects_guidance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for setting in self.parameters():

@@ -56,6 +56,9 @@ class RFInversion(io.ComfyNode):
         seed: int | None = None,
     ) -> bool | str:
         """Refuse before anything runs what can be seen on the widgets."""
+        # None: the value comes over a link, and then the window is checked when the node runs.
+        if start is None or stop is None:
+            start = stop = None
         return refusal(steps, strength, "rf_inversion", gamma=gamma, eta=eta, start=start, stop=stop, seed=seed)
 
     @classmethod

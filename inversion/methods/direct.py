@@ -39,6 +39,7 @@ class Direct(Method):
     reference = "Ju et al. 2023, Direct Inversion, arXiv:2310.01506"
     order = None
     reversible = True
+    corrects_guidance = True
     added = (0, 1, 0)
     carry: float = parameter(
         1.0,

@@ -86,6 +86,9 @@ class RFInversion(Method):
     gamma and under any prompt. In between it trades likeness against freedom and does not reconstruct.
 
     Every row of a batch gets the same y1, so that it is what it is alone.
+
+    Raises:
+        ValueError: If the window ends before it begins.
     """
 
     name = "rf_inversion"
@@ -119,6 +122,15 @@ class RFInversion(Method):
         step=0.01,
     )
     seed: int = parameter(0, "Seed of the noise of the climb.", minimum=0, maximum=LARGEST_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Such a window is empty, and eta would act nowhere without a word.
+        if self.start > self.stop:
+            raise ValueError(
+                f"start of method rf_inversion must not lie above stop, got {self.start:g} and {self.stop:g}; "
+                "raise stop, or set eta to 0 for no pull."
+            )
 
     def invert(
         self,

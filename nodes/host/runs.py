@@ -21,6 +21,7 @@ from ...inversion import (
     blend,
     check_fit,
     invert,
+    own_method,
     replay,
     strength_to_level,
     work_dtype,
@@ -218,6 +219,13 @@ def conditioning_of(
                 cfg,
                 bundle.cfg,
             )
+    elif own_method(record).corrects_guidance and record.residuals is not None and cfg != bundle.cfg:
+        _logger.warning(
+            "Retrace: cfg is %g, but the correction of this inversion was recorded at %g; "
+            "what is not edited comes back best at that.",
+            cfg,
+            bundle.cfg,
+        )
     return target, negative, cfg
 
 

@@ -99,6 +99,8 @@ def test_a_small_run_writes_everything_and_is_resumed(parts, folder, capsys):
     assert own["euler"]["calls"] <= 8 and own["flowedit"]["calls"] <= 8
     text = (folder / "editing.md").read_text()
     assert all(f"| {name}" in text or f"| **{name}**" in text for name in names) and "Not beaten" in text
+    # What was not searched for is said.
+    assert "but for those of naive DDIM, cfg 7.5, which were chosen by hand" in text
     for name in ("editing.png", "editing.jpg"):
         with Image.open(folder / name) as picture:
             assert picture.size[0] > 400

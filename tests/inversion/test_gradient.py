@@ -262,6 +262,17 @@ def test_small_gradients_survive_a_network_in_half_precision():
     agrees(found.start, wanted.start, 1e-2)
 
 
+def test_the_smallest_gradients_are_gradients():
+    """Below the inverse of the largest float, where the power of two that would make them 1 is none."""
+    problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]
+    found, wanted = (
+        walk_gradient(problem.field(), problem.start(sigmas), sigmas, Euler, lambda end, by=by: by * end.sum())
+        for by in (1e-310, 1.0)
+    )
+    # Numbers this small have few digits left.
+    agrees(found.start * 1e300, wanted.start * 1e-10, 1e-6)
+
+
 def test_refusals():
     problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]
     x = problem.start(sigmas)

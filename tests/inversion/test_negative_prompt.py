@@ -177,3 +177,17 @@ def test_nothing_is_kept_between_runs():
     assert not torch.equal(played(mixture, other, settings), once)
     assert torch.equal(played(mixture, record, settings), once)
     assert isinstance(settings.field(record, mixture.field(), mixture.field()), Field)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, CLIP_SHAPE], ids=["picture", "clip"])
+def test_cells_beside_what_was_let_through_are_not_pulled(shape):
+    mixture, record = made("ve", shape=shape)
+    x, sigma = record.x, record.sigmas[2]
+    base = mixture.field()(x, sigma)
+    kept, through = proximal(mixture.field("target")(x, sigma) - base, "l0", 0.95)
+    spared = grown(through, 1)
+    assert bool((spared > through).any()) and bool((spared == 0.0).any())
+    settings = NegativePrompt(3.0, "l0", 0.95, pull=1.0, pull_steps=1.0, dilate=1)
+    found = settings.field(record, mixture.field(), mixture.field("target"))(x, sigma)
+    wanted = torch.where(spared == 1.0, base + 3.0 * kept, record.x0)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)

@@ -82,6 +82,12 @@ def test_the_window_is_counted_in_steps(space):
         assert torch.equal(after, plain) != (2 <= i < 5), i
 
 
+def test_a_window_that_ends_before_it_begins_is_refused():
+    with pytest.raises(ValueError, match=r"start of method rf_inversion must not lie above stop, got 0.5 and 0.25;"):
+        rf(start=0.5)
+    assert rf(start=0.5, stop=0.5).eta > 0.0
+
+
 def test_more_pull_keeps_more():
     mixture, grid = Mixture("flow"), full_grid("flow", 20)
     clean, target = mixture.sample(8), mixture.field("target", 3.0)

@@ -1,5 +1,7 @@
 """The nodes whose way down holds on to the source: direct inversion, noise maps, RF-Inversion, negative prompts."""
 
+import logging
+
 import comfy.model_management
 import comfy.samplers
 import torch
@@ -111,6 +113,39 @@ def check_direct_climbs_unguided(pack):
             assert counter.calls == STEPS and bare.record.residuals is None
 
 
+class _Log(logging.Handler):
+    """Keeps what is said in the log."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+def check_direct_warns_of_another_guidance(pack):
+    """An edit at another cfg than the correction's is said in the log; a reconstruction and one without is not."""
+    negative, target = pack.tiny.conditioning("sd15", seed=5), pack.tiny.conditioning("sd15", seed=9)
+    for node_id, carry, cfg, warned in (
+        ("DirectInversion", 1.0, 2.0, True),
+        ("DirectInversion", 1.0, CFG, False),
+        ("DirectInversion", 0.0, 2.0, False),
+        ("NoiseMapInvert", None, 2.0, False),
+    ):
+        own = {} if carry is None else {"carry": carry}
+        model, _, _, (bundle, _) = run(pack, node_id, "sd15", cfg=CFG, negative=negative, **own)
+        for positive in (target, None):
+            log = _Log()
+            logging.getLogger().addHandler(log)
+            try:
+                pack.call("Resample", model=model, inversion=bundle, cfg=cfg, positive=positive, negative=negative)
+            finally:
+                logging.getLogger().removeHandler(log)
+            said = any("the correction of this inversion was recorded at 7.5" in line for line in log.lines)
+            assert said == (warned and positive is not None), (node_id, carry, cfg, log.lines)
+
+
 def check_replay_nodes_are_invert(pack):
     """Each gives bit for bit the record of Invert with that method and those settings, guided too."""
     for node_id, (method, settings) in SETTINGS.items():
@@ -149,6 +184,7 @@ def check_replay_nodes_refuse(pack):
         ("DirectInversion", {"carry": 1.5}, "carry of method direct must be at most 1.0, got 1.5"),
         ("NoiseMapInvert", {"stepper": "euler"}, "stepper of method noise_map must be one of ddpm, dpmpp_2m_sde"),
         ("RFInversion", {"eta": -0.1}, "eta of method rf_inversion must be at least 0.0"),
+        ("RFInversion", {"start": 0.5, "stop": 0.2}, "start of method rf_inversion must not lie above stop"),
         ("RFInversion", {"steps": 1}, "steps must be at least 2, got 1"),
         ("NoiseMapInvert", {"strength": 0.0}, "strength must be"),
     ):
@@ -161,6 +197,8 @@ def check_replay_nodes_refuse(pack):
     )
     for node_id in SETTINGS:
         assert pack.node(node_id).validate_inputs() is True
+        if node_id == "RFInversion":  # stop over a link: what it is compared with is not known yet
+            assert pack.node(node_id).validate_inputs(start=0.5) is True
         assert pack.node(node_id).validate_inputs(steps=20, strength=1.0) is True
         refuses(lambda n=node_id: run(pack, n, "sd15", cfg=2.0), "cfg must be 1 without a negative")
         refuses(lambda n=node_id: run(pack, n, "sd15", model=cached), "got the cache patch 'easycache'")
