@@ -111,7 +111,7 @@ def reached(path, level, module):
 
 
 def test_the_package_was_found():
-    assert {part_of(p) for p in package_files()} >= {"", "inversion", "demo", "backends", "nodes"}
+    assert {part_of(p) for p in package_files()} >= {"", "inversion", "restoration", "demo", "backends", "nodes"}
 
 
 def test_root_imports_nothing_at_module_level():
