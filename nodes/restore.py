@@ -87,8 +87,8 @@ class RestoreDDS(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.1,
-                    tooltip="For clips: holds still what does not move. 1 to 5 are usual; fast motion wants less. All "
-                    "frames of the batch, or of the video latent, are then one clip.",
+                    tooltip="For clips: holds still what does not move and fills dropped frames. 1 to 5 are usual; "
+                    "leave 0 where things move. All frames of the batch, or of the video latent, are then one clip.",
                 ),
                 declare(
                     io.Boolean.Input,

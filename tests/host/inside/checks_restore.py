@@ -231,6 +231,14 @@ def check_frames(pack):
     (inner,) = pack.call("DamageFrames", pattern="dropped", every=2, operator=damages(pack)["small"])
     (damaged,) = pack.call("ApplyDamage", image=image, operator=inner, noise=0.0, seed=1)
     assert damaged.shape == (2, 16, 16, 3)
+    # The operator of a frame came first: small, then interlaced, is not interlaced, then small.
+    half = pack.call("DamageLowResolution", scale=2.0, filter="bicubic")[0]
+    both = pack.call("DamageFrames", pattern="interlaced", every=2, operator=half)[0]
+    (small,) = pack.call("ApplyDamage", image=image, operator=half, noise=0.0, seed=1)
+    (laced,) = pack.call("DamageFrames", pattern="interlaced", every=2)
+    (wanted,) = pack.call("ApplyDamage", image=small, operator=laced, noise=0.0, seed=1)
+    (damaged,) = pack.call("ApplyDamage", image=image, operator=both, noise=0.0, seed=1)
+    assert torch.allclose(damaged, wanted, atol=1e-6)
 
 
 def check_red_diff(pack):
