@@ -28,6 +28,7 @@ from .report import InversionReport
 from .resample import Resample
 from .restore import RestoreDDS
 from .restore_red import RestoreREDDiff
+from .rf_edit import RFEdit
 from .rf_inversion import RFInversion
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
@@ -81,6 +82,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     RestoreREDDiff,
     SnapToMeasurement,
     RestoreReport,
+    RFEdit,
 )
 
 
