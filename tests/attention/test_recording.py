@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from retrace.attention import Bank, Recording, Site, Step, Window, place
 from retrace.attention.operands import Kept
 from retrace.attention.timing import mirrored
@@ -21,7 +22,10 @@ def kept(value):
     return Kept(torch.full((1, 6, 2), float(value)), (2, 6), (0, 2))
 
 
-def recording(window=Window(0.0, 0.5), limit=10**6, **changes):
+HALF = Window(0.0, 0.5)
+
+
+def recording(window=HALF, limit=10**6, **changes):
     return Recording(Bank(limit), FALLING, window.holds, **changes)
 
 

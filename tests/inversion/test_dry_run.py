@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from retrace.inversion import Field, SingleState, get_method, invert, levels_asked, replay
 from retrace.inversion.registry import METHODS
 
