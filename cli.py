@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .cli_attention import attended, attention_options, check_attention
 from .version import VERSION
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def _edit_options(parser: argparse.ArgumentParser, target_required: bool) -> Non
     parser.add_argument("--cfg", type=float, default=4.0, help="guidance towards the target")
     parser.add_argument("--mask", help="picture file, white = edit; the latent outside stays exactly as it was")
     parser.add_argument("--feather", type=float, default=0.0, help="blur of the mask's edge, radius in pixels")
+    attention_options(parser)
 
 
 # Commands
@@ -244,6 +246,7 @@ def _replay(options: argparse.Namespace) -> None:
     output = check_writable(options.output)
     _check_mask(options)
     record = load(options.record)
+    check_attention(options)
     model = _model(options)
     source = _source_field(model, record)
     _give_out(options, model, record, source, output)
@@ -256,7 +259,9 @@ def _edit(options: argparse.Namespace) -> None:
     output = check_writable(options.output)
     kept = options.save and check_writable(options.save, RECORD_SUFFIXES)
     _check_mask(options)
-    model, record, source = _take_in(options, keep_path=options.mask is not None)
+    check_attention(options)
+    kept_path = options.mask is not None or options.attention is not None
+    model, record, source = _take_in(options, keep_path=kept_path)
     if kept:
         save(record, kept)
         print(f"saved {kept}")
@@ -332,13 +337,15 @@ def _give_out(
     from .inversion import blend, replay
 
     with torch.inference_mode():
-        target = after_step = None
-        if options.target is not None:
-            target = _field(model, record.x0, options.target, options.negative, options.cfg)
+        target = after_step = mask = None
         if options.mask is not None:
             size = (int(record.meta["width"]), int(record.meta["height"]))
             mask = read_mask(options.mask, 1, size, tuple(record.shape[2:]), options.feather)
             after_step = blend(record, mask, model.device)
+        if options.target is not None and options.attention is not None:
+            target = attended(options, model, record, mask)
+        elif options.target is not None:
+            target = _field(model, record.x0, options.target, options.negative, options.cfg)
         x = replay(
             record,
             source,

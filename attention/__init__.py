@@ -6,6 +6,7 @@ from .executor import Executor
 from .grid import Mask, MaskSource, complement, protected, to_grid, token_weights
 from .plan import AttentionPlan, AttentionRun, LatentRule
 from .preset import FAMILIES, Preset, Settings
+from .recording import Recording
 from .registry import PRESETS, get_preset
 from .rules import (
     OWN,
@@ -28,7 +29,7 @@ from .rules import (
 )
 from .sites import ALL, KINDS, STACKS, Kind, Layers, Site
 from .store import Rows, Shelf, Store
-from .timing import Step, Window
+from .timing import Step, Window, place
 
 __all__ = [
     "ALL",
@@ -59,6 +60,7 @@ __all__ = [
     "Own",
     "Preset",
     "Probe",
+    "Recording",
     "Rows",
     "Rule",
     "Settings",
@@ -74,6 +76,7 @@ __all__ = [
     "complement",
     "estimate",
     "get_preset",
+    "place",
     "protected",
     "to_grid",
     "token_weights",

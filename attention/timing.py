@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 # Far below 1/n of any schedule, far above the rounding of i/n.
 TOLERANCE = 1e-9
@@ -54,3 +55,27 @@ class Window:
 
 
 ALWAYS = Window()
+
+
+def place(levels: Sequence[float], sigma: float) -> Step:
+    """Where sigma stands among the levels of a run; in a rising run, all is mirrored.
+
+    Args:
+        levels: Levels in walking order.
+        sigma: A level.
+    """
+    total = len(levels) - 1
+    # float32 SIGMAS against levels in double precision.
+    near = 1e-5 * max(1e-3, abs(sigma))
+    if levels[-1] < levels[0]:
+        passed = sum(level >= sigma - near for level in levels[1:])
+    else:
+        passed = sum(level <= sigma + near for level in levels[1:])
+    index = min(passed, max(total - 1, 0))
+    between = abs(levels[index] - sigma) > near
+    return Step(index=index, total=total, sigma=sigma, evaluation=int(between))
+
+
+def mirrored(step: Step) -> Step:
+    """The step between the same two levels in a walk the other way."""
+    return replace(step, index=step.total - 1 - step.index)

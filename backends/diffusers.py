@@ -321,6 +321,11 @@ class DiffusersModel:
         return "ve" if isinstance(self._network, _UNet) else "flow"
 
     @property
+    def network(self) -> Any:
+        """The diffusers module that denoises."""
+        return self._network.net
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self._network.net.device  # type: ignore[no-any-return]

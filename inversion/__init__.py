@@ -1,6 +1,7 @@
 """Inversion of a latent into a model's noise, and the way back. Needs torch and safetensors, knows no host."""
 
 from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_level
+from .dry_run import levels_asked
 from .embeddings import EmbeddingPerStep, with_embeddings
 from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
 from .fingerprint import fingerprint
@@ -74,6 +75,7 @@ __all__ = [
     "implied_noise",
     "invert",
     "keep_source",
+    "levels_asked",
     "load",
     "meet",
     "mix",

@@ -29,6 +29,7 @@ from .resample import Resample
 from .restore import RestoreDDS
 from .restore_guided import RestoreGuided
 from .restore_red import RestoreREDDiff
+from .rf_edit import RFEdit
 from .rf_inversion import RFInversion
 from .samplers import InversionSampler, RFSolverSample
 from .shapes import LoadShapesModel
@@ -83,6 +84,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     RestoreGuided,
     SnapToMeasurement,
     RestoreReport,
+    RFEdit,
 )
 
 

@@ -385,3 +385,40 @@ def test_header_of_a_record_is_plain_json(run, pipeline, photo, tmp_path):
         texts = list(file.metadata().values())
     assert any(SOURCE in text and isinstance(json.loads(text), dict) for text in texts)
     assert relative_error(load(record).x0, load(record).x0) == 0.0
+
+
+def test_an_edit_reads_from_its_source(run, pipeline, photo, tmp_path):
+    common = ("--model", pipeline, "--steps", 3, "--method", "euler")
+    record, white = tmp_path / "kept.safetensors", tmp_path / "white.png"
+    Image.new("L", (50, 37), 255).save(white)
+    plain, one, two, text = (tmp_path / f"{name}.png" for name in ("plain", "one", "two", "text"))
+    edit = ("edit", photo, *common, "--source", SOURCE, "--target", TARGET)
+    assert run(*edit, "-o", plain)[0] == 0
+    mutual = ("--attention", "mutual:union", "--attention-layers", "all", "--attention-steps", "0-1")
+    assert run(*edit, *mutual, "--save", record, "-o", one)[0] == 0
+    assert run("replay", record, "--model", pipeline, "--target", TARGET, *mutual, "-o", two)[0] == 0
+    assert torch.equal(read_picture(one, 1), read_picture(two, 1))
+    assert not torch.equal(read_picture(one, 1), read_picture(plain, 1))
+    assert run(*edit, *mutual, "--attention-strength", 0, "-o", text)[0] == 0
+    assert torch.equal(read_picture(text, 1), read_picture(plain, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--attention", "nonsense"), "attention must be one of"),
+        (("--attention", "pnp"), "attention must be one of"),
+        (("--attention", "kv_edit"), "kv_edit must have a mask"),
+        (("--attention", "mutual:nonsense"), "variant of mutual must be one of"),
+        (("--attention", "value", "--attention-steps", "some"), "attention-steps must be START-END"),
+        (("--attention", "value", "--attention-layers", "double:3"), "layers of value must match"),
+    ],
+)
+def test_attention_that_does_not_fit_is_refused(run, pipeline, photo, tmp_path, options, sentence):
+    code, _, error = run(
+        *("edit", photo, "--model", pipeline, "--source", SOURCE, "--target", TARGET, "--steps", 3),
+        *(*options, "-o", tmp_path / "none.png"),
+    )
+    assert code == 2 and sentence in error and not (tmp_path / "none.png").exists()
+    code, _, error = run("replay", "none.safetensors", "--model", pipeline, "--attention", "value", "-o", "none.png")
+    assert code == 2

@@ -8,7 +8,7 @@ changed; a hook on a module, which one kind of rule needs, is taken off in a ``f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import torch
 
-from ...attention import AttentionRun, Rows, Step
+from ...attention import AttentionRun, Rows, Step, place
 from .attention_features import features_in
 from .attention_sites import Resolver
 
@@ -241,22 +241,3 @@ def step_of(options: dict[str, Any], sigma: float) -> Step:
     """
     levels = [float(level) for level in options["sample_sigmas"]]
     return place(levels, sigma)
-
-
-def place(levels: Sequence[float], sigma: float) -> Step:
-    """Return where sigma stands among the levels of a run; in a rising run, all is mirrored.
-
-    Args:
-        levels: Levels in walking order.
-        sigma: A level.
-    """
-    total = len(levels) - 1
-    # float32 SIGMAS against levels in double precision.
-    near = 1e-5 * max(1e-3, abs(sigma))
-    if levels[-1] < levels[0]:
-        passed = sum(level >= sigma - near for level in levels[1:])
-    else:
-        passed = sum(level <= sigma + near for level in levels[1:])
-    index = min(passed, max(total - 1, 0))
-    between = abs(levels[index] - sigma) > near
-    return Step(index=index, total=total, sigma=sigma, evaluation=int(between))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...attention import AttentionPlan, Step
+from ...attention import AttentionPlan, Shelf, Step
 from ...inversion import (
     AfterStep,
     Inversion,
@@ -39,6 +39,7 @@ def replay_guider(
     cfg: float,
     plan: AttentionPlan,
     together: bool | None = None,
+    shelf: Shelf | None = None,
 ) -> BranchGuider:
     """Return a guider of an inversion's source and a target.
 
@@ -50,6 +51,7 @@ def replay_guider(
         cfg: Guidance scale of the edit.
         plan: What the target reads from the source.
         together: As in BranchGuider.
+        shelf: As in BranchGuider; it holds what the plan reads from the source, which is not evaluated again.
 
     Raises:
         ValueError: If the source's conditioning is not known, or the plan or the model does not fit.
@@ -60,7 +62,7 @@ def replay_guider(
             "connect the conditioning that it was inverted with."
         )
     source = Branch(bundle.source, bundle.negative, bundle.cfg)
-    return BranchGuider(model, {SOURCE: source, TARGET: Branch(target, negative, cfg)}, plan, together)
+    return BranchGuider(model, {SOURCE: source, TARGET: Branch(target, negative, cfg)}, plan, together, shelf)
 
 
 def with_pinned_source(
@@ -79,8 +81,8 @@ def with_pinned_source(
         The arguments of a call of the guider; the last rows of its answer are the target's.
     """
     level = float(sigma[0])
-    if not guider.active(options or {}, level):
-        # The source costs nothing where nobody reads from it.
+    if guider.shelf is not None or not guider.active(options or {}, level):
+        # The source costs nothing where nobody reads from it, or where what is read was kept.
         return x, sigma, guider.asking(options, [TARGET], [TARGET])
     source = state_at(record, level, x.device).to(x)
     asked = guider.asking(options, [SOURCE, TARGET], [TARGET])

@@ -21,7 +21,7 @@ import comfy.samplers
 import node_helpers
 import torch
 
-from ...attention import AttentionPlan, AttentionRun, Step
+from ...attention import AttentionPlan, AttentionRun, Shelf, Step
 from .attention_masks import on_grid_of
 from .attention_override import Forwards, Layout, step_of
 from .attention_sites import Resolver, refuse_compiled_model, resolver_for
@@ -73,10 +73,16 @@ class BranchGuider(SteadyGuider):
 
     Attributes:
         run: The rules in use while a run is under way, else None.
+        shelf: What holds operands for longer than an evaluation, or None.
     """
 
     def __init__(
-        self, model: Any, branches: Mapping[str, Branch], plan: AttentionPlan, together: bool | None = None
+        self,
+        model: Any,
+        branches: Mapping[str, Branch],
+        plan: AttentionPlan,
+        together: bool | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         """Set up the branches.
 
@@ -85,6 +91,7 @@ class BranchGuider(SteadyGuider):
             branches: Branches by name, "target" among them.
             plan: What the branches do to each other.
             together: Whether branches share forwards; None decides by what fits, False never does.
+            shelf: What holds operands for longer than an evaluation; None for a store of each evaluation.
 
         Raises:
             ValueError: If the plan names a branch that is not there, or nothing is known of the network's attention.
@@ -106,6 +113,7 @@ class BranchGuider(SteadyGuider):
         self._together = together
         self._all = Asked(tuple(branches), tuple(branches))
         self.run: AttentionRun | None = None
+        self.shelf = shelf
         self._resolver: Resolver | None = None
 
     def _declare(self, branches: Mapping[str, Branch]) -> dict[str, str]:
@@ -131,7 +139,7 @@ class BranchGuider(SteadyGuider):
 
     def sample(self, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Sample with a fresh run of the rules; called by nodes and by the host's, arguments as there."""
-        self.run = on_grid_of(self._plan, noise.shape).start()
+        self.run = AttentionRun(on_grid_of(self._plan, noise.shape), self.shelf)
         self._resolver = resolver_for(self.model_patcher.model.diffusion_model)
         self._met = False
         try:
@@ -155,7 +163,11 @@ class BranchGuider(SteadyGuider):
     def active(self, model_options: dict[str, Any], sigma: float) -> bool:
         """Say whether a rule acts at a level of the run under way."""
         assert self.run is not None
-        return self.run.active(step_of(model_options["transformer_options"], sigma))
+        return self.run.active(self.step(model_options["transformer_options"], sigma))
+
+    def step(self, options: dict[str, Any], sigma: float) -> Step:
+        """Return where a level stands in the run under way, whose transformer_options are given."""
+        return step_of(options, sigma)
 
     def predict_noise(
         self,
@@ -174,7 +186,7 @@ class BranchGuider(SteadyGuider):
         items = x.shape[0] // len(asked.names)
         rows = timestep[:items]
         assert self.run is not None
-        step = step_of(given, float(timestep[0]))
+        step = self.step(given, float(timestep[0]))
         if not self.run.active(step):
             answers = [self._view(name, options, states[name], rows, seed) for name in asked.names]
             return torch.cat(answers)

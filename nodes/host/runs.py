@@ -10,7 +10,7 @@ import comfy.utils
 import latent_preview
 import torch
 
-from ...attention import AttentionPlan
+from ...attention import AttentionPlan, Shelf
 from ...inversion import (
     Field,
     Inversion,
@@ -58,6 +58,8 @@ def run_invert(
     cfg: float = 1.0,
     negative: Any = None,
     keep_path: bool = False,
+    guider: Any = None,
+    at_top: Callable[[Field, Inversion, torch.device], None] | None = None,
 ) -> Bundle:
     """Invert a LATENT.
 
@@ -74,6 +76,8 @@ def run_invert(
         cfg: Guidance scale.
         negative: CONDITIONING, needed when cfg is not 1.
         keep_path: Whether to record the state of every step.
+        guider: What answers in place of a guider of the source alone; it must answer for the same conditionings.
+        at_top: Called once with (field, record, device) before the run ends.
 
     Returns:
         The inversion.
@@ -104,9 +108,13 @@ def run_invert(
 
     def climb(field: Field, device: torch.device, on_step: OnStep) -> Inversion:
         start = clean.to(work_dtype(device)).to(device)
-        return invert(field, start, sigmas, level, method, keep_path, fingerprints, meta, on_step)
+        record = invert(field, start, sigmas, level, method, keep_path, fingerprints, meta, on_step)
+        if at_top is not None:
+            at_top(field, record, device)
+        return record
 
-    record = run_script(model, source, negative, cfg, samples, sigmas[level::-1], climb, method.needs_gradients)
+    falling = sigmas[level::-1]
+    record = run_script(model, source, negative, cfg, samples, falling, climb, method.needs_gradients, guider)
     return Bundle(record, source, negative, samples, extras_of(latent))
 
 
@@ -121,6 +129,7 @@ def run_replay(
     method: str | None = None,
     tap: Callable[[StepReport], None] | None = None,
     attention: AttentionPlan | None = None,
+    shelf: Shelf | None = None,
 ) -> dict[str, Any]:
     """Play an inversion back, towards a target or, without one, to its own source.
 
@@ -135,6 +144,7 @@ def run_replay(
         method: Name of another solver for the way down; None for the record's own.
         tap: Told after every step.
         attention: What the target reads from the source; without a target it is not used.
+        shelf: What was kept of the source for that; None evaluates the source beside the target.
 
     Returns:
         A LATENT.
@@ -170,7 +180,8 @@ def run_replay(
     if attention is None or reconstructs:
         state = run_script(model, target, negative, cfg, source, record.falling, descend)
     else:
-        guider = replay_guider(model, bundle, target, negative if cfg != 1.0 else None, cfg, attention)
+        uncond = negative if cfg != 1.0 else None
+        guider = replay_guider(model, bundle, target, uncond, cfg, attention, shelf=shelf)
         sampler = AttendedReplay(record, attention, grid, tap)
         drive(guider, sampler, source, record.falling)
         assert sampler.result is not None
@@ -269,6 +280,7 @@ def run_script(
     falling: tuple[float, ...],
     script: Callable[[Field, torch.device, Any], Result],
     gradients: bool = False,
+    guider: Any = None,
 ) -> Result:
     """Run a function on the field of a MODEL under conditionings.
 
@@ -281,13 +293,16 @@ def run_script(
         falling: Levels of the run.
         script: Called once with (field, device, on_step).
         gradients: Whether gradients are to pass through the field.
+        guider: What answers; None for a guider of the conditionings.
 
     Returns:
         What the script returns.
     """
     sampler: ScriptedSampler[Result] = ScriptedSampler(script, gradients)
-    whole = whole_model(model) if gradients else model
-    drive(SteadyGuider(whole, positive, negative if cfg != 1.0 else None, cfg), sampler, samples, falling)
+    if guider is None:
+        whole = whole_model(model) if gradients else model
+        guider = SteadyGuider(whole, positive, negative if cfg != 1.0 else None, cfg)
+    drive(guider, sampler, samples, falling)
     assert sampler.result is not None
     return sampler.result
 

@@ -56,6 +56,7 @@ NODES = [
     "RestoreGuided",
     "SnapToMeasurement",
     "RestoreReport",
+    "RFEdit",
 ]
 
 

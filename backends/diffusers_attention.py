@@ -1,0 +1,291 @@
+"""Rules of attention inside the networks of diffusers.
+
+The forward hooks of a network's attention modules say which site is at work, and a torch function mode stands where its
+processor calls `scaled_dot_product_attention`: there q, k and v are behind norm and rotation, whatever the processor.
+Both exist for one forward; no processor is exchanged, so that nothing is left on a pipeline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Kind, Rows, Site, Step, place
+from ..inversion import Field, Inversion, state_at
+from .diffusers import Cond, DiffusersModel
+
+_ATTEND = nn.functional.scaled_dot_product_attention
+# Arguments of it behind q, k and v, in torch's order.
+_ARGUMENTS = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One attention module of a network; attributes as in Site, `level` counts how often a UNet has halved its grid."""
+
+    stack: str
+    index: int
+    inner: int
+    kind: Kind
+    number: int
+    depth: float
+    level: int
+
+
+def family_of(network: nn.Module) -> str:
+    """Name of a network's family in presets.
+
+    Raises:
+        ValueError: If nothing is known of its attention.
+    """
+    name = type(network).__name__
+    if name == "UNet2DConditionModel":
+        return "sd15" if network.config.addition_embed_type is None else "sdxl"  # type: ignore[union-attr]
+    known = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
+    if name not in known:
+        raise ValueError(f"network must be of SD1.5, SDXL, SD3 or Flux type to control attention, got {name}.")
+    return known[name]
+
+
+def slots_of(network: nn.Module) -> dict[nn.Module, Slot]:
+    """Attention modules that rules reach, in the order in which they are called."""
+    found = list(_unet(network) if family_of(network) in ("sd15", "sdxl") else _blocks(network))
+    counts: dict[str, int] = {}
+    numbers = []
+    for _, (_, _, _, kind, _) in found:
+        numbers.append(counts.get(kind, 0))
+        counts[kind] = numbers[-1] + 1
+    return {
+        module: Slot(stack, index, inner, kind, number, number / max(1, counts[kind] - 1), level)
+        for (module, (stack, index, inner, kind, level)), number in zip(found, numbers, strict=True)
+    }
+
+
+_Place = tuple[str, int, int, Kind, int]
+
+
+def _unet(network: Any) -> Iterator[tuple[nn.Module, _Place]]:
+    """Blocks are numbered as in the network's first code, which all layer lists of papers refer to."""
+
+    def inside(stack: str, index: int, level: int, transformer: Any) -> Iterator[tuple[nn.Module, _Place]]:
+        for inner, block in enumerate(transformer.transformer_blocks):
+            yield block.attn1, (stack, index, inner, "self", level)
+            if block.attn2 is not None:
+                yield block.attn2, (stack, index, inner, "cross", level)
+
+    # Block 0 is the first convolution.
+    index = 1
+    for level, block in enumerate(network.down_blocks):
+        for number, _ in enumerate(block.resnets):
+            if getattr(block, "attentions", None):
+                yield from inside("input", index + number, level, block.attentions[number])
+        # The convolution that halves the grid is a block of its own.
+        index += len(block.resnets) + 1
+    last = len(network.down_blocks) - 1
+    for transformer in getattr(network.mid_block, "attentions", None) or ():
+        yield from inside("middle", 0, last, transformer)
+    index = 0
+    for number, block in enumerate(network.up_blocks):
+        for position, _ in enumerate(block.resnets):
+            if getattr(block, "attentions", None):
+                yield from inside("output", index + position, last - number, block.attentions[position])
+        index += len(block.resnets)
+
+
+def _blocks(network: Any) -> Iterator[tuple[nn.Module, _Place]]:
+    stacks = (("block", network.transformer_blocks),)
+    if family_of(network) == "flux":
+        stacks = (("double", network.transformer_blocks), ("single", network.single_transformer_blocks))
+    for stack, blocks in stacks:
+        for index, block in enumerate(blocks):
+            yield block.attn, (stack, index, 0, "joint", 0)
+            # The first blocks of SD3.5-M attend a second time, to the image alone.
+            if getattr(block, "attn2", None) is not None:
+                yield block.attn2, (stack, index, 0, "self", 0)
+
+
+class Attention:
+    """The rules of one run of a network.
+
+    Args:
+        network: The denoising network of a diffusers pipeline.
+        plan: The rules.
+        size: Height and width of the latent.
+
+    Raises:
+        ValueError: If nothing is known of the network's attention, or the plan needs more than attention.
+    """
+
+    def __init__(self, network: nn.Module, plan: AttentionPlan, size: tuple[int, int]) -> None:
+        if plan.features or plan.latent_rules or plan.branches:
+            raise ValueError(
+                "attention must be a plan of rules between source and target here, got one with features, a blend or "
+                "further branches; run it in ComfyUI."
+            )
+        self.network = network
+        self.run: AttentionRun = plan.start()
+        self._family = family_of(network)
+        self._slots = slots_of(network)
+        self._size = size
+        self._checked = False
+
+    @contextmanager
+    def forward(self, branch: str, chunk: str, items: int, step: Step) -> Iterator[None]:
+        """The rules act on what the network attends to inside this context.
+
+        Args:
+            branch: Branch of all rows of the forward.
+            chunk: "cond" or "uncond".
+            items: Rows.
+            step: When it is.
+        """
+        rows = Rows((branch,) * items, (chunk,) * items, tuple(range(items)))
+        at_work: list[Slot] = []
+
+        def begin(module: nn.Module, _: Any) -> None:
+            at_work[:] = [self._slots[module]]
+
+        def end(module: nn.Module, _: Any, __: Any) -> None:
+            at_work.clear()
+
+        hooks = []
+        try:
+            for module in self._slots:
+                hooks.append(module.register_forward_pre_hook(begin))
+                hooks.append(module.register_forward_hook(end, always_call=True))
+            with _Calls(self, rows, step, at_work):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not self._checked:
+            self._checked = True
+            self.run.check()
+
+    def site(self, slot: Slot, queries: int, keys: int) -> Site:
+        """The site of a call at a slot."""
+        rows, columns = self._grid(slot)
+        tokens = rows * columns
+        image, text = (0, tokens), None
+        if slot.kind == "cross":
+            text = (0, keys)
+        elif slot.kind == "joint" and self._family == "flux":
+            image, text = (keys - tokens, keys), (0, keys - tokens)
+        elif slot.kind == "joint":
+            text = (tokens, keys)
+        return Site(
+            slot.stack,
+            slot.index,
+            slot.inner,
+            slot.kind,
+            slot.number,
+            slot.depth,
+            image,
+            text,
+            (1, rows, columns),
+            (1, *self._size),
+        )
+
+    def _grid(self, slot: Slot) -> tuple[int, int]:
+        if self._family in ("sd15", "sdxl"):
+            # Strided convolutions with padding round a side up.
+            rows, columns = (math.ceil(side / 2**slot.level) for side in self._size)
+            return rows, columns
+        patch = 2 if self._family == "flux" else int(self.network.config.patch_size)  # type: ignore[union-attr]
+        return self._size[0] // patch, self._size[1] // patch
+
+
+class _Calls(TorchFunctionMode):
+    """Hands the attention calls of known modules to the rules; torch leaves the mode while it is at work."""
+
+    def __init__(self, attention: Attention, rows: Rows, step: Step, at_work: list[Slot]) -> None:
+        super().__init__()
+        self._attention = attention
+        self._rows = rows
+        self._step = step
+        self._at_work = at_work
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is not _ATTEND or not self._at_work:
+            return func(*args, **given)
+        given.update(zip(_ARGUMENTS, args[3:], strict=False))
+        q, k, v = (*args[:3], *(given.pop(name) for name in ("query", "key", "value")[len(args[:3]) :]))
+        mask = given.pop("attn_mask", None)
+        four = None if mask is None else mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
+
+        def attend(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
+            answer: Tensor = _ATTEND(queries, keys, values, attn_mask=mask if columns is four else columns, **given)
+            return answer
+
+        site = self._attention.site(self._at_work[0], q.shape[2], k.shape[2])
+        return self._attention.run.run(site, self._rows, self._step, q, k, v, attend, four, given.get("scale"))
+
+
+def attended_field(
+    model: DiffusersModel,
+    record: Inversion,
+    plan: AttentionPlan,
+    source: Cond,
+    target: Cond,
+    uncond: Cond | None = None,
+    cfg: float = 1.0,
+) -> Field:
+    """A target's field whose attention reads from the source, which stands where the record says.
+
+    At every level where a rule acts the network sees the source's state under its own prompt first, and what the rules
+    read is kept for the target's forwards.
+
+    Args:
+        model: The model.
+        record: The inversion; best with its path.
+        plan: What the target reads.
+        source: Conditioning of the inversion.
+        target: Conditioning of the edit.
+        uncond: The negative prompt; may be left out at cfg 1.
+        cfg: Guidance strength.
+
+    Raises:
+        ValueError: As in Attention and in the model's own field.
+    """
+    latent = record.x0
+    plain = model.field(latent, target, uncond, cfg)
+    guided = uncond is not None and cfg != 1.0
+    asked = [(SOURCE, "cond", model.field(latent, source)), (TARGET, "cond", model.field(latent, target))]
+    if guided:
+        assert uncond is not None
+        negative = model.field(latent, uncond)
+        asked.append((TARGET, "uncond", negative))
+        if plan.source_for == "both":
+            asked.insert(1, (SOURCE, "uncond", negative))
+    size = (int(latent.shape[2]), int(latent.shape[3]))
+    attention = Attention(model.network, plan, size)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        step = place(record.falling, sigma)
+        if not attention.run.active(step):
+            return plain(x, sigma)
+        state = state_at(record, sigma, x.device).to(x)
+        found = {}
+        attention.run.clear()
+        try:
+            for branch, chunk, field in asked:
+                with attention.forward(branch, chunk, x.shape[0], step):
+                    found[branch, chunk] = field(state if branch == SOURCE else x, sigma)
+        finally:
+            attention.run.clear()
+        answer = found[TARGET, "cond"]
+        if not guided:
+            return answer
+        base = found[TARGET, "uncond"]
+        return base + cfg * (answer - base)
+
+    return Field(denoise, model.space, plain.sigma_floor)

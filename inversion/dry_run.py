@@ -1,0 +1,46 @@
+"""At which levels a method asks the model, found by walking it on nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .api import invert, replay
+from .field import Field, Space
+from .method import Method
+
+
+def levels_asked(
+    method: Method, sigmas: Sequence[float], level: int, space: Space, floor: float | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Levels of the evaluations of a climb and of the way down, each in its order.
+
+    The method runs on one number with a model that answers with the state, which costs nothing.
+
+    Args:
+        method: The method.
+        sigmas: Ascending grid.
+        level: Level k to which it climbs.
+        space: "ve" or "flow".
+        floor: Lowest level at which the model is asked; None for the default of the space.
+
+    Returns:
+        Levels asked for going up, and those going down.
+
+    Raises:
+        ValueError: If the method does not take the grid or the level.
+    """
+    asked: list[float] = []
+
+    def answer(x: Tensor, sigma: float) -> Tensor:
+        asked.append(sigma)
+        return x
+
+    field = Field(answer, space, floor)
+    record = invert(field, torch.zeros(1, 1, 1, 1), sigmas, level, method)
+    up = tuple(asked)
+    asked.clear()
+    replay(record, field, field)
+    return up, tuple(asked)

@@ -1,0 +1,278 @@
+"""RFEdit: what the inversion leaves is what the edit reads, whatever it was kept in."""
+
+import tiny_dits
+import torch
+from attending import negative_of, target_of
+from helpers import Counter, no_interrupt, refuses, relative, same_snapshot, snapshot
+
+KINDS = ("sd15", "flux", "sd3", "wan", "hunyuan", "ltx")
+DEFAULTS = {
+    "steps": 3,
+    "scheduler": "simple",
+    "method": "midpoint",
+    "inject": 2,
+    "cfg": 1.0,
+    "strength": 1.0,
+    "features": "bank",
+    "aligned": False,
+    "memory": 1.0,
+    "layers": "all",
+}
+
+
+def _latent(kind, batch=1):
+    return tiny_dits.latent(kind, batch=batch, size=(4, 6), frames=2)
+
+
+def _rf_edit(pack, kind, model, batch=1, **changes):
+    inputs = {
+        "model": model,
+        "source": tiny_dits.conditioning(kind),
+        "target": target_of(kind),
+        **DEFAULTS,
+        **changes,
+    }
+    if "inversion" not in inputs:
+        inputs.setdefault("latent", _latent(kind, batch))
+    if inputs["cfg"] != 1.0:
+        inputs.setdefault("negative", negative_of(kind))
+    return pack.call("RFEdit", **inputs)
+
+
+def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2):
+    """The same edit with the source in the same forward, put where the climb was asked, and the method written out."""
+    branches, plans = pack.module("nodes.host.branches"), pack.module("attention")
+    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
+    record = bundle.record
+    seen = {}
+
+    def watch(field):
+        def answer(x, sigma):
+            # What the first evaluation of a step sees is read at the upper end of the step, if not aligned.
+            levels = record.sigmas
+            at = next((i for i, s in enumerate(levels) if abs(s - sigma) < 1e-9), None)
+            first = at is not None or sigma <= field.sigma_floor
+            if first and not aligned:
+                at = 0 if at is None else at
+                key = levels[at + 1] if at + 1 < len(levels) else None
+            else:
+                key = sigma
+            if key is not None:
+                seen[round(float(key), 6)] = (x.clone(), sigma)
+            return field(x, sigma)
+
+        return inversion.Field(answer, field.space, field.sigma_floor)
+
+    def climb(field, device, on_step):
+        again = inversion.invert(watch(field), record.x0, record.sigmas, record.level, method)
+        assert torch.equal(again.x, record.x), "the climb that keeps attention must be the inversion"
+        if aligned:
+            seen[round(record.sigma, 6)] = (record.x, record.sigma)
+        return again
+
+    runs.run_script(model, bundle.source, None, 1.0, bundle.samples, record.falling, climb)
+    family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family
+    settings = plans.Settings(layers="all", start=0.0, end=inject / record.level)
+    plan = plans.get_preset("value").build(settings, family)
+
+    class Beside:
+        """Both branches in one call; a source of another level than the target has a row of its own level."""
+
+        def __init__(self, guider):
+            self.guider = guider
+
+        def __call__(self, x, sigma, model_options=None, seed=None):
+            guider = self.guider
+            if not guider.active(model_options, float(sigma[0])):
+                options = guider.asking(model_options, ["target"], ["target"])
+                return guider(x, sigma, model_options=options, seed=seed)
+            key = round(float(sigma[0]), 6)
+            if key not in seen:  # FireFlow's first evaluation of the way down
+                levels = record.falling
+                key = round(0.5 * (levels[0] + levels[1]), 6)
+            state, level = seen[key]
+            options = guider.asking(model_options, ["source", "target"], ["target"])
+            both = torch.cat([state.to(x), x])
+            guider.levels = torch.cat([torch.full_like(sigma, max(level, 1e-8)), sigma])
+            return guider(both, torch.cat([sigma, sigma]), model_options=options, seed=seed)[-x.shape[0] :]
+
+    class Own(branches.BranchGuider):
+        """Each branch at its own level."""
+
+        def _evaluate(self, asked, states, rows, options, step):
+            items = rows.shape[0]
+            found = {}
+            for chunk in ("cond", "uncond"):
+                for place, name in enumerate(asked.names):
+                    if chunk not in self._chunks(name, asked, options):
+                        continue
+                    level = rows if len(asked.names) == 1 else self.levels[place * items : (place + 1) * items]
+                    layout = branches.Layout((name,), chunk, items, tuple(states[name].shape[-2:]))
+                    cond = self.conds[name if chunk == "cond" else self._negatives[name]]
+                    found[name, chunk] = self._forward(layout, cond, states[name], level, options, step, {})
+            return found
+
+    uncond = None if cfg == 1.0 else negative_of(kind)
+    source = branches.Branch(bundle.source)
+    guider = Own(model, {"source": source, "target": branches.Branch(target_of(kind), uncond, cfg)}, plan)
+
+    def descend(field, device, on_step):
+        return inversion.replay(record, field, field)
+
+    class Sampler(pack.module("nodes.host.samplers").ScriptedSampler):
+        def sample(self, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+            field = pack.module("nodes.host.field").field_of(
+                Beside(guider), guider.inner_model.model_sampling, extra_args, torch.float64, guider
+            )
+            self.result = descend(field, noise.device, None)
+            return torch.zeros_like(noise)
+
+    sampler = Sampler(None)
+    with torch.inference_mode():
+        runs.drive(guider, sampler, bundle.samples, record.falling)
+    return pack.module("nodes.host.latents").out_of_model(model, sampler.result, torch.float32)
+
+
+def check_bank_is_sharing(pack):
+    """A bank gives what sharing within a forward gives, in both evaluations of a step, published and aligned."""
+    get_method = pack.module("inversion").get_method
+    for kind in KINDS:
+        model = tiny_dits.model(kind)
+        before = snapshot(model)
+        plain = _rf_edit(pack, kind, model, inject=0)[0]["samples"]
+        for method, aligned, batch, cfg in (
+            ("midpoint", False, 1, 1.0),
+            ("midpoint", True, 2, 3.0),
+            ("fireflow", False, 1, 1.0),
+            ("fireflow", True, 1, 1.0),
+        )[: 4 if kind in ("sd15", "flux") else 2]:
+            edited, bundle, _ = _rf_edit(pack, kind, model, batch, method=method, aligned=aligned, cfg=cfg)
+            wanted = _reference(pack, kind, model, bundle, get_method(method), aligned, batch, cfg)
+            apart = relative(edited["samples"], wanted)
+            assert apart < 1e-5, (kind, method, aligned, batch, cfg, apart)
+            if batch == 1:
+                assert relative(plain, wanted) > 100 * apart + 1e-4, (kind, method, relative(plain, wanted))
+        same_snapshot(model, before)
+
+
+def check_rf_edit_parts(pack):
+    """Without injection it is Invert and Resample; what comes out beside the latent is the inversion itself."""
+    for kind in ("sd15", "flux"):
+        model = tiny_dits.model(kind)
+        latent = _latent(kind, 2)
+        (bundle,) = pack.call(
+            "Invert",
+            model=model,
+            source=tiny_dits.conditioning(kind),
+            latent=latent,
+            steps=3,
+            scheduler="simple",
+            method="midpoint",
+            cfg=1.0,
+            strength=1.0,
+            keep_path=True,
+        )[:1]
+        target = {"cfg": 3.0, "negative": negative_of(kind)}
+        (wanted,) = pack.call("Resample", model=model, inversion=bundle, positive=target_of(kind), **target)
+        plain, _, text = _rf_edit(pack, kind, model, inject=0, latent=latent, cfg=3.0)
+        assert torch.equal(plain["samples"], wanted["samples"]) and "nothing is read" in text, kind
+        kept, own, text = _rf_edit(pack, kind, model, latent=latent, cfg=3.0)
+        assert torch.equal(own.record.x, bundle.record.x), kind
+        assert "GB for 4 evaluations" in text and "layers" in text, text
+        again, _, _ = _rf_edit(pack, kind, model, inversion=bundle, cfg=3.0)
+        assert torch.equal(kept["samples"], again["samples"]), kind
+        beside, _, text = _rf_edit(pack, kind, model, inversion=bundle, features="beside", cfg=3.0)
+        assert "4 evaluations more" in text, text
+        aligned, _, _ = _rf_edit(pack, kind, model, inversion=bundle, aligned=True, cfg=3.0)
+        apart = [relative(found["samples"], wanted["samples"]) for found in (kept, aligned, beside)]
+        assert min(apart) > 1e-4, (kind, apart)
+        tried = ({"share": 0.5}, {"mode": "add"}, {"inject": 1}, {"tokens": "all"})
+        for changes in tried if kind == "flux" else tried[-1:]:
+            other = _rf_edit(pack, kind, model, latent=latent, cfg=3.0, **changes)[0]
+            same = relative(other["samples"], kept["samples"]) < 1e-7
+            # On Flux all tokens are the default; the others have no text in their self-attention.
+            assert same == ("tokens" in changes), (kind, changes)
+        mask = torch.zeros(1, 32, 48)
+        mask[:, :16, :16] = 1.0
+        inside, _, _ = _rf_edit(pack, kind, model, latent=latent, cfg=3.0, mask=mask)
+        same = inside["samples"] == latent["samples"]
+        assert bool(same[..., 2:, :].all()) and not bool(same.all()), kind
+
+
+def check_rf_edit_budget(pack):
+    """The size is known after one evaluation, is kept, and does not depend on where the tensors lie."""
+    recording = pack.module("attention").Recording
+    module = pack.module("nodes.host.rf_edit")
+    model = tiny_dits.model("flux")
+    made = []
+
+    class Kept(recording):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    module.Recording = Kept
+    try:
+        _rf_edit(pack, "flux", model, 2)
+        _rf_edit(pack, "flux", model, 2, aligned=True, inject=1)
+        _rf_edit(pack, "flux", model, 2, method="fireflow", inject=1)
+        _rf_edit(pack, "flux", model, 1, method="fireflow", inject=3)
+    finally:
+        module.Recording = recording
+    sizes = [kept.bank.size for kept in made]
+    # FireFlow asks at one clean end, and that counts where all steps read.
+    assert sizes == [kept.each * count for kept, count in zip(made, (4, 2, 1, 4), strict=True)], sizes
+    assert made[3].each * 2 == made[0].each
+    need = sizes[0] / 2**30
+    _rf_edit(pack, "flux", model, 2, memory=need * 1.001)
+    counter = Counter(model)
+    before = snapshot(counter.model)
+    refuses(lambda: _rf_edit(pack, "flux", counter.model, 2, memory=need * 0.9), "memory must be at least", "beside")
+    assert counter.calls == 1, "a bank that does not fit must end the run after its first evaluation"
+    same_snapshot(counter.model, before)
+
+
+def check_rf_edit_interrupt(pack):
+    """A run that is interrupted leaves the model as it was, and the next gives the same bits."""
+    model = tiny_dits.model("sd3")
+    wanted = _rf_edit(pack, "sd3", model)[0]["samples"]
+    for calls in (3, 8):
+        counter = Counter(model, interrupt_after=calls)
+        before = snapshot(model)
+        with no_interrupt():
+            try:
+                _rf_edit(pack, "sd3", counter.model)
+            except pack.module("nodes.host.field").comfy.model_management.InterruptProcessingException:
+                pass
+            else:
+                raise AssertionError("the run must have been interrupted")
+        assert counter.calls <= calls + 1, counter.calls
+        same_snapshot(model, before)
+    assert torch.equal(_rf_edit(pack, "sd3", model)[0]["samples"], wanted)
+
+
+def check_rf_edit_refusals(pack):
+    """Misfits are refused in a sentence."""
+    model = tiny_dits.model("flux")
+    refuses(lambda: _rf_edit(pack, "flux", model, latent=None), "latent or inversion must be connected, got neither")
+    refuses(lambda: _rf_edit(pack, "flux", model, cfg=2.0, negative=None), "cfg must be 1 without a negative")
+    refuses(lambda: _rf_edit(pack, "flux", model, layers="single:20-37"), "layers must match", "single:0-1")
+    refuses(lambda: _rf_edit(pack, "flux", model, strength=0.0), "strength must be above 0")
+    _, bundle, _ = _rf_edit(pack, "flux", model)
+    both = {"inversion": bundle, "latent": _latent("flux")}
+    refuses(lambda: _rf_edit(pack, "flux", model, **both), "got both")
+    other = tiny_dits.model("sd3")
+    refuses(lambda: _rf_edit(pack, "sd3", other, inversion=bundle), "model")
+    paired = pack.call(
+        "EDICTCouple",
+        model=model,
+        source=tiny_dits.conditioning("flux"),
+        latent=_latent("flux"),
+        steps=3,
+        scheduler="simple",
+        cfg=1.0,
+        strength=1.0,
+    )[0]
+    refuses(lambda: _rf_edit(pack, "flux", model, inversion=paired), "method must keep one state", "edict")
+    node = pack.node("RFEdit")
+    assert "steps must be at least 2" in node.validate_inputs(steps=1) and node.validate_inputs() is True
