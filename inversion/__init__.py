@@ -8,6 +8,7 @@ from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
 from .gradient import WalkGradient, walk_gradient
 from .infedit import InfEdit
+from .infedit_branches import BranchedInfEdit
 from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
@@ -29,6 +30,7 @@ __all__ = [
     "PROX",
     "SIGMA_FLOOR",
     "AfterStep",
+    "BranchedInfEdit",
     "DDIMPredictor",
     "Descent",
     "EmbeddingPerStep",

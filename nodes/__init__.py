@@ -34,6 +34,7 @@ from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
 from .source_exact import DirectInversion, NoiseMapInvert
 from .spd import SPDInvert
+from .unified_attention import UnifiedAttentionControl
 from .word_mask import WordMask
 
 _logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     RestoreREDDiff,
     SnapToMeasurement,
     RestoreReport,
+    UnifiedAttentionControl,
 )
 
 

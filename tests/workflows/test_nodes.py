@@ -55,6 +55,7 @@ NODES = [
     "RestoreREDDiff",
     "SnapToMeasurement",
     "RestoreReport",
+    "UnifiedAttentionControl",
 ]
 
 
