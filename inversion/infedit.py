@@ -56,6 +56,7 @@ class Consistent:
         self._carried: Tensor | None = None
 
     def __call__(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
+        """Move the edited latent on by one level."""
         space, x0 = task.source.space, task.x0
         noise = self._noise(task)
         asked = task.ask(mix(x0, noise, sigma, space), mix(z, noise, sigma, space), sigma)

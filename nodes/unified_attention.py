@@ -30,9 +30,9 @@ class UnifiedAttentionControl(io.ComfyNode):
             node_id="UnifiedAttentionControl",
             display_name="Unified Attention Control (Retrace)",
             category="Retrace/attention",
-            description="The attention control of InfEdit: a third branch with the source's prompt carries the source's "
-            "look in the target's layout, words and shapes stay for a share of the steps, and words say what may "
-            "change. Goes into InfEdit. Xu et al. 2023, arXiv:2312.04965.",
+            description="The attention control of InfEdit: a third branch with the source's prompt carries the "
+            "source's look in the target's layout, words and shapes stay for a share of the steps, and words say what "
+            "may change. Goes into InfEdit. Xu et al. 2023, arXiv:2312.04965.",
             search_aliases=["UAC", "InfEdit", "mutual attention", "three branch", "cross attention control"],
             inputs=[
                 declare(

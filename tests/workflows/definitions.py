@@ -7,6 +7,7 @@ from collections.abc import Callable
 from retrace_tests.workflows.definitions_gradient import noise_optimize, spd_inversion
 from retrace_tests.workflows.definitions_replay import exact_at_any_cfg, negative_prompt_inversion, rf_inversion
 from retrace_tests.workflows.definitions_restoration import restore_and_edit, restore_mask
+from retrace_tests.workflows.definitions_unified import infedit_unified
 from retrace_tests.workflows.graph import Graph
 from retrace_tests.workflows.parts import decode as _decode
 from retrace_tests.workflows.parts import prompt as _prompt
@@ -500,6 +501,7 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     lcm_infedit,
     restore_mask,
     restore_and_edit,
+    infedit_unified,
 )
 
 
