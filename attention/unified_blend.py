@@ -142,7 +142,8 @@ def with_unified_blend(
     }
     if not any(probes.values()):
         return plan
-    blend = replace(blend, **{name: tuple(probe.name for probe in found) for name, found in probes.items()})
+    named = {name: tuple(probe.name for probe in found) for name, found in probes.items()}
+    blend = replace(blend, edited=named["edited"], kept=named["kept"], shared=named["shared"])
     added = tuple(probe for found in probes.values() for probe in found)
     return replace(plan, probes=(*plan.probes, *added), latent_rules=(*plan.latent_rules, blend))
 

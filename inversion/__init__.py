@@ -7,6 +7,7 @@ from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
 from .gradient import WalkGradient, walk_gradient
+from .gradual import drawn, moved, of_rows
 from .infedit import InfEdit
 from .infedit_branches import BranchedInfEdit
 from .mask import blend, keep_source, source_state
@@ -71,6 +72,7 @@ __all__ = [
     "check_fit",
     "check_level",
     "check_sigmas",
+    "drawn",
     "fingerprint",
     "get_method",
     "implied_noise",
@@ -79,9 +81,11 @@ __all__ = [
     "load",
     "meet",
     "mix",
+    "moved",
     "noise_optimize",
     "noise_std",
     "null_text",
+    "of_rows",
     "own_method",
     "pair_gradient",
     "parameter",

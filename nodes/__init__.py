@@ -35,6 +35,7 @@ from .shapes_picture import ShapesPicture
 from .source_exact import DirectInversion, NoiseMapInvert
 from .spd import SPDInvert
 from .unified_attention import UnifiedAttentionControl
+from .visctrl import VisCtrl
 from .word_mask import WordMask
 
 _logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     SnapToMeasurement,
     RestoreReport,
     UnifiedAttentionControl,
+    VisCtrl,
 )
 
 

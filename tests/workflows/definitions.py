@@ -8,6 +8,7 @@ from retrace_tests.workflows.definitions_gradient import noise_optimize, spd_inv
 from retrace_tests.workflows.definitions_replay import exact_at_any_cfg, negative_prompt_inversion, rf_inversion
 from retrace_tests.workflows.definitions_restoration import restore_and_edit, restore_mask
 from retrace_tests.workflows.definitions_unified import infedit_unified
+from retrace_tests.workflows.definitions_visctrl import visctrl
 from retrace_tests.workflows.graph import Graph
 from retrace_tests.workflows.parts import decode as _decode
 from retrace_tests.workflows.parts import prompt as _prompt
@@ -502,6 +503,7 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     restore_mask,
     restore_and_edit,
     infedit_unified,
+    visctrl,
 )
 
 

@@ -56,6 +56,7 @@ NODES = [
     "SnapToMeasurement",
     "RestoreReport",
     "UnifiedAttentionControl",
+    "VisCtrl",
 ]
 
 
