@@ -8,7 +8,9 @@ from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
 from .gradient import WalkGradient, walk_gradient
+from .gradual import drawn, moved, of_rows
 from .infedit import InfEdit
+from .infedit_branches import BranchedInfEdit
 from .mask import blend, keep_source, source_state
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
@@ -30,6 +32,7 @@ __all__ = [
     "PROX",
     "SIGMA_FLOOR",
     "AfterStep",
+    "BranchedInfEdit",
     "DDIMPredictor",
     "Descent",
     "EmbeddingPerStep",
@@ -70,6 +73,7 @@ __all__ = [
     "check_fit",
     "check_level",
     "check_sigmas",
+    "drawn",
     "fingerprint",
     "get_method",
     "implied_noise",
@@ -79,9 +83,11 @@ __all__ = [
     "load",
     "meet",
     "mix",
+    "moved",
     "noise_optimize",
     "noise_std",
     "null_text",
+    "of_rows",
     "own_method",
     "pair_gradient",
     "parameter",

@@ -45,10 +45,10 @@ class InfEdit(PairedEdit):
         return level, level
 
     def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:
-        return paired_walk(task, falling, _Consistent(self.eta))
+        return paired_walk(task, falling, Consistent(self.eta))
 
 
-class _Consistent:
+class Consistent:
     """The rule at every level; holds the noise that an eta below 1 carries on."""
 
     def __init__(self, eta: float) -> None:
@@ -56,12 +56,11 @@ class _Consistent:
         self._carried: Tensor | None = None
 
     def __call__(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
+        """Move the edited latent on by one level."""
         space, x0 = task.source.space, task.x0
         noise = self._noise(task)
         asked = task.ask(mix(x0, noise, sigma, space), mix(z, noise, sigma, space), sigma)
-        if self._eta < 1.0:
-            # e = x + (1 - s) d for flow, d otherwise: the noise parts of the two states, which share n.
-            self._carried = noise + self._noise_difference(asked, x0, z, sigma, space == "flow")
+        self._carry(asked, task, noise, z, sigma)
         edited = x0 + (asked.target_denoised - asked.source_denoised)
         return PairedStep(edited, edited)
 
@@ -71,6 +70,11 @@ class _Consistent:
         carried = math.sqrt(1.0 - self._eta) * self._carried
         # Without fresh noise none is drawn: 0 * noise would cost a draw and give the same.
         return carried if self._eta == 0.0 else carried + math.sqrt(self._eta) * task.noises.draw()
+
+    def _carry(self, asked: Branches, task: PairedTask, noise: Tensor, z: Tensor, sigma: float) -> None:
+        if self._eta < 1.0:
+            # e = x + (1 - s) d for flow, d otherwise: the noise parts of the two states, which share n.
+            self._carried = noise + self._noise_difference(asked, task.x0, z, sigma, task.source.space == "flow")
 
     @staticmethod
     def _noise_difference(asked: Branches, x0: Tensor, z: Tensor, sigma: float, flow: bool) -> Tensor:

@@ -36,6 +36,8 @@ from .shapes import LoadShapesModel
 from .shapes_picture import ShapesPicture
 from .source_exact import DirectInversion, NoiseMapInvert
 from .spd import SPDInvert
+from .unified_attention import UnifiedAttentionControl
+from .visctrl import VisCtrl
 from .word_mask import WordMask
 
 _logger = logging.getLogger(__name__)
@@ -85,6 +87,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     SnapToMeasurement,
     RestoreReport,
     RFEdit,
+    UnifiedAttentionControl,
+    VisCtrl,
 )
 
 

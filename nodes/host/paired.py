@@ -10,11 +10,12 @@ import comfy.model_patcher
 import torch
 
 from ...attention import AttentionPlan
-from ...inversion import Field, OnStep, PairedEdit, work_dtype
+from ...inversion import Field, InfEdit, OnStep, PairedEdit, work_dtype
 from .branches import Branch, BranchGuider
 from .checks import check_cfg, refuse_skipping
 from .field import Callback, field_of, reporter
 from .guider import SteadyGuider
+from .infedit_branches import branched
 from .latents import into_model, keep_outside, out_of_model, source_samples
 from .masks import on_latent_grid
 from .parametrisation import model_sampling_of, space_of
@@ -114,19 +115,6 @@ class PairedSampler(ScriptedSampler[torch.Tensor]):
         return torch.zeros_like(noise)
 
 
-def refuse_latent_rules(plan: AttentionPlan) -> None:
-    """Refuse a plan that blends the latent of the target, which an edit by difference has none of.
-
-    Raises:
-        ValueError: If there is a latent rule.
-    """
-    if plan.latent_rules:
-        raise ValueError(
-            "attention must hold no local blend here, got one; "
-            "leave LocalBlend out, and connect a mask or edit with Resample."
-        )
-
-
 def run_paired(
     model: Any,
     source: Any,
@@ -193,9 +181,13 @@ def run_paired(
         guider = PairedGuider(model, source, target, negative, source_cfg, target_cfg)
         sampler = PairedSampler(script)
     else:
-        refuse_latent_rules(attention)
         sides = {"source": Branch(source, negative, source_cfg), "target": Branch(target, negative, target_cfg)}
-        guider = BranchGuider(model, sides, attention)
+        if isinstance(edit, InfEdit):
+            # The third branch of unified control runs under the source's prompt.
+            sides.update({name: Branch(source, negative, source_cfg) for name in attention.branches})
+        branches = BranchGuider(model, sides, attention)
+        edit = branched(edit, attention, lambda: branches.run)
+        guider = branches
         sampler = ScriptedSampler(lambda both, device, on_step: script(both, both, device, on_step, both))
     drive(guider, sampler, samples, sigmas[level::-1])
     assert sampler.result is not None

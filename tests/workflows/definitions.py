@@ -9,6 +9,8 @@ from retrace_tests.workflows.definitions_lcm import lcm_infedit
 from retrace_tests.workflows.definitions_replay import exact_at_any_cfg, negative_prompt_inversion, rf_inversion
 from retrace_tests.workflows.definitions_restore import restore_and_edit, restore_clip, restore_mask
 from retrace_tests.workflows.definitions_rf_edit import kv_edit, rf_edit
+from retrace_tests.workflows.definitions_unified import infedit_unified
+from retrace_tests.workflows.definitions_visctrl import visctrl
 from retrace_tests.workflows.graph import Graph
 from retrace_tests.workflows.parts import decode as _decode
 from retrace_tests.workflows.parts import prompt as _prompt
@@ -457,6 +459,8 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     restore_clip,
     rf_edit,
     kv_edit,
+    infedit_unified,
+    visctrl,
 )
 
 

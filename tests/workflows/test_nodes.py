@@ -57,6 +57,8 @@ NODES = [
     "SnapToMeasurement",
     "RestoreReport",
     "RFEdit",
+    "UnifiedAttentionControl",
+    "VisCtrl",
 ]
 
 

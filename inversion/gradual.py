@@ -1,0 +1,72 @@
+"""Several references for one edit in passes: which one a pass looks at, and how far a pass moves the target.
+
+Feature gradual sampling is one sentence in Li et al. 2024 (VisCtrl, arXiv:2406.06258), without code: in each update
+take the features of a reference drawn at random, and weight the update. What follows is our own reading of it:
+
+    r_j ~ uniform over the references, for each picture or view, in each pass j
+    x_j <- alpha x_j + (1 - alpha) x_(j-1)
+
+with x_j the inverted latent from which pass j starts. alpha 1 is plain VisCtrl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .record import Inversion
+
+# Seeds of torch's generators are 64 bits.
+_SEEDS = 2**64
+
+
+def drawn(count: int, passes: int, seed: int, rows: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Draw a reference for every picture in every pass.
+
+    Args:
+        count: Number of references.
+        passes: Number of passes.
+        seed: Seed, at least 0; the picture of number r draws from seed + r, so that it does not depend on its batch.
+        rows: Number of each picture.
+
+    Returns:
+        For every pass, the number of the reference of every picture.
+    """
+    columns = []
+    for row in rows:
+        generator = torch.Generator().manual_seed((seed + int(row)) % _SEEDS)
+        columns.append([int(each) for each in torch.randint(count, (passes,), generator=generator)])
+    return tuple(zip(*columns, strict=True))
+
+
+def of_rows(record: Inversion, rows: Sequence[int]) -> Inversion:
+    """Return a record of some pictures of another, in any order and as often as they are named.
+
+    Args:
+        record: A record of a method whose state is its latent alone.
+        rows: Numbers of its pictures.
+    """
+    index = torch.tensor(list(rows))
+    path = None if record.path is None else tuple(state[index] for state in record.path)
+    return replace(record, x0=record.x0[index], x=record.x[index], path=path)
+
+
+def moved(record: Inversion, before: Tensor | None, alpha: float) -> Inversion:
+    """Return the record of a pass whose start is weighted with that of the pass before.
+
+    Args:
+        record: The inverted target of this pass.
+        before: State from which the pass before started, or None in the first.
+        alpha: Share of this pass, 0 .. 1.
+
+    Raises:
+        ValueError: If alpha lies outside 0 .. 1.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha:g}; 1 follows each pass fully.")
+    if before is None or alpha == 1.0:
+        return record
+    return replace(record, x=torch.lerp(before.to(record.x), record.x, alpha), path=None)

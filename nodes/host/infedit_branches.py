@@ -1,0 +1,46 @@
+"""InfEdit under a plan that adds branches or blends the latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ...attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Step
+from ...inversion import BranchedInfEdit, InfEdit, PairedEdit
+
+
+def branched(edit: PairedEdit, plan: AttentionPlan, run: Callable[[], AttentionRun | None]) -> PairedEdit:
+    """Return the edit as the plan needs it.
+
+    Args:
+        edit: The edit.
+        plan: Its plan.
+        run: Gives the run that is under way.
+
+    Returns:
+        The same edit where nothing is added to it.
+
+    Raises:
+        ValueError: If the plan blends the latent of an edit that has none at each level.
+    """
+    if not plan.branches and not plan.latent_rules:
+        return edit
+    if not isinstance(edit, InfEdit):
+        if plan.latent_rules:
+            raise ValueError(
+                "attention must hold no local blend here, got one; "
+                "leave LocalBlend out, and connect a mask or edit with Resample."
+            )
+        return edit
+    names = (SOURCE, TARGET, *plan.branches)
+
+    def blend(index: int, total: int, sigma: float, states: Sequence[torch.Tensor]) -> torch.Tensor:
+        found, target = run(), states[1]
+        assert found is not None
+        for rule in plan.latent_rules:
+            now = dict(zip(names, (states[0], target, *states[2:]), strict=True))
+            target = rule.after(found, Step(index, total, sigma), now)
+        return target
+
+    return BranchedInfEdit(eta=edit.eta, others=len(plan.branches), blend=blend if plan.latent_rules else None)
