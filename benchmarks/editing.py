@@ -177,6 +177,8 @@ def jobs(models: list[str], names: list[str], count: int, budget: int) -> list[J
     for name in names:
         entry = entries()[name]
         for model in models:
+            if model not in entry.settings:
+                continue
             setting = entry.settings[model]
             own.append(Job(model, name, setting, True, count, budget))
             if entry.paper not in (None, setting.cfg):

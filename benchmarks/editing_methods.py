@@ -35,6 +35,7 @@ class Batch:
         mask: Where an edit may act on the latent grid, (B, 1, H, W), for the edits inside a mask.
         rows: Number of each triple in the whole set, so that noise does not depend on the batches.
         budget: Network calls that may be spent on a picture.
+        captions: Prompts of the sources and of the targets.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Batch:
         budget: int = BUDGET,
     ) -> None:
         self.model, self.x0, self.rows, self.mask, self.budget = model, x0, rows, mask, budget
+        self.captions = (sources, targets)
         self._prompts = {"source": model.prompt(sources), "target": model.prompt(targets), "": model.prompt("")}
         self._fields: list[tuple[Field, int]] = []
 
@@ -57,6 +59,10 @@ class Batch:
         field = self.model.field(self.x0, self.cond(prompt), self.cond(negative) if guided else None, cfg)
         self._fields.append((field, 2 if guided else 1))
         return field
+
+    def count(self, field: Field, calls: int) -> None:
+        """Count a field that was made elsewhere, at so many network calls an evaluation."""
+        self._fields.append((field, calls))
 
     def exchangeable(self) -> Field:
         """The model under the empty prompt, whose embedding can be exchanged; unguided."""
@@ -126,7 +132,8 @@ def fitting(budget: int, setting: Setting, cost: Callable[[int], int]) -> tuple[
     return level, max(level, round(level / setting.strength))
 
 
-def _weight(setting: Setting) -> int:
+def calls_of(setting: Setting) -> int:
+    """Network calls of a guided prediction."""
     return 1 if setting.cfg == 1.0 else 2
 
 
@@ -143,7 +150,7 @@ def replayed(method: str, extra: int = 0, **params: bool | int | float | str) ->
     def edit(batch: Batch, setting: Setting) -> Finish:
         def cost(level: int) -> int:
             down = scheme.evaluations(level, rising=False) + extra
-            return scheme.evaluations(level) + _weight(setting) * down
+            return scheme.evaluations(level) + calls_of(setting) * down
 
         level, steps = fitting(batch.budget, setting, cost)
         source = batch.field("source")
@@ -164,7 +171,7 @@ def paired(rule: PairedEdit, negative: str = "", source_cfg: float = 1.0) -> Edi
     def edit(batch: Batch, setting: Setting) -> Finish:
         def cost(level: int) -> int:
             of_source, of_target = rule.evaluations(level)
-            return (1 if source_cfg == 1.0 else 2) * of_source + _weight(setting) * of_target
+            return (1 if source_cfg == 1.0 else 2) * of_source + calls_of(setting) * of_target
 
         level, steps = fitting(batch.budget, setting, cost)
 
@@ -204,7 +211,7 @@ def directed(carry: float) -> Edit:
     scheme = get_method("direct", {"carry": carry})
 
     def edit(batch: Batch, setting: Setting) -> Finish:
-        weight = _weight(setting)
+        weight = calls_of(setting)
 
         def cost(level: int) -> int:
             residuals = level * weight if carry > 0.0 else 0
@@ -250,7 +257,7 @@ def descended(iterations: int) -> Edit:
     scheme = get_method("spd", {"iterations": iterations})
 
     def edit(batch: Batch, setting: Setting) -> Finish:
-        level, steps = fitting(batch.budget, setting, lambda k: k + _weight(setting) * k)
+        level, steps = fitting(batch.budget, setting, lambda k: k + calls_of(setting) * k)
         source = batch.field("source")
         record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
 
@@ -263,68 +270,69 @@ def descended(iterations: int) -> Edit:
     return edit
 
 
-def _both(cfg: float, strength: float = 1.0) -> dict[str, Setting]:
+def both(cfg: float, strength: float = 1.0) -> dict[str, Setting]:
+    """One setting for both models."""
     return {"eps": Setting(cfg, strength), "flow": Setting(cfg, strength)}
 
 
 # Settings of a registry method that has no entry of its own: nobody has tuned it.
-UNTUNED = _both(2.0)
+UNTUNED = both(2.0)
 BASELINE = "naive DDIM, cfg 7.5"
 
 # Guidance of papers: prompt-to-prompt and null-text 7.5, EDICT and BDIA 3, O-BELM 2, edit-friendly DDPM 9, InfEdit 2.3,
 # FlowEdit and FlowAlign 13.5 for SD3. Those of RF-Solver and FireFlow are inputs of a distilled model and no cfg.
 ENTRIES = (
-    Entry(BASELINE, replayed("ddim"), _both(7.5), by_hand=True),
+    Entry(BASELINE, replayed("ddim"), both(7.5), by_hand=True),
     # The longest by far: begun first, it leaves no worker waiting for it at the end.
     Entry(
         "null_text",
         null_texted(10),
-        _both(7.5),
+        both(7.5),
         note="at its paper's cfg, with the 13 steps that the baseline has; the calls of the fit, up to 10 updates a "
         "step, go beyond the budget, and its backward passes are not counted",
         by_hand=True,
     ),
     Entry("ddim", replayed("ddim"), {"eps": Setting(2.0), "flow": Setting(1.0)}),
-    Entry("euler", replayed("euler"), _both(1.0), paper=7.5),
-    Entry("midpoint", replayed("midpoint"), _both(1.0)),
-    Entry("fireflow", replayed("fireflow"), _both(1.0)),
-    Entry("fixed_point", replayed("fixed_point"), _both(2.0), note="5 iterations, memory 2"),
-    Entry("uni_inv", replayed("fixed_point", iterations=1, memory=0, warm_start=True), _both(1.0)),
-    Entry("edict", replayed("edict"), _both(1.0), paper=3.0),
-    Entry("bdia", replayed("bdia", gamma=0.96), _both(1.0), paper=3.0, note="gamma 0.96"),
-    Entry("belm", replayed("belm", extra=1), _both(1.0), paper=2.0, note="with reseed"),
-    Entry("noise_map", replayed("noise_map"), _both(1.0), paper=9.0),
+    Entry("euler", replayed("euler"), both(1.0), paper=7.5),
+    Entry("midpoint", replayed("midpoint"), both(1.0)),
+    Entry("fireflow", replayed("fireflow"), both(1.0)),
+    Entry("fixed_point", replayed("fixed_point"), both(2.0), note="5 iterations, memory 2"),
+    Entry("uni_inv", replayed("fixed_point", iterations=1, memory=0, warm_start=True), both(1.0)),
+    Entry("edict", replayed("edict"), both(1.0), paper=3.0),
+    Entry("bdia", replayed("bdia", gamma=0.96), both(1.0), paper=3.0, note="gamma 0.96"),
+    Entry("belm", replayed("belm", extra=1), both(1.0), paper=2.0, note="with reseed"),
+    Entry("noise_map", replayed("noise_map"), both(1.0), paper=9.0),
     Entry(
         "ledits",
         replayed("noise_map", stepper="dpmpp_2m_sde"),
-        _both(1.0),
+        both(1.0),
         note="noise_map, stepper dpmpp_2m_sde",
         by_hand=True,
     ),
-    Entry("direct", directed(1.0), _both(2.0), paper=7.5, note="carry 1", by_hand=True),
-    Entry("direct_half", directed(0.5), _both(2.0), note="carry 0.5", by_hand=True),
-    Entry("npi", negative_prompted("none"), _both(1.5), paper=7.5, note="negative-prompt inversion", by_hand=True),
-    Entry("proxnpi", negative_prompted("l0"), _both(1.5), paper=7.5, note="with proximal guidance, l0", by_hand=True),
+    Entry("direct", directed(1.0), both(2.0), paper=7.5, note="carry 1", by_hand=True),
+    Entry("direct_half", directed(0.5), both(2.0), note="carry 0.5", by_hand=True),
+    Entry("npi", negative_prompted("none"), both(1.5), paper=7.5, note="negative-prompt inversion", by_hand=True),
+    Entry("proxnpi", negative_prompted("l0"), both(1.5), paper=7.5, note="with proximal guidance, l0", by_hand=True),
     Entry(
         "spd",
         descended(5),
-        _both(1.0),
+        both(1.0),
         note="at most 5 updates a step, which go beyond the budget; backward passes are not counted",
         by_hand=True,
     ),
     Entry(
         "rf_inversion",
         replayed("rf_inversion"),
-        _both(2.0),
+        both(2.0),
         note="gamma 0.5, eta 0.9 for a quarter of the steps",
         by_hand=True,
     ),
     Entry("infedit", paired(InfEdit()), {"eps": Setting(1.0), "flow": Setting(2.0)}, paper=2.3),
-    Entry("flowedit", paired(FlowEdit()), _both(1.0), paper=13.5),
+    Entry("flowedit", paired(FlowEdit()), both(1.0), paper=13.5),
     Entry(
         "flowalign",
         paired(FlowEdit(pull=0.01), negative="source"),
-        _both(1.0),
+        both(1.0),
         paper=13.5,
         note="FlowEdit with pull 0.01 and the source prompt as negative, which acts above cfg 1",
     ),
@@ -333,6 +341,8 @@ ENTRIES = (
 
 def entries() -> dict[str, Entry]:
     """ENTRIES, and one more for every method of the registry that none of them is named after."""
-    found = {entry.name: entry for entry in ENTRIES}
+    from editing_attention import ATTENDED
+
+    found = {entry.name: entry for entry in (*ENTRIES, *ATTENDED)}
     found.update({name: Entry(name, replayed(name), UNTUNED, by_hand=True) for name in METHODS if name not in found})
     return found
