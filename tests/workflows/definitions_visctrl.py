@@ -5,8 +5,8 @@ from __future__ import annotations
 from retrace_tests.workflows.graph import Graph
 from retrace_tests.workflows.parts import decode, prompt, side_by_side, start
 
-REFERENCE = {"size": "big", "colour": "green", "shape": "star", "position": "left", "background": "white"}
-WORDS = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue"}
+REFERENCE = {"size": "big", "colour": "yellow", "shape": "cross", "position": "right", "background": "cyan"}
+WORDS = {"size": "big", "colour": "purple", "shape": "square", "position": "right", "background": "cyan"}
 
 
 def visctrl() -> Graph:
@@ -15,7 +15,7 @@ def visctrl() -> Graph:
     reference = graph.add("ShapesPicture", 0, "The reference", **REFERENCE, seed=3)
     shown = graph.add("VAEEncode", 1, "Encode the reference", pixels=reference[0], vae=begin.vae)
     about = graph.add("CLIPTextEncode", 1, "Prompt of the reference", text=reference[2], clip=begin.model[1])
-    target = prompt(graph, begin, 1, "Prompt of the target", "a big green star on the left of a blue background")
+    target = prompt(graph, begin, 1, "Prompt of the target", "a big yellow cross on the right of a cyan background")
     grown = graph.add(
         "GrowMask", 1, "Where the target may change", mask=begin.picture[1], expand=6, tapered_corners=True
     )
@@ -36,6 +36,7 @@ def visctrl() -> Graph:
             later_start_step=0,
             later_cfg=1.0,
             start_layer=0,
+            method="midpoint",
             mask=grown[0],
         )
         decoded.append(decode(graph, begin, 3, f"Decode: passes {passes}", edited[0])[0])
