@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from .store import Rows, Shelf, Store
 from .timing import Step
 
 Origin = Literal["pinned", "free"]
-Serves = Literal["cond", "both", "shared"]
+Serves = Literal["cond", "both", "shared", "each"]
 
 
 class LatentRule(Protocol):
@@ -44,7 +44,8 @@ class AttentionPlan:
         branches: Branches beyond "source" and "target", such as "mutual".
         text: The token map of the prompts, for whoever asks for words; None without one.
         source: "pinned": the source is at its recorded state of each step; "free": it runs along from the noise.
-        source_for: Which chunks read from the source: "cond" only, "both" each from its own, "shared" both from "cond".
+        source_for: Which chunks read from the source: "cond" only, "both" each from its own, "shared" both from "cond";
+            "each": as each rule says itself, in chained plans that differ.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -57,7 +58,7 @@ class AttentionPlan:
     source_for: Serves = "shared"
 
     def plus(self, other: AttentionPlan) -> AttentionPlan:
-        """Both plans as one; the other's rules come after.
+        """Both plans as one; the other's rules come after. Each rule reads from the source as its own plan said.
 
         Raises:
             ValueError: If both have a token map and these differ, or two probes share a name.
@@ -72,16 +73,38 @@ class AttentionPlan:
             raise ValueError(
                 f"Probes of chained plans must have names of their own, got {twice[0]!r} twice; rename one."
             )
-        blank = AttentionPlan()
+        blank, one = AttentionPlan(), self
+        serves = self.source_for if other._reads_nothing() else other.source_for
+        if not (self._reads_nothing() or other._reads_nothing() or self.source_for == other.source_for):
+            one, other, serves = self._settled(), other._settled(), "each"
         return AttentionPlan(
-            self.rules + other.rules,
-            self.features + other.features,
+            one.rules + other.rules,
+            one.features + other.features,
             self.probes + other.probes,
             self.latent_rules + other.latent_rules,
             tuple(dict.fromkeys((*self.branches, *other.branches))),
             other.text if self.text is None else self.text,
             self.source if other.source == blank.source else other.source,
-            self.source_for if other.source_for == blank.source_for else other.source_for,
+            serves,
+        )
+
+    @property
+    def reads_uncond(self) -> bool:
+        """Whether a rule reads the source's own uncond chunk."""
+        entries = [*(rule for rule in self.rules if rule.reads()), *self.features]
+        served = (_served(entry, self.source_for) for entry in entries)
+        return any(entry.source_for == "both" and "uncond" in entry.chunks for entry in served)
+
+    def _reads_nothing(self) -> bool:
+        return not self.features and not any(rule.reads() for rule in self.rules)
+
+    def _settled(self) -> AttentionPlan:
+        """The plan with its choice of who reads written into its rules."""
+        return replace(
+            self,
+            rules=tuple(_served(rule, self.source_for) for rule in self.rules),
+            features=tuple(_served(rule, self.source_for) for rule in self.features),
+            source_for="each",
         )
 
     def start(self) -> AttentionRun:
@@ -105,7 +128,7 @@ class AttentionRun:
         self.maps: dict[str, Any] = {probe.name: probe.make() for probe in plan.probes}
         self.store: Shelf = Store() if store is None else store
         self._executor = Executor([_served(rule, plan.source_for) for rule in plan.rules], plan.probes, self.maps)
-        self._met: dict[str, dict[tuple[object, ...], str]] = {entry.name: {} for entry in self._entries()}
+        self._met: list[dict[tuple[object, ...], str]] = [{} for _ in self._entries()]
         self._seen: dict[tuple[object, ...], Site] = {}
 
     @property
@@ -125,7 +148,7 @@ class AttentionRun:
     @property
     def features(self) -> tuple[FeatureRule, ...]:
         """The feature rules as they are carried out."""
-        return tuple(_served_feature(rule, self.plan.source_for) for rule in self.plan.features)
+        return tuple(_served(rule, self.plan.source_for) for rule in self.plan.features)
 
     def active(self, step: Step) -> bool:
         """Whether some rule or probe has its window open."""
@@ -175,9 +198,9 @@ class AttentionRun:
         """One attention call with the run's rules; see Executor.run."""
         if site.key not in self._seen:
             self._seen[site.key] = site
-            for entry in self._entries():
+            for entry, met in zip(self._entries(), self._met, strict=True):
                 if entry.covers(site):
-                    self._met[entry.name][site.key] = site.label
+                    met[site.key] = site.label
         return self._executor.run(site, rows, step, q, k, v, attend, self.store, mask, scale)
 
     def clear(self) -> None:
@@ -191,8 +214,8 @@ class AttentionRun:
         Raises:
             ValueError: If one did not.
         """
-        for entry in self._entries():
-            if not self._met[entry.name]:
+        for entry, met in zip(self._entries(), self._met, strict=True):
+            if not met:
                 offered = _offered(self._seen.values())
                 raise ValueError(
                     f"layers of {entry.name} must match an attention layer of kind {' or '.join(entry.kinds)}, got "
@@ -202,8 +225,8 @@ class AttentionRun:
     def report(self) -> str:
         """Rules and the sites that they met, one a line."""
         lines = []
-        for entry in self._entries():
-            met = list(self._met[entry.name].values())
+        for entry, places in zip(self._entries(), self._met, strict=True):
+            met = list(places.values())
             between = "" if len(met) < 2 else f", {met[0]} .. {met[-1]}"
             lines.append(
                 f"{entry.name}: {len(met)} sites{between if len(met) != 1 else f', {met[0]}'}; steps from "
@@ -221,16 +244,13 @@ def _offered(sites: Iterable[Site]) -> str:
     return ", ".join(f"{name}{min(found)}-{max(found)}" for name, found in counts.items())
 
 
-def _served(rule: Rule, serves: Serves) -> Rule:
+_Entry = TypeVar("_Entry", Rule, FeatureRule)
+
+
+def _served(rule: _Entry, serves: Serves) -> _Entry:
     """A rule under the plan's choice of who reads from the source."""
-    if not rule.reads():
+    if serves == "each" or (isinstance(rule, Rule) and not rule.reads()):
         return rule
-    if serves == "cond":
-        return replace(rule, chunks=("cond",), source_for="both")
-    return replace(rule, source_for=serves)
-
-
-def _served_feature(rule: FeatureRule, serves: Serves) -> FeatureRule:
     if serves == "cond":
         return replace(rule, chunks=("cond",), source_for="both")
     return replace(rule, source_for=serves)

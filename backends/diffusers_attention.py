@@ -264,7 +264,7 @@ def attended_field(
         assert uncond is not None
         negative = model.field(latent, uncond)
         asked.append((TARGET, "uncond", negative))
-        if plan.source_for == "both":
+        if plan.reads_uncond:
             asked.insert(1, (SOURCE, "uncond", negative))
     size = (int(latent.shape[2]), int(latent.shape[3]))
     attention = Attention(model.network, plan, size)

@@ -86,6 +86,10 @@ class AttendedGuider(BranchGuider):
         found = super().sample(noise, latent_image, sampler, sigmas, denoise_mask, shown, *args, **kwargs)
         return found if self._both else found.chunk(2)[1]
 
+    def _pictures(self, shape: torch.Size) -> torch.Size:
+        """Shape of the target's latent: without a record the run holds the source's pictures too."""
+        return shape if self._record is not None else torch.Size((shape[0] // 2, *shape[1:]))
+
     def predict_noise(
         self,
         x: torch.Tensor,

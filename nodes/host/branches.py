@@ -139,13 +139,17 @@ class BranchGuider(SteadyGuider):
 
     def sample(self, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Sample with a fresh run of the rules; called by nodes and by the host's, arguments as there."""
-        self.run = AttentionRun(on_grid_of(self._plan, noise.shape), self.shelf)
+        self.run = AttentionRun(on_grid_of(self._plan, self._pictures(noise.shape)), self.shelf)
         self._resolver = resolver_for(self.model_patcher.model.diffusion_model)
         self._met = False
         try:
             return super().sample(noise, *args, **kwargs)
         finally:
             self.run = self._resolver = None
+
+    def _pictures(self, shape: torch.Size) -> torch.Size:
+        """Shape of the latent of one branch, where that of the run is given."""
+        return shape
 
     @staticmethod
     def asking(model_options: dict[str, Any] | None, names: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
@@ -218,7 +222,7 @@ class BranchGuider(SteadyGuider):
             plain = math.isclose(self._branches[each].cfg, 1.0) and not options.get("disable_cfg1_optimization", False)
             return each in asked.outputs and not plain and each in self._negatives
 
-        read = self._plan.source_for == "both" and name in self._negatives and any(map(guided, asked.names))
+        read = self._plan.reads_uncond and name in self._negatives and any(map(guided, asked.names))
         return CHUNKS if guided(name) or read else CHUNKS[:1]
 
     def _evaluate(

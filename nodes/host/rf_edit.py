@@ -131,7 +131,7 @@ def climb_and_keep(
     probe = plan.start()
     lowest = Field(lambda x, sigma: x, space, floor).sigma_floor
     falling = (*sigmas[level:0:-1], max(sigmas[0], lowest))
-    shared = plan.source_for != "both"
+    shared = not plan.reads_uncond
     recording = Recording(Bank(limit, on_device), falling, probe.active, aligned, shared)
     recording.check(up, down)
     steps = recording.steps(up)

@@ -33,8 +33,8 @@ def test_plans_add_up_and_the_later_choice_counts():
     other = AttentionPlan((Rule("b", (MUTUAL,)),), (FeatureRule("f", "output", 4),), branches=("mutual",))
     both = one.plus(other)
     assert [rule.name for rule in both.rules] == ["a", "b"] and len(both.features) == 1
-    assert (both.branches, both.text, both.source, both.source_for) == (("mutual",), "map", "free", "both")
-    assert both.plus(AttentionPlan(source_for="cond")).source_for == "cond"
+    assert (both.branches, both.text, both.source, both.source_for) == (("mutual",), "map", "free", "each")
+    assert one.plus(AttentionPlan()).source_for == "both" and AttentionPlan().plus(one).source_for == "both"
     assert both.start().branches == ("source", "target", "mutual")
     with pytest.raises(ValueError, match="must share one token map"):
         one.plus(AttentionPlan(text="another"))
@@ -51,6 +51,33 @@ def test_who_reads_from_the_source_is_the_plans_choice(serves, chunks, source_fo
     run = AttentionPlan((Rule("a", (MUTUAL,)),), (FeatureRule("f", "output", 4),), source_for=serves).start()
     for rule in (*run.rules, *run.features):
         assert (rule.chunks, rule.source_for) == (chunks, source_for)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_in_chained_plans_each_rule_reads_as_its_own_plan_said(turned):
+    plans = [
+        AttentionPlan((Rule("words", (MUTUAL,)),), source_for="cond"),
+        AttentionPlan((Rule("look", (MUTUAL,)),), (FeatureRule("f", "output", 4),)),
+        AttentionPlan((Rule("official", (MUTUAL,)),), source_for="both"),
+    ]
+    one, other, last = plans[::-1] if turned else plans
+    run = one.plus(other).plus(last).start()
+    assert {rule.name: (rule.chunks, rule.source_for) for rule in (*run.rules, *run.features)} == {
+        "words": (("cond",), "both"),
+        "look": (("cond", "uncond"), "shared"),
+        "f": (("cond", "uncond"), "shared"),
+        "official": (("cond", "uncond"), "both"),
+    }
+    assert run.plan.reads_uncond and not plans[0].plus(plans[1]).reads_uncond
+
+
+def test_of_two_rules_of_one_name_both_must_match():
+    rules = [Rule("mutual", (MUTUAL,), layers=Layers.parse(layers)) for layers in ("double:3", "double:50")]
+    run = AttentionPlan((rules[0],)).plus(AttentionPlan((rules[1],))).start()
+    site = joint_site(stack="double", index=3)
+    run.run(site, pair(), STEP, *tensors(site), attend)
+    with pytest.raises(ValueError, match="got 'double:50'"):
+        run.check()
 
 
 def test_runs_share_nothing():
