@@ -91,9 +91,11 @@ class AttentionPlan:
     @property
     def reads_uncond(self) -> bool:
         """Whether a rule reads the source's own uncond chunk."""
-        entries = [*(rule for rule in self.rules if rule.reads()), *self.features]
-        served = (_served(entry, self.source_for) for entry in entries)
-        return any(entry.source_for == "both" and "uncond" in entry.chunks for entry in served)
+        rules = (_served(rule, self.source_for) for rule in self.rules if rule.reads())
+        features = (_served(feature, self.source_for) for feature in self.features)
+        return any(rule.source_for == "both" and "uncond" in rule.chunks for rule in rules) or any(
+            feature.source_for == "both" and "uncond" in feature.chunks for feature in features
+        )
 
     def _reads_nothing(self) -> bool:
         return not self.features and not any(rule.reads() for rule in self.rules)
