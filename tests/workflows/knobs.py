@@ -256,7 +256,7 @@ STRIPS: dict[str, Callable[[], Strip]] = {
     "NoiseMapInvert": noise_map,
     "RFInversion": rf_inversion,
     "EDICTCouple": knob("EDICTCouple", "p", 0.8, 0.93, 0.98),
-    "BDIAInvert": knob("BDIAInvert", "gamma", 0.5, 0.9, 1.0),
+    "BDIAInvert": knob("BDIAInvert", "gamma", 0.7, 0.9, 1.0),
     "BELMInvert": knob("BELMInvert", "reseed", True, False),
     "FixedPointInvert": round_trip("FixedPointInvert", 6, 1, 2, 5, 10),
     "AttentionInject": attention_inject,
@@ -279,7 +279,9 @@ def write(server: Server, info: dict[str, Any], name: str) -> None:
     strip = STRIPS[name]()
     outcome = server.run(strip.graph.to_api(info))
     if not outcome.succeeded:
-        raise SystemExit(f"The strip of {name} must run, got {outcome.error}; see its function.")
+        raise SystemExit(
+            f"The strip of {name} must run, got {(outcome.error or {}).get('exception_message')}; see its function."
+        )
     sheet = Image.new("RGB", (len(strip.cells) * (SIDE + GAP) - GAP, SIDE + CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for i, (caption, node) in enumerate(strip.cells):
