@@ -32,7 +32,6 @@ GAP = 4
 QUALITY = 85
 STEPS = 10
 WORDS = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue", "seed": 3}
-SENTENCE = "a big red circle on the left of a blue background"
 TARGET = "a big green circle on the left of a blue background"
 
 
@@ -97,22 +96,6 @@ def flowedit() -> Strip:
     for count, cfg in ((4, 3.0), (7, 3.0), (10, 3.0), (10, 1.0), (10, 6.0)):
         latent = strip.paired("FlowEdit", steps=STEPS, n_max=count, source_cfg=1.0, target_cfg=cfg, seed=1)
         strip.show(f"n_max {count}, cfg {cfg:g}", latent)
-    return strip
-
-
-def null_text() -> Strip:
-    strip = Strip()
-    inversion = strip.invert(method="ddim", keep_path=True, steps=8)
-    again = {"positive": strip.source}
-    strip.show("not fitted", strip.edit(inversion, 7.5, **again))
-    for count in (2, 10):
-        fitted = strip.graph.add(
-            "NullTextOptimize", 3, model=strip.model, inversion=inversion, negative=strip.empty, inner_steps=count
-        )[0]
-        strip.show(
-            f"inner_steps {count}", strip.graph.add("Resample", 3, model=strip.model, inversion=fitted, cfg=7.5)[0]
-        )
-    strip.show("10, edited", strip.edit(fitted, 7.5, negative=None))
     return strip
 
 
@@ -194,59 +177,6 @@ def attention_inject() -> Strip:
     return strip
 
 
-def prompt_plan(strip: Strip, target: str = TARGET, **settings: Any) -> Node:
-    return strip.graph.add(
-        "PromptToPrompt",
-        1,
-        model=strip.model,
-        clip=strip.start.model[1],
-        source_text=SENTENCE,
-        target_text=target,
-        **settings,
-    )
-
-
-def prompt_to_prompt() -> Strip:
-    strip = Strip()
-    inversion = strip.invert(method="ddim", keep_path=True)
-    for end in (0.0, 0.4, 1.0):
-        plan = prompt_plan(strip, mode="replace", cross_end=end)
-        strip.show(f"cross_end {end:g}", strip.edit(inversion, 4.0, positive=plan[1], attention=plan[2]))
-    for weight in ("red:-4", "red:4"):
-        plan = prompt_plan(strip, SENTENCE, mode="reweight", weights=weight, cross_end=1.0)
-        strip.show(f"weights {weight}", strip.edit(inversion, 4.0, positive=plan[1], attention=plan[2]))
-    return strip
-
-
-def local_blend() -> Strip:
-    strip = Strip()
-    inversion = strip.invert(method="ddim", keep_path=True)
-    plan = prompt_plan(strip, mode="replace", cross_end=0.4)
-    strip.show("without", strip.edit(inversion, 7.5, positive=plan[1], attention=plan[2]))
-    for threshold in (0.2, 0.5, 0.8):
-        blend = strip.graph.add("LocalBlend", 2, attention=plan[2], words="circle", threshold=threshold)
-        strip.show(f"threshold {threshold:g}", strip.edit(inversion, 7.5, positive=plan[1], attention=blend[0]))
-    return strip
-
-
-def word_mask() -> Strip:
-    strip = Strip()
-    for words in ("circle", "red", "blue", "background", "left"):
-        found = strip.graph.add(
-            "WordMask",
-            2,
-            model=strip.model,
-            clip=strip.start.model[1],
-            text=SENTENCE,
-            words=words,
-            latent=strip.start.latent[0],
-            image=strip.start.picture[0],
-            seed=1,
-        )
-        strip.picture(f"words {words}", found[0])
-    return strip
-
-
 STRIPS: dict[str, Callable[[], Strip]] = {
     "Resample": resample,
     "InfEdit": infedit,
@@ -256,15 +186,9 @@ STRIPS: dict[str, Callable[[], Strip]] = {
     "NoiseMapInvert": noise_map,
     "RFInversion": rf_inversion,
     "EDICTCouple": knob("EDICTCouple", "p", 0.8, 0.93, 0.98),
-    "BDIAInvert": knob("BDIAInvert", "gamma", 0.7, 0.9, 1.0),
     "BELMInvert": knob("BELMInvert", "reseed", True, False),
     "FixedPointInvert": round_trip("FixedPointInvert", 6, 1, 2, 5, 10),
     "AttentionInject": attention_inject,
-    "PromptToPrompt": prompt_to_prompt,
-    "LocalBlend": local_blend,
-    "WordMask": word_mask,
-    "NullTextOptimize": null_text,
-    "SPDInvert": round_trip("SPDInvert", 8, 2, 10, 25),
 }
 
 
