@@ -32,6 +32,7 @@ GAP = 4
 QUALITY = 85
 STEPS = 10
 WORDS = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue", "seed": 3}
+SENTENCE = "a big red circle on the left of a blue background"
 TARGET = "a big green circle on the left of a blue background"
 
 
@@ -177,6 +178,30 @@ def attention_inject() -> Strip:
     return strip
 
 
+def prompt_plan(strip: Strip, target: str = TARGET, **settings: Any) -> Node:
+    return strip.graph.add(
+        "PromptToPrompt",
+        1,
+        model=strip.model,
+        clip=strip.start.model[1],
+        source_text=SENTENCE,
+        target_text=target,
+        **settings,
+    )
+
+
+def prompt_to_prompt() -> Strip:
+    strip = Strip()
+    inversion = strip.invert(method="ddim", keep_path=True)
+    for end in (0.0, 0.4, 1.0):
+        plan = prompt_plan(strip, mode="replace", cross_end=end)
+        strip.show(f"cross_end {end:g}", strip.edit(inversion, 4.0, positive=plan[1], attention=plan[2]))
+    for weight in ("red:-4", "red:4"):
+        plan = prompt_plan(strip, SENTENCE, mode="reweight", weights=weight, cross_end=1.0)
+        strip.show(f"weights {weight}", strip.edit(inversion, 4.0, positive=plan[1], attention=plan[2]))
+    return strip
+
+
 STRIPS: dict[str, Callable[[], Strip]] = {
     "Resample": resample,
     "InfEdit": infedit,
@@ -189,6 +214,7 @@ STRIPS: dict[str, Callable[[], Strip]] = {
     "BELMInvert": knob("BELMInvert", "reseed", True, False),
     "FixedPointInvert": round_trip("FixedPointInvert", 6, 1, 2, 5, 10),
     "AttentionInject": attention_inject,
+    "PromptToPrompt": prompt_to_prompt,
 }
 
 
