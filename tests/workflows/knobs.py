@@ -202,6 +202,17 @@ def prompt_to_prompt() -> Strip:
     return strip
 
 
+def local_blend() -> Strip:
+    strip = Strip()
+    inversion = strip.invert(method="ddim", keep_path=True)
+    plan = prompt_plan(strip, mode="replace", cross_end=0.4)
+    strip.show("without", strip.edit(inversion, 7.5, positive=plan[1], attention=plan[2]))
+    for threshold in (0.2, 0.5, 0.8):
+        blend = strip.graph.add("LocalBlend", 2, attention=plan[2], words="circle", threshold=threshold)
+        strip.show(f"threshold {threshold:g}", strip.edit(inversion, 7.5, positive=plan[1], attention=blend[0]))
+    return strip
+
+
 STRIPS: dict[str, Callable[[], Strip]] = {
     "Resample": resample,
     "InfEdit": infedit,
@@ -215,6 +226,7 @@ STRIPS: dict[str, Callable[[], Strip]] = {
     "FixedPointInvert": round_trip("FixedPointInvert", 6, 1, 2, 5, 10),
     "AttentionInject": attention_inject,
     "PromptToPrompt": prompt_to_prompt,
+    "LocalBlend": local_blend,
 }
 
 
