@@ -61,6 +61,9 @@ NODES = [
     "VisCtrl",
 ]
 
+# Bytes of one picture strip: forty help pages are part of what everybody downloads.
+LARGEST_PICTURE = 40_000
+
 
 @pytest.fixture(scope="module")
 def info(server):
@@ -105,6 +108,24 @@ def test_the_help_page_is_served(server, info, name):
     for input_name, _ in declared(info[name]):
         # Inputs made from the methods' own parameters are explained by the method.
         assert input_name in page or "_" in input_name, f"{name}.md must explain {input_name}"
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_the_pictures_of_the_help_page_are_served(server, name):
+    page = (ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    # The front end puts /extensions/<pack>/docs/ before an address that is relative.
+    for path in re.findall(r"!\[[^\]]+\]\(([^)]*)\)", page):
+        picture = server.get(f"/extensions/{PACK}/docs/{path}")
+        assert picture == (ROOT / "web" / "docs" / path).read_bytes()
+        assert picture.startswith(b"\xff\xd8\xff"), f"{path} must be a JPEG"
+        assert len(picture) <= LARGEST_PICTURE, path
+
+
+def test_every_picture_of_the_help_pages_is_shown():
+    folder = ROOT / "web" / "docs"
+    for path in folder.glob("*.jpg"):
+        assert f"]({path.name})" in path.with_suffix(".md").read_text(encoding="utf-8"), path.name
+    assert any(folder.glob("*.jpg"))
 
 
 def test_a_page_that_is_not_there_is_noticed(server):
