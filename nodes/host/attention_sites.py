@@ -311,8 +311,8 @@ class _Flux(_Blocks):
 
     @property
     def family(self) -> str:
-        # Published layer lists are of Flux.1, which Chroma descends from. Flux.2 and LongCat-Image have other numbers of
-        # blocks, and no pooled text.
+        # Published layer lists are of Flux.1, which Chroma descends from. Flux.2 and LongCat-Image have other blocks,
+        # and no pooled text.
         return "flux" if getattr(self.network, "vector_in", self.network) is not None else "flux2"
 
 
