@@ -13,9 +13,22 @@ from .rules import Group
 from .sites import Layers
 from .timing import Window
 
-# UNets without and with pooled text, SD3 and 3.5, Flux and Chroma, Qwen-Image, Wan, HunyuanVideo, LTX, Lumina2 and
-# Z-Image, AuraFlow.
-FAMILIES = ("sd15", "sdxl", "sd3", "flux", "qwen", "wan", "hunyuan_video", "ltx", "lumina", "aura")
+# UNets without and with pooled text, SD3 and 3.5, Flux.1 and Chroma, Flux.2 and LongCat-Image, Qwen-Image, Wan,
+# HunyuanVideo, its version 1.5, LTX, Lumina2 and Z-Image, AuraFlow.
+FAMILIES = (
+    "sd15",
+    "sdxl",
+    "sd3",
+    "flux",
+    "flux2",
+    "qwen",
+    "wan",
+    "hunyuan_video",
+    "hunyuan_video_15",
+    "ltx",
+    "lumina",
+    "aura",
+)
 UNETS = ("sd15", "sdxl")
 OTHERS = "*"
 

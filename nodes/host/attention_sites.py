@@ -307,8 +307,13 @@ _DOUBLE_SINGLE = (("double", "double_blocks", "double_block"), ("single", "singl
 
 
 class _Flux(_Blocks):
-    name = "flux"
     stacks = _DOUBLE_SINGLE
+
+    @property
+    def family(self) -> str:
+        # Published layer lists are of Flux.1, which Chroma descends from. Flux.2 and LongCat-Image have other blocks,
+        # and no pooled text.
+        return "flux" if getattr(self.network, "vector_in", self.network) is not None else "flux2"
 
 
 class _SD3(_Blocks):
@@ -350,8 +355,12 @@ class _Wan(_Blocks):
 
 
 class _HunyuanVideo(_Blocks):
-    name = "hunyuan_video"
     stacks = _DOUBLE_SINGLE
+
+    @property
+    def family(self) -> str:
+        # Version 1.5 has double blocks alone.
+        return "hunyuan_video" if len(self.network.single_blocks) else "hunyuan_video_15"
 
     def patch(self) -> tuple[int, int, int]:
         patch = tuple(self.network.patch_size)

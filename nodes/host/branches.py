@@ -359,9 +359,10 @@ def rowwise(conds: Sequence[Any], items: int, family: str = "") -> Any | None:
     if any(other.keys() != first.keys() for other in others):
         return None
     # HunyuanVideo has one mask for all rows; Lumina places the picture behind each row's own text.
-    if "attention_mask" in first and family in ("hunyuan_video", "lumina"):
+    hunyuan = family.startswith("hunyuan_video")
+    if "attention_mask" in first and (hunyuan or family == "lumina"):
         masks = [model_conds["attention_mask"].cond for model_conds in (first, *others)]
-        if family == "hunyuan_video" or any(not torch.equal(masks[0], mask) for mask in masks[1:]):
+        if hunyuan or any(not torch.equal(masks[0], mask) for mask in masks[1:]):
             return None
     merged = {}
     for key in first:

@@ -27,7 +27,8 @@ SOURCE, TARGET = "source", "target"
 _MAPS = "words"
 # Which layers show where words are; found with Flux by Shin et al. 2025, arXiv:2508.07519. Joint layers before the
 # first third have not yet told the words from each other.
-LAYERS = {"flux": "double:11-18", "sd3": "0.3-1.0", "qwen": "0.3-1.0", "hunyuan_video": "0.3-1.0", "lumina": "0.3-1.0"}
+_LATER = ("sd3", "flux2", "qwen", "hunyuan_video", "hunyuan_video_15", "lumina")
+LAYERS = {"flux": "double:11-18", **dict.fromkeys(_LATER, "0.3-1.0")}
 
 States = Callable[[float, torch.device], torch.Tensor]
 

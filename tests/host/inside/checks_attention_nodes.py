@@ -1,5 +1,7 @@
 """The nodes of attention control, as a workflow calls them."""
 
+from dataclasses import replace
+
 import comfy.samplers
 import tiny_dits
 import torch
@@ -189,6 +191,13 @@ def check_guider(pack):
         (one,) = pack.call("AttentionGuider", cfg=3.0, negative=negative, **inputs)
         assert torch.equal(_sampled(one, euler, start, latent, noise), both[2:]), kind
         again = _sampled(one, euler, start, latent, noise)
+        # A mask for each picture, the first of them empty.
+        masks = torch.stack([torch.zeros(48, 32), torch.ones(48, 32)])
+        held = pack.module("nodes.host.attention_masks").picture_mask(masks)
+        few = replace(inputs["attention"], rules=tuple(replace(r, mask=held) for r in inputs["attention"].rules))
+        (masked,) = pack.call("AttentionGuider", cfg=3.0, negative=negative, **{**inputs, "attention": few})
+        parted = _sampled(masked, euler, start, latent, noise)
+        assert relative(parted[:1], edit[:1]) < 1e-4 and relative(parted[1:], again[1:]) < 1e-4, kind
         assert torch.equal(again, both[2:]), "a guider is used again by later runs"
         (rf,) = pack.call("RFSolverSample", solver="midpoint")
         assert torch.isfinite(_sampled(one, rf, start, latent, noise)).all()

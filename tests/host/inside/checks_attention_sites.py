@@ -2,10 +2,16 @@
 
 import math
 
+import comfy.ldm.flux.model
+import comfy.ldm.hunyuan_video.model
+import comfy.ldm.modules.diffusionmodules.openaimodel
+import comfy.ops
 import comfy.samplers
 import tiny_dits
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+META = {"device": "meta", "dtype": torch.float16, "operations": comfy.ops.disable_weight_init}
 
 
 class _Watch:
@@ -54,6 +60,68 @@ def _answer(model, kind, latent, watch=None, tokens=None):
     samples = latent["samples"]
     with torch.inference_mode():
         return guider.sample(torch.zeros_like(samples), samples, Once(), torch.tensor([0.5, 0.0]), seed=0)
+
+
+def _unet(**config):
+    return comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel(
+        image_size=32, in_channels=4, out_channels=4, use_spatial_transformer=True, legacy=False, **config, **META
+    )
+
+
+def _flux(depth, singles, **changes):
+    fields = comfy.ldm.flux.model.FluxParams.__dataclass_fields__
+    config = {"vec_in_dim": 768, "guidance_embed": False, "txt_ids_dims": [], "patch_size": 2, **changes}
+    config.update(in_channels=16, out_channels=16, context_in_dim=64, hidden_size=64, mlp_ratio=1.0, num_heads=2)
+    config.update(axes_dim=[4, 14, 14], theta=10000, qkv_bias=True, depth=depth, depth_single_blocks=singles)
+    return comfy.ldm.flux.model.Flux(**{k: v for k, v in config.items() if k in fields}, **META)
+
+
+def _hunyuan(depth, singles):
+    fields = comfy.ldm.hunyuan_video.model.HunyuanVideoParams.__dataclass_fields__
+    config = {"byt5": False, "meanflow": False, "use_cond_type_embedding": False, "vision_in_dim": None}
+    config.update(in_channels=16, out_channels=16, vec_in_dim=64, context_in_dim=64, hidden_size=64, mlp_ratio=1.0)
+    config.update(num_heads=2, axes_dim=[4, 14, 14], theta=256, patch_size=[1, 2, 2], qkv_bias=True)
+    config.update(guidance_embed=False, meanflow_sum=False, depth=depth, depth_single_blocks=singles)
+    return comfy.ldm.hunyuan_video.model.HunyuanVideo(**{k: v for k, v in config.items() if k in fields}, **META)
+
+
+def _published():
+    """Networks with the blocks of published models, without their weights: family, network, latent."""
+    unet = {"num_res_blocks": [2] * 4, "channel_mult": (1, 2, 4, 4), "num_heads": 8, "context_dim": 768}
+    depths = {"transformer_depth": [1] * 6 + [0] * 2, "transformer_depth_output": [1] * 9 + [0] * 3}
+    yield "sd15", _unet(model_channels=64, transformer_depth_middle=1, **unet, **depths), (1, 4, 96, 64)
+    unet = {"num_res_blocks": [2] * 3, "channel_mult": (1, 2, 4), "num_heads": 8, "context_dim": 64}
+    depths = {"transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_output": [0] * 3 + [2] * 3 + [10] * 3}
+    unet.update(num_classes="sequential", adm_in_channels=64, use_linear_in_transformer=True)
+    yield "sdxl", _unet(model_channels=64, transformer_depth_middle=10, **unet, **depths), (1, 4, 160, 96)
+    yield "flux", _flux(19, 38), (1, 16, 128, 96)
+    if "global_modulation" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
+        for depth, singles in ((8, 48), (5, 20)):
+            made = _flux(depth, singles, vec_in_dim=None, global_modulation=True, patch_size=1)
+            yield "flux2", made, (1, 128, 64, 48)
+        # LongCat-Image
+        yield "flux2", _flux(10, 20, vec_in_dim=None), (1, 16, 128, 96)
+    yield "hunyuan_video", _hunyuan(20, 40), (1, 16, 5, 60, 40)
+    yield "hunyuan_video_15", _hunyuan(54, 0), (1, 16, 5, 60, 40)
+
+
+def check_defaults_meet_layers_of_published_models(pack):
+    """What every preset and every reading of words takes by itself exists in the models that people have."""
+    attention, layers = pack.module("attention"), pack.module("nodes.host.word_maps").word_layers
+    listing = pack.module("nodes.host.attention_listing")
+    mask = attention.Mask(torch.ones(1, 4, 4))
+    for family, network, shape in _published():
+        resolver = pack.module("nodes.host.attention_sites").resolver_for(network)
+        assert resolver.family == family, (family, resolver.family)
+        for preset in listing.offered():
+            if family not in preset.families():
+                assert preset.name == "pnp", (family, preset.name)
+                continue
+            for variant in preset.variants or ("",):
+                made = preset().build(attention.Settings(variant=variant, mask=mask), family)
+                assert listing.check_layers(made, resolver, shape), (family, preset.name, variant)
+        seen = [site for site in resolver.sites(shape) if site.kind in ("cross", "joint")]
+        assert any(layers(family).matches(site) for site in seen), family
 
 
 def _resolver(pack, model):
