@@ -19,9 +19,28 @@ FOLDER = ROOT / "workflows"
 NAMES = [graph.name for graph in workflows()]
 REMEDY = "run `python tests/workflows/make.py json`"
 # Nodes whose first output is a LATENT of ours to compare bit by bit.
-LATENTS = ("Resample", "SamplerCustomAdvanced", "InfEdit", "FlowEdit", "VisCtrl")
+LATENTS = (
+    "Resample",
+    "SamplerCustomAdvanced",
+    "InfEdit",
+    "FlowEdit",
+    "VisCtrl",
+    "RFEdit",
+    "NegativePromptInversion",
+)
 # Nodes whose first output is an INVERSION of ours.
-INVERSIONS = ("Invert", "EDICTCouple", "BDIAInvert", "BELMInvert", "FixedPointInvert", "SPDInvert", "NoiseOptimize")
+INVERSIONS = (
+    "Invert",
+    "EDICTCouple",
+    "BDIAInvert",
+    "BELMInvert",
+    "FixedPointInvert",
+    "SPDInvert",
+    "NoiseOptimize",
+    "DirectInversion",
+    "NoiseMapInvert",
+    "RFInversion",
+)
 
 
 def api(name):
