@@ -11,8 +11,8 @@ from retrace_tests.hosts import host_python
 INSIDE = Path(__file__).resolve().parent / "inside"
 ROOT = INSIDE.parents[2]
 PREFIX = "RETRACE-CHECK "
-# Import of a host takes 6 to 15 s, all checks together a minute; the rest is for a busy machine.
-TIMEOUT = 900
+# Import of a host takes 6 to 15 s, a check 2 s on average and a minute at most; the rest is for a busy machine.
+START, CHECK = 300, 30
 
 
 @cache
@@ -34,7 +34,7 @@ def run_inside(host, names):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=START + CHECK * len(names),
         check=False,
     )
     lines = [json.loads(line[len(PREFIX) :]) for line in done.stdout.splitlines() if line.startswith(PREFIX)]
