@@ -1,6 +1,6 @@
 """Edits of held-out pictures by every method, on both demo models, at equal numbers of network calls.
 
-    python benchmarks/editing.py [--count 50] [--workers 2] [--entries infedit edict] [--kinds eps flow]
+    python benchmarks/editing.py [--count 50] [--workers 2] [--entries infedit edict] [--kinds eps flow] [--no-papers]
     python benchmarks/editing.py --tune [--entries infedit]
 
 200 triples of a picture, its prompt and a target prompt, 50 of each kind of edit, go through every entry of
@@ -171,7 +171,7 @@ def bounds(count: int) -> dict[str, Any]:
     }
 
 
-def jobs(models: list[str], names: list[str], count: int, budget: int) -> list[Job]:
+def jobs(models: list[str], names: list[str], count: int, budget: int, papers_too: bool = True) -> list[Job]:
     """All rows: each entry at its own setting, and last at the guidance of its paper where that is another."""
     own, papers = [], []
     for name in names:
@@ -181,7 +181,7 @@ def jobs(models: list[str], names: list[str], count: int, budget: int) -> list[J
                 continue
             setting = entry.settings[model]
             own.append(Job(model, name, setting, True, count, budget))
-            if entry.paper not in (None, setting.cfg):
+            if papers_too and entry.paper not in (None, setting.cfg):
                 papers.append(Job(model, name, Setting(entry.paper, setting.strength), False, count, budget))
     return own + papers
 
@@ -263,6 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", default=list(MODELS), choices=MODELS, help="demo models, both")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each (2); 0 for none but this")
     parser.add_argument("--output", type=Path, default=provenance.RESULTS, help="folder of the results")
+    parser.add_argument("--no-papers", action="store_true", help="leave out the rows at the guidance of papers")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     parser.add_argument("--tune", action="store_true", help="look for settings instead, on other pictures")
     chosen = parser.parse_args(arguments)
@@ -271,7 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
         tune(chosen.kinds, chosen.entries, chosen.count or 4, chosen.budget, chosen.workers, parts)
         return
     count = chosen.count or 50
-    wanted = jobs(chosen.kinds, chosen.entries, count, chosen.budget)
+    wanted = jobs(chosen.kinds, chosen.entries, count, chosen.budget, not chosen.no_papers)
     if chosen.fresh:
         for job in wanted:
             (parts / f"{job.title}.json").unlink(missing_ok=True)

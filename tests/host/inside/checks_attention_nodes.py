@@ -256,4 +256,6 @@ def check_every_method_takes_a_plan(pack):
             if method == "belm":
                 continue  # it begins every edit with a new mate, the source's rows too
             same = edited(pack, model, bundle, "sd15", whole, False)
-            assert torch.equal(same, bundle_state(pack, model, bundle)), method
+            back = bundle_state(pack, model, bundle)
+            # An edit adds the residuals to what the model gave, a reconstruction takes the path itself.
+            assert relative(same, back) < 1e-6 if method == "direct" else torch.equal(same, back), method
