@@ -239,7 +239,7 @@ def write(rows: list[Row], bounds: Row, where: dict[str, str], output: Path) -> 
         "- *cfg* is the guidance under the target; all invert at cfg 1, and direct inversion records "
         "its correction at the cfg of the target. The settings come from `editing.py --tune` on 16 pictures whose "
         "combinations were trained on: the best sum of success in % and PSNR in dB at cfg 1, 2 and 3, all from pure "
-        f"noise{untuned}. Rows with the paper's cfg are beside them.",
+        f"noise{untuned}. A row named after the paper's cfg, where there is one, stands beside.",
         f"The reader itself: the sources through the VAE are read right in {bounds['source_read_right']:.1f} %, the "
         f"targets as the world draws them in {bounds['target']['all']['success']:.1f} %, which is the ceiling of "
         f"success. The standard error of a share is at most {50.0 / math.sqrt(total):.1f} points.",
