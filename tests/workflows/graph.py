@@ -19,8 +19,6 @@ WIDGET = 24
 TEXT_WIDGET = 90
 PREVIEW = 240
 GAP = 36
-# Room for the settings of methods, whose number grows; the front end enlarges the node when it needs more.
-SETTINGS = 12 * WIDGET
 COLUMN = 360
 WIDTH = 300
 
@@ -322,8 +320,8 @@ def height_of(node: Node, about: dict[str, Any]) -> int:
         if is_widget(spec):
             height += TEXT_WIDGET if options_of(spec).get("multiline") else WIDGET
             height += WIDGET if has_control(name, spec) else 0
-    if len(specs) < len(declared(about)):
-        height += SETTINGS
+    # Settings of methods are not written into a template; the front end adds a row for each.
+    height += (len(declared(about)) - len(specs)) * WIDGET
     if node.kind in PICTURE_NODES:
         height += PREVIEW
     return height + TEXT_NODES.get(node.kind, 0)
