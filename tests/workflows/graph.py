@@ -34,6 +34,7 @@ TEXT_NODES = {
     "NoiseOptimize": 200,
     "SaveInversion": 60,
     "RestoreReport": 120,
+    "PreviewAny": 120,
 }
 
 
