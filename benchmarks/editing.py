@@ -98,6 +98,7 @@ def run(job: Job) -> dict[str, Any]:
         asked, source, wanted = chosen[part], as_pictures(drawn.pictures[part]), as_pictures(drawn.wanted[part])
         regions = torch.from_numpy(drawn.regions[part])
         x0 = model.encode(source)
+        rebuilt = model.decode(x0)
         mask = torch.nn.functional.adaptive_max_pool2d(regions[:, None].float(), x0.shape[2:])
         numbers = list(range(first, first + len(asked)))
         prompts = ([triple.source.caption for triple in asked], [triple.target.caption for triple in asked])
@@ -114,7 +115,7 @@ def run(job: Job) -> dict[str, Any]:
             return {"job": asdict(job), "refused": str(error), "provenance": provenance.provenance()}
         for variant, latent in latents.items():
             edited = model.decode(latent)
-            rows[variant] += measure(asked, edited, source, wanted, regions, structure)
+            rows[variant] += measure(asked, edited, source, rebuilt, wanted, regions, structure)
             if variant == "free":
                 shown += list(as_pixels(edited)[: max(0, SHOWN * len(KINDS) - first)])
             else:
@@ -152,15 +153,18 @@ def bounds(count: int) -> dict[str, Any]:
     def through(pixels: np.ndarray) -> torch.Tensor:
         return torch.cat([model.decode(model.encode(as_pictures(pixels[part]))) for part in parts])
 
+    rebuilt = through(drawn.pictures)
+
     def figures(pictures: torch.Tensor) -> list[dict[str, Any]]:
         return [
             row
             for part in parts
-            for row in measure(chosen[part], pictures[part], source[part], wanted[part], regions[part], structure)
+            for row in measure(
+                chosen[part], pictures[part], source[part], rebuilt[part], wanted[part], regions[part], structure
+            )
         ]
 
     unchanged = [Triple(triple.kind, triple.source, triple.source) for triple in chosen]
-    rebuilt = through(drawn.pictures)
     same = [verdict(triple, picture)[0] for triple, picture in zip(unchanged, as_pixels(rebuilt), strict=True)]
     return {
         "source": _by_kind(figures(rebuilt)),

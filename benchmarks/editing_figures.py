@@ -108,7 +108,13 @@ def as_pictures(pixels: np.ndarray) -> Tensor:
 
 
 def measure(
-    chosen: Sequence[Triple], edited: Tensor, source: Tensor, wanted: Tensor, regions: Tensor, structure: Structure
+    chosen: Sequence[Triple],
+    edited: Tensor,
+    source: Tensor,
+    rebuilt: Tensor,
+    wanted: Tensor,
+    regions: Tensor,
+    structure: Structure,
 ) -> list[dict[str, Any]]:
     """Figures of every edited picture, one dictionary each.
 
@@ -116,6 +122,7 @@ def measure(
         chosen: What was asked for.
         edited: What came out, (B, 3, H, W) in 0 .. 1; rounded to 8 bits first, as a file would have it.
         source: The sources.
+        rebuilt: The sources through the autoencoder, not rounded: what an edit that keeps everything comes to.
         wanted: The targets as the world draws them.
         regions: Where an edit may act, (B, H, W).
         structure: The distance of structures.
@@ -124,13 +131,14 @@ def measure(
     rounded = as_pictures(pixels)
     figures = zip(
         kept_psnr(rounded, source, regions).tolist(),
+        kept_psnr(rounded, rebuilt, regions).tolist(),
         kept_ssim(rounded, source, regions).tolist(),
         structure(rounded, wanted).tolist(),
         structure(rounded, source).tolist(),
         strict=True,
     )
     rows = []
-    for triple, picture, (decibels, similar, off, moved) in zip(chosen, pixels, figures, strict=True):
+    for triple, picture, (decibels, own, similar, off, moved) in zip(chosen, pixels, figures, strict=True):
         success, changed = verdict(triple, picture)
         rows.append(
             {
@@ -138,6 +146,7 @@ def measure(
                 "success": success,
                 "changed": changed,
                 "psnr": decibels,
+                "psnr_rebuilt": own,
                 "ssim": similar,
                 "structure": off,
                 "structure_moved": moved,
@@ -148,5 +157,7 @@ def measure(
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Means over pictures: shares in percent, PSNR in dB, SSIM, structure distance times 1000."""
-    scale = {"success": 100.0, "changed": 100.0, "psnr": 1.0, "ssim": 1.0, "structure": 1e3, "structure_moved": 1e3}
+    shares, distances = ("success", "changed"), ("structure", "structure_moved")
+    scale = {**dict.fromkeys(shares, 100.0), "psnr": 1.0, "psnr_rebuilt": 1.0, "ssim": 1.0}
+    scale |= dict.fromkeys(distances, 1e3)
     return {name: factor * float(np.mean([row[name] for row in rows])) for name, factor in scale.items()}
