@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 
-from ..inversion import get_method
-from .host.compat import declare, schema
+from .host.bundle import Bundle
+from .host.compat import declare
 from .host.inverting import (
-    climb,
     inversion_output,
-    invert_inputs,
     latent_output,
     noise_output,
     refusal,
@@ -20,36 +17,40 @@ from .host.inverting import (
     single_state_outputs,
 )
 from .host.measure import describe_residuals
-from .host.method_inputs import own_inputs
+from .host.method_node import MethodNode
 
 
-class SPDInvert(io.ComfyNode):
+class SPDInvert(MethodNode):
     """Descends, step by step, to the state that Euler's step down undoes, and tells how near it came."""
 
+    NODE_ID, TITLE, METHOD = "SPDInvert", "SPD Invert", "spd"
+    ABOUT = (
+        "Inverts plain Euler sampling by gradient descent through the model (SPDInv) and reports the loss of each "
+        "step. Slow; use it with cfg 1."
+    )
+    ALIASES = ("SPDInv", "source prompt disentangled inversion", "gradient fixed point")
+
     @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
-        return schema(
-            node_id="SPDInvert",
-            display_name="SPD Invert (Retrace)",
-            category="Retrace/inversion",
-            description="Inverts plain Euler sampling by gradient descent through the model (SPDInv) and reports the "
-            "loss of each step. Slow; use it with cfg 1.",
-            search_aliases=["SPDInv", "source prompt disentangled inversion", "gradient fixed point"],
-            inputs=invert_inputs([], own_inputs("spd")),
-            outputs=[
-                inversion_output(),
-                latent_output(),
-                noise_output(),
-                sigmas_output(),
-                declare(
-                    io.Float.Output,
-                    display_name="loss",
-                    tooltip="Largest mean squared residual that a step was left with; 0 is a fixed point.",
-                ),
-                declare(io.String.Output, display_name="report", tooltip="The loss of each step, before and after."),
-            ],
-        )
+    def outputs(cls) -> list[Any]:
+        """The state for stock samplers too, and how near it came."""
+        return [
+            inversion_output(),
+            latent_output(),
+            noise_output(),
+            sigmas_output(),
+            declare(
+                io.Float.Output,
+                display_name="loss",
+                tooltip="Largest mean squared residual that a step was left with; 0 is a fixed point.",
+            ),
+            declare(io.String.Output, display_name="report", tooltip="The loss of each step, before and after."),
+        ]
+
+    @classmethod
+    def results(cls, model: Any, bundle: Bundle) -> tuple[Any, ...]:
+        """The values of `outputs`."""
+        report = "\n".join(describe_residuals(bundle.record))
+        return *single_state_outputs(model, bundle), float(bundle.record.meta["loss"]), report
 
     @classmethod
     def validate_inputs(
@@ -61,28 +62,4 @@ class SPDInvert(io.ComfyNode):
         stop: float | None = None,
     ) -> bool | str:
         """Refuse before anything runs what can be seen on the widgets."""
-        return refusal(steps, strength, "spd", iterations=iterations, learning_rate=learning_rate, stop=stop)
-
-    @classmethod
-    def execute(
-        cls,
-        model: Any,
-        source: Any,
-        latent: dict[str, Any],
-        steps: int,
-        scheduler: str,
-        cfg: float,
-        strength: float,
-        negative: Any = None,
-        sigmas: torch.Tensor | None = None,
-        keep_path: bool = False,
-        **settings: Any,
-    ) -> io.NodeOutput:
-        """Invert; ``settings`` are the method's own."""
-        chosen = get_method("spd", settings)
-        bundle = climb(model, source, latent, steps, scheduler, chosen, cfg, strength, negative, sigmas, keep_path)
-        return io.NodeOutput(
-            *single_state_outputs(model, bundle),
-            float(bundle.record.meta["loss"]),
-            "\n".join(describe_residuals(bundle.record)),
-        )
+        return refusal(steps, strength, cls.METHOD, iterations=iterations, learning_rate=learning_rate, stop=stop)
