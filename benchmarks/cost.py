@@ -196,7 +196,8 @@ class Bench:
         """Everything that there is to measure."""
         inversion = self.part("inversion")
         methods = [self.there_and_back(name) for name in inversion.METHODS]
-        edits = [self.paired(cls) for cls in _leaves(inversion.PairedEdit)]
+        # Kinds of these take more branches at once, which only their own nodes make.
+        edits = [self.paired(cls) for cls in inversion.PairedEdit.__subclasses__()]
         return [*methods, *edits, self.null_text(), self.gradient()]
 
     def held(self, steps: int) -> int:
@@ -214,13 +215,6 @@ class Bench:
         with counting:
             self.walk_gradient(falling, around)
         return int(counting.most)
-
-
-def _leaves(cls: Any) -> list[Any]:
-    """The classes at the end of a tree of subclasses, by name."""
-    below = cls.__subclasses__()
-    found = [leaf for each in below for leaf in _leaves(each)] if below else [cls]
-    return sorted(found, key=lambda each: each.__name__)
 
 
 def _counting() -> Any:
