@@ -93,6 +93,13 @@ def check_samplers_with_stock_solvers_and_guiders(pack):
     assert relative(_sampled(guided, kind, _rf(pack, held, plan(pack)), begin, 3.0), wanted) > FLOAT32
 
 
+class _Fresh:
+    """A NOISE that knows no inversion."""
+
+    def generate_noise(self, latent):
+        return torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(8))
+
+
 def check_samplers_blend_and_mask(pack):
     """A local blend and a noise mask keep the source outside, up to the rounding of the host's own samplers."""
     for kind in ("eps", "flow"):
@@ -116,11 +123,12 @@ def check_samplers_blend_and_mask(pack):
         found = advanced(model, target, _rf(pack, bundle, words), sigmas, given, noise)
         changed = ((found - samples).abs() > 1e-4).any(1)
         assert 0.02 < float(changed.float().mean()) < 0.75, (kind, float(changed.float().mean()))
-        masked = {**given, "noise_mask": mask}
-        found = advanced(model, target, _rf(pack, bundle, rules), sigmas, masked, noise)
-        assert relative(found[kept], samples[kept]) < 1e-5, (kind, relative(found[kept], samples[kept]))
-        free = advanced(model, target, _rf(pack, bundle, rules), sigmas, given, noise)
-        assert relative(free[kept], samples[kept]) > 1e-3, kind
+        masked, fresh = {"samples": samples, "noise_mask": mask}, _Fresh()
+        for make in (_rf, _resume):
+            found = advanced(model, target, make(pack, bundle, rules), sigmas, masked, fresh)
+            assert relative(found[kept], samples[kept]) < 1e-5, (kind, make, relative(found[kept], samples[kept]))
+            free = advanced(model, target, make(pack, bundle, rules), sigmas, {"samples": samples}, fresh)
+            assert relative(free[kept], samples[kept]) > 1e-3, (kind, make)
         refuses(
             lambda b=bundle, p=blended, arguments=(sigmas, given, noise), m=model, t=target: advanced(
                 m, t, _resume(pack, b, p, "heun"), *arguments
@@ -219,10 +227,11 @@ def check_controlnet_of_the_guider_acts_beside_a_source(pack):
     given, noise, sigmas = start
     hint = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(3))
     control = pack.tiny.control_net(kind).set_cond_hint(hint, 1.0, (0.0, 1.0))
-    led = [[entry[0], {**entry[1], "control": control, "control_apply_to_uncond": True}] for entry in target_of(kind)]
+    prompts = (target_of(kind), negative_of(kind))
+    led, away = ([[entry[0], {**entry[1], "control": control}] for entry in prompt] for prompt in prompts)
     sampler = _rf(pack, bundle, plan(pack))
-    found = advanced(model, led, sampler, sigmas, given, noise, negative_of(kind), 3.0)
-    wanted = resampled(pack, model, bundle, kind, plan(pack), 3.0, target=led)
+    found = advanced(model, led, sampler, sigmas, given, noise, away, 3.0)
+    wanted = resampled(pack, model, bundle, kind, plan(pack), 3.0, target=led, negative=away)
     assert relative(found, wanted) < FLOAT32, relative(found, wanted)
     assert relative(found, attending.resampled(pack, model, bundle, kind, plan(pack), 3.0)) > 1e-3
     source = [[entry[0], {**entry[1], "control": control}] for entry in bundle.source]
