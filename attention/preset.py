@@ -49,6 +49,7 @@ class Settings:
         text: Token map of the prompts, for presets that need one.
         source_for: Chunks that read from the source.
         renormalise: Whether mapped probabilities are made to add up to 1 again, for presets with a token map.
+        feature: Block whose residual feature is taken, for presets that take one; None for the preset's own.
     """
 
     layers: str = ""
@@ -62,6 +63,7 @@ class Settings:
     text: Any = None
     source_for: Serves | None = None
     renormalise: bool = False
+    feature: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,7 @@ class Where:
         text: Token map, or None.
         chosen: Whether the user chose the layers.
         renormalise: Whether mapped probabilities are made to add up to 1 again.
+        feature: Block whose residual feature is taken, None for the preset's own.
     """
 
     family: str
@@ -93,6 +96,7 @@ class Where:
     text: Any
     chosen: bool
     renormalise: bool
+    feature: int | None = None
 
 
 class Preset(ABC):
@@ -111,7 +115,9 @@ class Preset(ABC):
         groups: Default token group by family; "*" for all others.
         mask_note: What white in a mask means.
         needs_mask: Variants that need a mask, or "*" for all.
+        tells_source: Variants that tell the source's mask from the target's.
         needs_text: Whether it needs a token map.
+        takes_feature: Whether it takes the residual feature of a block.
         source_for: Which chunks read from the source.
     """
 
@@ -126,7 +132,9 @@ class Preset(ABC):
     groups: ClassVar[Mapping[str, Group]] = {OTHERS: "image"}
     mask_note: ClassVar[str] = "The edit acts where the mask is white."
     needs_mask: ClassVar[tuple[str, ...]] = ()
+    tells_source: ClassVar[tuple[str, ...]] = ()
     needs_text: ClassVar[bool] = False
+    takes_feature: ClassVar[bool] = False
     source_for: ClassVar[Serves] = "shared"
 
     @classmethod
@@ -177,6 +185,15 @@ class Preset(ABC):
             raise ValueError(
                 f"Preset {' '.join((self.name, variant)).strip()} must have a mask, got none; connect one."
             )
+        if given.source_mask is not None and variant not in self.tells_source:
+            raise ValueError(
+                f"source_mask must be left out for preset {' '.join((self.name, variant)).strip()}, got one; "
+                "it is read by mutual masked alone."
+            )
+        if given.feature is not None and not self.takes_feature:
+            raise ValueError(
+                f"feature_block must be left out for preset {self.name}, got {given.feature}; it is read by pnp alone."
+            )
         if given.text is None and self.needs_text:
             raise ValueError(f"Preset {self.name} must have a token map, got none; use PromptToPrompt.")
         start, end = self.default_window(family, variant)
@@ -192,6 +209,7 @@ class Preset(ABC):
             given.text,
             bool(given.layers.strip()),
             given.renormalise,
+            given.feature,
         )
         return self.plan(where, given.source_for or self.source_for)
 

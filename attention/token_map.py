@@ -11,8 +11,8 @@ Replace keeps the mass of every source token (each row of S sums to 1), refine d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -61,6 +61,7 @@ class TokenMap:
         weights: c, 1 where nothing is reweighted; shape (target keys).
         window: Steps in which the map acts, as fractions.
         windows: Other windows for some keys: (key numbers, window).
+        encoded: Fingerprints of what the prompts were encoded to, by branch; empty where they are not known.
     """
 
     source: Prompt
@@ -70,6 +71,7 @@ class TokenMap:
     weights: Tensor
     window: tuple[float, float] = CROSS_WINDOW
     windows: tuple[tuple[tuple[int, ...], tuple[float, float]], ...] = ()
+    encoded: Mapping[str, str] = field(default_factory=dict)
 
     def schedule(self, step: Moment) -> Tensor:
         """Return a of a step: 1 for the target keys on which the map acts, shape (target keys)."""

@@ -7,6 +7,7 @@ from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, no
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
+from .flowedit_blend import BlendedFlowEdit
 from .gradient import WalkGradient, walk_gradient
 from .gradual import drawn, moved, of_rows
 from .infedit import InfEdit
@@ -32,6 +33,7 @@ __all__ = [
     "PROX",
     "SIGMA_FLOOR",
     "AfterStep",
+    "BlendedFlowEdit",
     "BranchedInfEdit",
     "DDIMPredictor",
     "Descent",

@@ -10,16 +10,16 @@ keeps the edit from drifting away from the source: Kim et al. 2025, arXiv:2505.2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .field import mix
-from .paired import PairedEdit, PairedStep, PairedTask, paired_walk
+from .paired import PairedEdit, PairedRule, PairedStep, PairedTask, paired_walk
 from .steps import Euler
-from .walk import walk
+from .walk import AfterStep, walk
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,18 @@ class FlowEdit(PairedEdit):
 
     def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:
         split = len(falling) - self.n_min
-        z = paired_walk(task, falling[:split], self._step)
+        z = paired_walk(task, falling[:split], self._rule())
         return z if self.n_min == 0 else self._finish(task, z, falling[split - 1 :])
+
+    def _rule(self) -> PairedRule:
+        """What moves the edited latent at each level; fresh for every edit."""
+        return self._step
+
+    def _after(
+        self, task: PairedTask, source_at: Callable[[int], Tensor], falling: Sequence[float]
+    ) -> AfterStep | None:
+        """What follows each step of the last levels; source_at gives the source's state at each of them."""
+        return task.keep(source_at)
 
     def _step(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
         moves, jumps = torch.zeros_like(z), torch.zeros_like(z)
@@ -84,6 +94,5 @@ class FlowEdit(PairedEdit):
 
         start = source_at(len(falling) - 1) + (z - x0)
         before = task.total - (len(falling) - 1)
-        return walk(
-            task.alone(noise), start, falling, Euler(), lambda report: task.tell(report, before), task.keep(source_at)
-        )
+        after = self._after(task, source_at, falling)
+        return walk(task.alone(noise), start, falling, Euler(), lambda report: task.tell(report, before), after)

@@ -89,9 +89,15 @@ class AttentionGuider(io.ComfyNode):
         check_cfg(cfg, negative)
         if attention.latent_rules:
             raise ValueError(
-                "attention must hold no local blend for a sampler of the host, got one; edit with Resample instead."
+                "attention must hold no local blend for a sampler of the host, got one; edit with Resample, or give "
+                "the plan to RFSolverSample or InversionSampler."
             )
         if inversion is not None:
+            if attention.source == "free":
+                raise ValueError(
+                    "attention must have its source pinned with an inversion, got free; set source to pinned, or leave "
+                    "the inversion out to generate the source beside the target."
+                )
             check_model_fits(model, inversion.record)
             if both:
                 raise ValueError(

@@ -16,6 +16,7 @@ from .host.attention_type import attention_input, attention_output
 from .host.compat import declare, schema, show_progress_text
 
 OWN = "preset's own"
+OWN_BLOCK = -1
 # Layers do not depend on the size; any latent shows which there are.
 _ANY_SHAPE = (1, 4, 64, 64)
 
@@ -37,7 +38,7 @@ class AttentionInject(io.ComfyNode):
             category="Retrace/attention",
             description="Lets an edit read from its source inside attention, so that more of the source stays: "
             "MasaCtrl, plug-and-play, RF-Edit, KV-Edit, StableFlow, FreeFlux and reference attention, on UNets and "
-            "diffusion transformers alike. Goes into Resample, InfEdit, FlowEdit or AttentionGuider.",
+            "diffusion transformers alike. Goes into Resample, RFSolverSample, InfEdit, FlowEdit or AttentionGuider.",
             search_aliases=[
                 "MasaCtrl",
                 "plug-and-play",
@@ -143,10 +144,22 @@ class AttentionInject(io.ComfyNode):
                     io.Mask.Input,
                     "source_mask",
                     optional=True,
-                    tooltip="For mutual masked: the foreground of the source, where it differs from that of the "
+                    tooltip="For mutual masked alone: the foreground of the source, where it differs from that of the "
                     "target.",
                 ),
                 attention_input("Rules to add these to."),
+                declare(
+                    io.Int.Input,
+                    "feature_block",
+                    default=OWN_BLOCK,
+                    min=OWN_BLOCK,
+                    max=63,
+                    step=1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For pnp: the output block whose residual feature is taken. -1 is the preset's own: 4 on "
+                    "SD1.5, 1 on SDXL. Other UNets need one of theirs, at about a third of the way up.",
+                ),
             ],
             outputs=[
                 attention_output(),
@@ -183,6 +196,7 @@ class AttentionInject(io.ComfyNode):
         mask: torch.Tensor | None = None,
         source_mask: torch.Tensor | None = None,
         attention: AttentionPlan | None = None,
+        feature_block: int = OWN_BLOCK,
     ) -> io.NodeOutput:
         """Make the plan."""
         refuse_compiled_model(model)
@@ -197,6 +211,7 @@ class AttentionInject(io.ComfyNode):
             group=_chosen(tokens),
             variant=_chosen(variant) or "",
             source_for=_chosen(source_for),
+            feature=None if feature_block == OWN_BLOCK else feature_block,
         )
         plan = replace(get_preset(preset).build(settings, resolver.family), source=source)
         summary = check_layers(plan, resolver, _ANY_SHAPE)

@@ -14,10 +14,20 @@ from ..attention.word_list import parse_weights, parse_windows, parse_words
 from .host.attention_sites import refuse_compiled_model, resolver_for
 from .host.attention_type import attention_input, attention_output
 from .host.compat import declare, schema, show_progress_text
-from .host.prompts import alignment_text, cosines, encode
+from .host.prompts import alignment_text, cosines, encode, encodings
 from .host.word_maps import word_layers
 
 REWEIGHT = "reweight"
+
+
+def check_weights(mode: str, weights: str) -> None:
+    """Refuse a reweighting of no word, which would change nothing.
+
+    Raises:
+        ValueError: If the mode is "reweight" and no word has a weight.
+    """
+    if mode == REWEIGHT and not parse_weights(weights):
+        raise ValueError("weights must name a word for mode reweight, got none; write one like red:2.")
 
 
 class PromptToPrompt(io.ComfyNode):
@@ -146,11 +156,17 @@ class PromptToPrompt(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, weights: str | None = None, schedule: str | None = None, blend_words: str | None = None
+        cls,
+        weights: str | None = None,
+        schedule: str | None = None,
+        blend_words: str | None = None,
+        mode: str | None = None,
     ) -> bool | str:
         """Refuse before anything runs what can be seen on the widgets."""
         try:
             # None: the value comes over a link and is checked when the node runs.
+            if weights is not None and mode is not None:
+                check_weights(mode, weights)
             parse_weights(weights or "")
             parse_windows(schedule or "")
             parse_words(blend_words or "")
@@ -176,6 +192,7 @@ class PromptToPrompt(io.ComfyNode):
         attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Encode both prompts and make the plan."""
+        check_weights(mode, weights)
         refuse_compiled_model(model)
         family = resolver_for(model.model.diffusion_model).family
         before, before_cond = encode(clip, source_text)
@@ -189,6 +206,7 @@ class PromptToPrompt(io.ComfyNode):
             parse_windows(schedule),
             cosines(before_cond, after_cond) if mode == "similarity" else None,
         )
+        text = replace(text, encoded=encodings(source=before_cond, target=after_cond))
         settings = Settings(
             layers=layers, start=0.0, end=self_end, variant=REWEIGHT if mode == REWEIGHT else "", text=text
         )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..attention import AttentionPlan
+from .host.attention_sampler import AttendedSampler
+from .host.attention_type import attention_input
 from .host.bundle import Bundle, InversionType
 from .host.compat import declare, schema
 from .host.samplers import ResumeSampler, SolverSampler
@@ -43,6 +49,15 @@ class RFSolverSample(io.ComfyNode):
                     tooltip="midpoint is RF-Solver, two model calls a step. fireflow reuses the last one: one call a "
                     "step at nearly the same accuracy. Use the same one up and down.",
                 ),
+                attention_input("A plan that reads from the source of the inversion on the way down."),
+                declare(
+                    InversionType.Input,
+                    "inversion",
+                    optional=True,
+                    tooltip="Where the source of the attention plan stands at each level, best with keep_path. Only "
+                    "with attention.",
+                ),
+                _source_input(),
             ],
             outputs=[
                 declare(
@@ -55,9 +70,25 @@ class RFSolverSample(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, solver: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        solver: str,
+        attention: AttentionPlan | None = None,
+        inversion: Bundle | None = None,
+        source: Any = None,
+    ) -> io.NodeOutput:
         """Make the sampler."""
-        return io.NodeOutput(SolverSampler(solver))
+        if attention is None:
+            _refuse_without_attention("inversion", inversion)
+            _refuse_without_attention("source", source)
+            return io.NodeOutput(SolverSampler(solver))
+        if inversion is None:
+            raise ValueError(
+                "inversion must be connected with attention, which reads from its source, got nothing; "
+                "connect Invert, or give the plan to AttentionGuider."
+            )
+        bundle = inversion.with_conditioning(source, None)
+        return io.NodeOutput(AttendedSampler(functools.partial(SolverSampler, solver), attention, bundle))
 
 
 class InversionSampler(io.ComfyNode):
@@ -83,6 +114,8 @@ class InversionSampler(io.ComfyNode):
                     tooltip="The inversion's own solver in double precision, or a stock sampler. Samplers that draw "
                     "noise on the way are left out: they would lose the inversion.",
                 ),
+                attention_input("A plan that reads from the source of the inversion."),
+                _source_input(),
             ],
             outputs=[
                 declare(
@@ -94,10 +127,37 @@ class InversionSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, inversion: Bundle, sampler_name: str) -> io.NodeOutput:
+    def execute(
+        cls, inversion: Bundle, sampler_name: str, attention: AttentionPlan | None = None, source: Any = None
+    ) -> io.NodeOutput:
         """Make the sampler."""
         if sampler_name != SAME and sampler_name not in faithful_samplers():
             raise ValueError(
                 f"sampler_name must be a sampler that draws no noise, got {sampler_name!r}; choose euler or '{SAME}'."
             )
-        return io.NodeOutput(ResumeSampler(inversion.record, None if sampler_name == SAME else sampler_name))
+        make = functools.partial(ResumeSampler, inversion.record, None if sampler_name == SAME else sampler_name)
+        if attention is None:
+            _refuse_without_attention("source", source)
+            return io.NodeOutput(make())
+        if inversion.record.embeddings:
+            raise ValueError(
+                "inversion must have no fitted embeddings for a sampler with attention, got one with them; "
+                "edit with Resample."
+            )
+        return io.NodeOutput(AttendedSampler(make, attention, inversion.with_conditioning(source, None)))
+
+
+def _source_input() -> Any:
+    return declare(
+        io.Conditioning.Input,
+        "source",
+        optional=True,
+        tooltip="Prompt of the inversion, only needed with attention for one that was loaded from a file.",
+    )
+
+
+def _refuse_without_attention(what: str, given: Any) -> None:
+    if given is not None:
+        raise ValueError(
+            f"{what} must come with attention, which alone reads it, got it alone; connect attention or leave it out."
+        )

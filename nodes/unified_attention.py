@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,7 +15,7 @@ from .host.attention_sites import refuse_compiled_model, resolver_for
 from .host.attention_type import attention_input, attention_output
 from .host.compat import declare, schema, show_progress_text
 from .host.parametrisation import model_sampling_of, space_of
-from .host.prompts import alignment_text, cosines, encode
+from .host.prompts import alignment_text, cosines, encode, encodings
 
 # Official: words are mapped as in refine, and similar ones are joined.
 _MODE = "similarity"
@@ -194,6 +195,7 @@ class UnifiedAttentionControl(io.ComfyNode):
         after, after_cond = encode(clip, target_text)
         near = cosines(before_cond, after_cond) if mode == _MODE else None
         text = token_map(before, after, mode, parse_weights(weights), (0.0, cross_end), cosine=near)
+        text = replace(text, encoded=encodings(source=before_cond, target=after_cond))
         settings = Settings(layers=layers, start=0.0, end=self_end, variant=base, text=text)
         plan = get_preset("unified").build(settings, family)
         flow = space_of(model_sampling_of(model)) == "flow"

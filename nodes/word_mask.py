@@ -11,7 +11,7 @@ from ..attention.masks import THRESHOLDS
 from ..attention.word_list import parse_words
 from .host.bundle import Bundle, InversionType, source_of
 from .host.compat import declare, schema
-from .host.latents import source_samples
+from .host.latents import pixels_of_a_cell, source_samples
 from .host.prompts import encode
 from .host.runs import check_model_fits
 from .host.word_maps import (
@@ -24,9 +24,6 @@ from .host.word_maps import (
     read_words,
     record_states,
 )
-
-# Pixels of a cell of the latent for all image models in common use; with an image its own size counts.
-_CELL = 8
 
 
 class WordMask(io.ComfyNode):
@@ -226,7 +223,8 @@ class WordMask(io.ComfyNode):
             levels = levels_of(model, low, high, evaluations)
             states = latent_states(model, samples, seed)
         maps = read_words(model, prompt, conditioning, parse_words(words), samples, levels, states, layers)
-        size = (samples.shape[-2] * _CELL, samples.shape[-1] * _CELL)
+        cell = pixels_of_a_cell(model)
+        size = (samples.shape[-2] * cell, samples.shape[-1] * cell)
         if image is not None:
             size = (int(image.shape[1]), int(image.shape[2]))
         heat = picture(maps.sum(1), size)

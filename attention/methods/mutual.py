@@ -34,6 +34,7 @@ class Mutual(Preset):
     }
     windows = {"*": (0.08, 1.0)}
     needs_mask = ("masked",)
+    tells_source = ("masked",)
     mask_note = 'The target reads the source where the mask is white; for "masked", white is the foreground.'
 
     def plan(self, where: Where, source_for: Serves) -> AttentionPlan:

@@ -17,7 +17,8 @@ class PlugAndPlay(Preset):
     """SDPA(q_s, k_s, v_t) in the first half of the steps and the residual feature of the source in the first 0.8.
 
     Official: SD1.5 self-attention of output blocks 4 to 11 and the feature of output block 4. The choice for SDXL is
-    our own. A given end stretches the feature's window by the official ratio 0.8 / 0.5.
+    our own. A given end stretches the feature's window by the official ratio 0.8 / 0.5. UNets of other depths need
+    another block for the feature.
     """
 
     name = "pnp"
@@ -27,6 +28,7 @@ class PlugAndPlay(Preset):
     added = (0, 1, 0)
     layers = {"sd15": "output:4-11", "sdxl": "output:0-5"}
     windows = {"*": (0.0, 0.5)}
+    takes_feature = True
     mask_note = "Attention follows the source where the mask is white; the feature is taken everywhere."
 
     def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
@@ -42,7 +44,6 @@ class PlugAndPlay(Preset):
         )
         self.default_layers(where.family)
         longer = type(where.window)(where.window.start, min(1.0, LONGER * where.window.end))
-        feature = FeatureRule(
-            f"{self.name} feature", "output", FEATURE[where.family], window=longer, strength=where.strength
-        )
+        block = FEATURE[where.family] if where.feature is None else where.feature
+        feature = FeatureRule(f"{self.name} feature", "output", block, window=longer, strength=where.strength)
         return AttentionPlan((rule,), (feature,), source_for=source_for)

@@ -33,7 +33,7 @@ def features_in(
     try:
         for rule in run.features:
             if rule.acts(step):
-                layers = _residual(network, rule)
+                layers = residual_of(network, rule)
                 hooks.append(layers.register_forward_hook(_take(rule, rows, kept)))
         yield
     finally:
@@ -77,8 +77,12 @@ def _take(rule: FeatureRule, rows: Rows, kept: dict[Any, torch.Tensor]) -> Calla
     return hook
 
 
-def _residual(network: Any, rule: FeatureRule) -> Any:
-    """The layers whose output a ResBlock adds to its skip."""
+def residual_of(network: Any, rule: FeatureRule) -> Any:
+    """Return the layers whose output a ResBlock adds to its skip.
+
+    Raises:
+        ValueError: If the network has no such block.
+    """
     blocks = getattr(network, _STACKS.get(rule.stack, ""), None)
     if blocks is None:
         raise ValueError(
@@ -87,7 +91,7 @@ def _residual(network: Any, rule: FeatureRule) -> Any:
         )
     if not 0 <= rule.index < len(blocks) or not hasattr(blocks[rule.index][0], "out_layers"):
         raise ValueError(
-            f"rule {rule.name} must name a block of this UNet with a ResBlock, got {rule.stack}:{rule.index} of "
-            f"{len(blocks)}; see AttentionSites."
+            f"feature_block of {rule.name} must be a block of this UNet with a ResBlock, got {rule.stack}:{rule.index} "
+            f"on a model with {rule.stack}:0-{len(blocks) - 1}; name one of these."
         )
     return blocks[rule.index][0].out_layers

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from ...attention import PRESETS, AttentionPlan, Preset, Site
+from ...attention import PRESETS, AttentionPlan, Preset, Rule, Site
+from .attention_features import residual_of
 from .attention_sites import Resolver
 
 
@@ -65,25 +66,46 @@ def check_layers(plan: AttentionPlan, resolver: Resolver, shape: Sequence[int]) 
         shape: Shape of a latent.
 
     Raises:
-        ValueError: If a rule meets none.
+        ValueError: If a rule meets none, or a feature rule names a block that is not there.
     """
     sites = resolver.sites(shape)
     lines = []
     for rule in plan.rules:
-        met = [site for site in sites if site.kind in rule.kinds and rule.layers.matches(site)]
+        met = [site for site in sites if rule.covers(site)]
         if not met:
-            offers = ", ".join(
-                f"{stack}:{ranges(site.index for site in sites if site.stack == stack)}"
-                for stack in dict.fromkeys(site.stack for site in sites)
-            )
-            raise ValueError(
-                f"layers must match an attention layer of kind {' or '.join(rule.kinds)}, got {rule.layers.text!r} on "
-                f"a model with {offers}; AttentionSites lists what it has."
-            )
+            raise ValueError(_nothing_met(rule, sites))
         window = rule.window
         span = f"{met[0].label} to {met[-1].label}"
         lines.append(f"{rule.name}: {len(met)} layers, {span}, steps {window.start:g} to {window.end:g}")
+    for feature in plan.features:
+        residual_of(resolver.network, feature)
+        window = feature.window
+        lines.append(f"{feature.name}: {feature.stack}:{feature.index}, steps {window.start:g} to {window.end:g}")
     return "\n".join(lines)
+
+
+def _nothing_met(rule: Rule, sites: Sequence[Site]) -> str:
+    """Say why a rule meets none of the sites."""
+    named = [site for site in sites if site.kind in rule.kinds and rule.layers.matches(site)]
+    if named and rule.group == "text" and all(site.kind == "self" for site in named):
+        return (
+            f"tokens must be image on a model whose text stands apart from the picture, got text at {named[0].label}; "
+            "choose image, or PromptToPrompt for words."
+        )
+    if named:
+        return (
+            f"layers must match one whose grid is at most {rule.limit:g} of the latent's side for {rule.name}, got "
+            f"{rule.layers.text!r}, whose smallest is {min(site.grid[1:] for site in named)} of {named[0].latent[1:]}; "
+            "take deeper layers."
+        )
+    offers = ", ".join(
+        f"{stack}:{ranges(site.index for site in sites if site.stack == stack)}"
+        for stack in dict.fromkeys(site.stack for site in sites)
+    )
+    return (
+        f"layers must match an attention layer of kind {' or '.join(rule.kinds)}, got {rule.layers.text!r} on "
+        f"a model with {offers}; AttentionSites lists what it has."
+    )
 
 
 def _covers(preset: type[Preset], layers: str, site: Site) -> bool:

@@ -92,6 +92,8 @@ def with_pinned_source(
 class PinnedSource:
     """The model function of a target whose source is pinned; what a sampler calls.
 
+    It can stand in the place of a guider: what samplers want of one is the running guider's.
+
     Args:
         guider: A running guider of source and target.
         record: The inversion, in a precision that the device has.
@@ -100,6 +102,8 @@ class PinnedSource:
     def __init__(self, guider: BranchGuider, record: Inversion) -> None:
         self._guider = guider
         self._record = record
+        self.model_patcher = guider.model_patcher
+        self.inner_model = guider.inner_model
 
     def __call__(
         self,

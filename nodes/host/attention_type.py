@@ -22,5 +22,6 @@ def attention_output() -> Any:
     return declare(
         AttentionType.Output,
         display_name="attention",
-        tooltip="For Resample, InfEdit, FlowEdit and AttentionGuider, or for another node that adds to it.",
+        tooltip="For Resample, RFSolverSample, InversionSampler, InfEdit, FlowEdit and AttentionGuider, or for another "
+        "node that adds to it.",
     )

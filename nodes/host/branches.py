@@ -26,6 +26,7 @@ from .attention_masks import on_grid_of
 from .attention_override import Forwards, Layout, step_of
 from .attention_sites import Resolver, refuse_compiled_model, resolver_for
 from .guider import EVALUATE, SteadyGuider
+from .prompts import warn_of_other_prompts
 
 # Patches see it beside the host's own entries, so it carries the pack's name.
 _ASKED = "retrace_branches"
@@ -33,7 +34,7 @@ _ASKED = "retrace_branches"
 NEGATIVE = "negative"
 CHUNKS = ("cond", "uncond")
 # Parts of a conditioning that act on a forward as a whole.
-_ALONE = ("control", "gligen", "area", "mask", "hooks", "timestep_start", "timestep_end", "default")
+ALONE = ("control", "gligen", "area", "mask", "hooks", "timestep_start", "timestep_end", "default")
 # The host asks for this much more than it reckons with before it puts rows into one forward.
 _RESERVE = 1.5
 
@@ -106,6 +107,7 @@ class BranchGuider(SteadyGuider):
             )
         refuse_compiled_model(model)
         resolver_for(model.model.diffusion_model)
+        warn_of_other_prompts(plan, {name: branch.positive for name, branch in branches.items()})
         self._branches = dict(branches)
         self._negatives = self._declare(self._branches)
         self.set_cfg(branches["target"].cfg)
@@ -353,7 +355,7 @@ def rowwise(conds: Sequence[Any], items: int, family: str = "") -> Any | None:
     Returns:
         A conditioning for items rows of each in turn, or None where they do not go together.
     """
-    if any(len(cond) != 1 or any(cond[0].get(part) is not None for part in _ALONE) for cond in conds):
+    if any(len(cond) != 1 or any(cond[0].get(part) is not None for part in ALONE) for cond in conds):
         return None
     first, *others = [cond[0]["model_conds"] for cond in conds]
     if any(other.keys() != first.keys() for other in others):

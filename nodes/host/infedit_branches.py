@@ -1,4 +1,4 @@
-"""InfEdit under a plan that adds branches or blends the latent."""
+"""Edits without an inversion under a plan that adds branches or blends the latent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ...attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Step
-from ...inversion import BranchedInfEdit, InfEdit, PairedEdit
+from ...inversion import BlendedFlowEdit, BranchedInfEdit, FlowEdit, InfEdit, PairedEdit
 
 
 def branched(edit: PairedEdit, plan: AttentionPlan, run: Callable[[], AttentionRun | None]) -> PairedEdit:
@@ -22,16 +22,9 @@ def branched(edit: PairedEdit, plan: AttentionPlan, run: Callable[[], AttentionR
         The same edit where nothing is added to it.
 
     Raises:
-        ValueError: If the plan blends the latent of an edit that has none at each level.
+        ValueError: If the plan blends the latent of an edit that cannot blend.
     """
     if not plan.branches and not plan.latent_rules:
-        return edit
-    if not isinstance(edit, InfEdit):
-        if plan.latent_rules:
-            raise ValueError(
-                "attention must hold no local blend here, got one; "
-                "leave LocalBlend out, and connect a mask or edit with Resample."
-            )
         return edit
     names = (SOURCE, TARGET, *plan.branches)
 
@@ -43,4 +36,13 @@ def branched(edit: PairedEdit, plan: AttentionPlan, run: Callable[[], AttentionR
             target = rule.after(found, Step(index, total, sigma), now)
         return target
 
-    return BranchedInfEdit(eta=edit.eta, others=len(plan.branches), blend=blend if plan.latent_rules else None)
+    blended = blend if plan.latent_rules else None
+    if isinstance(edit, InfEdit):
+        return BranchedInfEdit(eta=edit.eta, others=len(plan.branches), blend=blended)
+    if isinstance(edit, FlowEdit):
+        return BlendedFlowEdit(n_avg=edit.n_avg, n_min=edit.n_min, pull=edit.pull, blend=blended)
+    if plan.latent_rules:
+        raise ValueError(
+            f"attention must hold no local blend for {edit.name}, got one; leave LocalBlend out, or connect a mask."
+        )
+    return edit

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+import logging
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ...attention import AttentionPlan
 from ...attention.pieces import Style, piece_text, style_of
 from ...attention.token_map import TokenMap
 from ...attention.tokens import Prompt, Segment, Token, roles
+from .fingerprint import fingerprint_conditioning
 
 # Where a prompt ends in the chat templates around it: <|im_end|> of Qwen and <|eot_id|> of Llama 3.
 _TEMPLATE_ENDS = {"<|im_end|>", "<|eot_id|>", "<end_of_turn>"}
 # The two halves of one CLIP context: by channel, so that both have the same keys.
 _CLIPS = ("l", "g")
+
+_logger = logging.getLogger(__name__)
 
 
 def encode(clip: Any, text: str) -> tuple[Prompt, Any]:
@@ -40,6 +45,36 @@ def encode(clip: Any, text: str) -> tuple[Prompt, Any]:
     if not conditioning:
         raise ValueError("clip must encode the prompt, got nothing back; use a CLIP of an image or video model.")
     return prompt_of(clip, text, tokens, int(conditioning[0][0].shape[1])), conditioning
+
+
+def encodings(**branches: Any) -> dict[str, str]:
+    """Return the fingerprint of the text of each branch's CONDITIONING, whatever else is in it."""
+    return {name: text_fingerprint(conditioning) for name, conditioning in branches.items()}
+
+
+def text_fingerprint(conditioning: Any) -> str:
+    """Return a fingerprint of a CONDITIONING's encoded text alone: guidance, areas and pooled text do not count."""
+    return fingerprint_conditioning([entry[0] for entry in conditioning])
+
+
+def warn_of_other_prompts(plan: AttentionPlan, branches: Mapping[str, Any]) -> None:
+    """Say so where the words of a plan are not those of the conditionings that it meets.
+
+    Args:
+        plan: The plan.
+        branches: CONDITIONING of each branch.
+    """
+    encoded = {} if plan.text is None else plan.text.encoded
+    for name, known in encoded.items():
+        conditioning = branches.get(name)
+        if conditioning and text_fingerprint(conditioning) != known:
+            _logger.warning(
+                "Retrace: the %s conditioning must be that of the node which found the words, got another, so that "
+                "words may be looked for in wrong places; connect its output %s%s.",
+                name,
+                name,
+                " to Invert" if name == "source" else "",
+            )
 
 
 def prompt_of(clip: Any, text: str, tokens: dict[str, Any], length: int) -> Prompt:

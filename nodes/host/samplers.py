@@ -6,7 +6,7 @@ sigma 1 that is 0 and infinity. A plain Sampler is called with everything in pla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import comfy.samplers
 import torch
 
-from ...inversion import Field, Inversion, SingleState, implied_noise, replay, walk, work_dtype
+from ...inversion import AfterStep, Field, Inversion, SingleState, implied_noise, replay, walk, work_dtype
 from ...inversion.api import check_fit, own_method
 from ...inversion.registry import get_method
 from .checks import check_state_fits, refuse_skipping
@@ -27,6 +27,8 @@ from .parametrisation import PURE_NOISE, space_of
 
 Result = TypeVar("Result")
 Run = Callable[[Field, torch.device, Callable[..., None]], Result]
+# From the levels of a walk to what follows each of its steps.
+Blends = Callable[[Sequence[float]], AfterStep]
 
 # SIGMAS are float32: two of them that mean one level differ by less than this.
 _SIGMA_TOLERANCE = 1e-5
@@ -76,13 +78,15 @@ class SolverSampler(comfy.samplers.Sampler):
     no such latent exists: there x itself comes out, and a falling run from sigma 1 without noise takes it as x.
     """
 
-    def __init__(self, solver: str) -> None:
+    def __init__(self, solver: str, blends: Blends | None = None) -> None:
         """Choose the solver.
 
         Args:
             solver: Name of a method of the registry whose whole state is one latent.
+            blends: What follows each step of a walk, or None.
         """
         self._solver = get_method(solver)
+        self._blends = blends
 
     def sample(
         self,
@@ -115,7 +119,7 @@ class SolverSampler(comfy.samplers.Sampler):
         from_pure_noise = not rising and self.max_denoise(guider, sigmas)
         x = _entry(model_sampling, levels[0], clean.to(dtype), None if rising else noise.to(dtype), from_pure_noise)
         stepper = self._solver.up() if rising else self._solver.down()
-        x = walk(field, x, levels, stepper, reporter(callback))
+        x = walk(field, x, levels, stepper, reporter(callback), self._blends and self._blends(levels))
         if field.space == "flow" and levels[-1] > PURE_NOISE:
             return x
         return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=dtype, device=x.device), x)
@@ -129,15 +133,25 @@ class ResumeSampler(comfy.samplers.Sampler):
     the latent outside it, re-noised with the noise that the record implies.
     """
 
-    def __init__(self, record: Inversion, stock: str | None = None) -> None:
+    def __init__(self, record: Inversion, stock: str | None = None, blends: Blends | None = None) -> None:
         """Choose how to come down.
 
         Args:
             record: The record.
             stock: Name of a stock sampler of the host; None for the record's own solver.
+            blends: What follows each step, or None; only with the record's own solver.
+
+        Raises:
+            ValueError: If a stock sampler is to blend.
         """
+        if stock is not None and blends is not None:
+            raise ValueError(
+                f"sampler_name must be that of the inversion for a plan with a local blend, got {stock}; "
+                "choose the first entry of the list."
+            )
         self._record = record
         self._stock = stock
+        self._blends = blends
 
     def sample(
         self,
@@ -197,9 +211,11 @@ class ResumeSampler(comfy.samplers.Sampler):
         same = len(levels) == len(falling) and all(
             abs(now - then) <= _SIGMA_TOLERANCE * max(1.0, then) for now, then in zip(levels, falling, strict=True)
         )
+        levels = list(falling) if same else [record.sigma, *levels[1:]]
+        after = self._blends and self._blends(levels)
         if same:
             fitted = on_device_precision(record, state.dtype)
-            return replay(fitted, field, field, on_step=reporter(callback), device=device)
+            return replay(fitted, field, field, after_step=after, on_step=reporter(callback), device=device)
         method = own_method(record)
         if not isinstance(method, SingleState) or record.embeddings:
             raise ValueError(
@@ -207,7 +223,7 @@ class ResumeSampler(comfy.samplers.Sampler):
                 "connect the SIGMAS output of Invert."
             )
         # Another grid from the same start: the state is all that such a method carries.
-        return walk(field, state, [record.sigma, *levels[1:]], method.down(), reporter(callback))
+        return walk(field, state, levels, method.down(), reporter(callback), after)
 
     def _by_stock(
         self,

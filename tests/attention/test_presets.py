@@ -309,6 +309,24 @@ def test_unified_control_of_three_branches(base):
     assert torch.equal(out[[0, 2]], attend(q, k, v)[[0, 2]])
 
 
+def test_a_mask_of_the_source_is_read_or_refused():
+    """Masked mutual attention reads it; every other preset and variant would ignore it."""
+    for name, variant in EVERY:
+        if (name, variant) == ("mutual", "masked"):
+            built(name, variant, source_mask=MASK)
+            continue
+        with pytest.raises(ValueError, match=f"source_mask must be left out for preset {name}"):
+            built(name, variant, source_mask=MASK)
+
+
+def test_the_feature_of_plug_and_play_is_chosen_or_refused():
+    assert [built("pnp").features[0].index, built("pnp", family="sdxl").features[0].index] == [4, 1]
+    chosen = built("pnp", feature=2).features[0]
+    assert (chosen.stack, chosen.index, chosen.window.end) == ("output", 2, 1.0)
+    with pytest.raises(ValueError, match="feature_block must be left out for preset structure, got 2"):
+        built("structure", feature=2)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="preset must be one of .* got 'masactrl'"):
         get_preset("masactrl")

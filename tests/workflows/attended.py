@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from retrace_tests.workflows.definitions import _decode, _prompt, _side_by_side, _start
-from retrace_tests.workflows.graph import Graph
+from retrace_tests.workflows.graph import Graph, Node
+from retrace_tests.workflows.parts import Start
 
 
 def attention_inject() -> Graph:
@@ -57,4 +58,102 @@ def attention_inject() -> Graph:
     return graph
 
 
-WORKFLOWS: tuple[Callable[[], Graph], ...] = (attention_inject,)
+def masactrl() -> Graph:
+    graph = Graph("masactrl")
+    start = _start(
+        graph, "eps", size="big", colour="red", shape="square", position="middle", background="yellow", seed=0
+    )
+    # Without a word on colours: the look is to come from the source.
+    targets = (
+        ("Another shape", _prompt(graph, start, 1, "Target prompt: another shape", "a big star")),
+        ("Another place", _prompt(graph, start, 1, "Target prompt: another place", "a big square on the left")),
+    )
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    inversion = _inverted(graph, start)
+    plan = graph.add(
+        "AttentionInject",
+        2,
+        "MasaCtrl: keys and values of the source",
+        model=start.model[0],
+        preset="mutual",
+        layers="all",
+        start=0.1,
+        end=1.0,
+    )
+    decoded = []
+    for change, target in targets:
+        for title, extra in ((f"{change}, without", {}), (f"{change}, MasaCtrl", {"attention": plan[0]})):
+            edited = graph.add(
+                "Resample",
+                3,
+                title,
+                model=start.model[0],
+                inversion=inversion[0],
+                positive=target[0],
+                negative=negative[0],
+                **extra,
+            )
+            decoded.append(_decode(graph, start, 4, f"Decode: {title.lower()}", edited[0])[0])
+    title = "Source | shape, without | MasaCtrl | place, without | MasaCtrl"
+    _side_by_side(graph, 4, title, start.picture[0], *decoded)
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise, and the plan", 2)
+    graph.group("And back, four times", 3)
+    graph.group("Look", 4, 5)
+    return graph
+
+
+def plug_and_play() -> Graph:
+    graph = Graph("plug_and_play")
+    start = _start(
+        graph, "eps", size="big", colour="blue", shape="cross", position="right", background="yellow", seed=1
+    )
+    target = _prompt(
+        graph, start, 1, "Target prompt: other colours", "a big white cross on the right of a green background"
+    )
+    negative = _prompt(graph, start, 1, "Negative prompt", "")
+    inversion = _inverted(graph, start)
+    # SD1.5's own are output:4-11 and block 4 of 12; this UNet has four output blocks.
+    attention = {"model": start.model[0], "layers": "output:0-3", "end": 0.5}
+    structure = graph.add("AttentionInject", 2, "Queries and keys alone", preset="structure", **attention)
+    whole = graph.add(
+        "AttentionInject", 2, "Plug-and-play: with the feature", preset="pnp", **attention, feature_block=1
+    )
+    edits = (("Without", {}), ("Queries and keys", {"attention": structure[0]}), ("PnP", {"attention": whole[0]}))
+    decoded = []
+    for title, extra in edits:
+        edited = graph.add(
+            "Resample",
+            3,
+            title,
+            model=start.model[0],
+            inversion=inversion[0],
+            cfg=7.5,
+            positive=target[0],
+            negative=negative[0],
+            **extra,
+        )
+        decoded.append(_decode(graph, start, 4, f"Decode: {title.lower()}", edited[0])[0])
+    _side_by_side(graph, 4, "Source | without | queries and keys | plug-and-play", start.picture[0], *decoded)
+    graph.group("Picture, model and prompts", 0, 1)
+    graph.group("Into the noise, and the plans", 2)
+    graph.group("And back, three times", 3)
+    graph.group("Look", 4, 5)
+    return graph
+
+
+def _inverted(graph: Graph, start: Start) -> Node:
+    return graph.add(
+        "Invert",
+        2,
+        "Invert: with its path",
+        model=start.model[0],
+        source=start.source[0],
+        latent=start.latent[0],
+        steps=10,
+        method="ddim",
+        keep_path=True,
+    )
+
+
+WORKFLOWS: tuple[Callable[[], Graph], ...] = (attention_inject, masactrl, plug_and_play)

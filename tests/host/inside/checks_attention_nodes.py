@@ -45,7 +45,7 @@ def check_every_preset_runs_on_every_architecture(pack):
                     call = lambda m=model, n=name: _injected(pack, m, n, layers="")  # noqa: E731
                     refuses(call, "pnp must run on sd15, sdxl", family.get(kind, kind))
                     continue
-                continue  # the tiny UNets have no output block 4; check_features tests the rule
+                changes["feature_block"] = 1  # the tiny UNets have no output block 4
             rules, summary = _injected(pack, model, name, **changes)
             assert "layers" in summary and "steps 0 to 1" in summary, summary
             found = resampled(pack, model, bundle, kind, rules, 3.0)
@@ -91,6 +91,45 @@ def check_inject_settings(pack):
     node = pack.node("AttentionInject")
     assert "start must not exceed end" in node.validate_inputs(start=0.6, end=0.5)
     assert node.validate_inputs(start=0.6, end=0.0) is True and node.validate_inputs() is True
+
+
+def check_what_would_do_nothing_is_refused(pack):
+    """Inputs that a preset does not read, and defaults that meet nothing on a small UNet, each in a sentence."""
+    mask = torch.zeros(1, 32, 48)
+    mask[:, :, :24] = 1.0
+    sd15, flux = tiny_dits.model("sd15"), tiny_dits.model("flux")
+    for kind, names in (
+        ("sd15", ("mutual", "structure", "pnp", "stable_flow", "free_flux")),
+        ("sdxl", ("mutual", "stable_flow", "free_flux")),
+    ):
+        model = tiny_dits.model(kind)
+        for name in names:
+            call = lambda m=model, n=name: _injected(pack, m, n, layers="", end=0.0)  # noqa: E731
+            refuses(call, "layers must match", "on a model with input:1,3, middle:0, output:0-3", "AttentionSites")
+    demo = pack.call("LoadShapesModel", kind="eps")[0]
+    refuses(lambda: _injected(pack, demo, layers=""), "got 'self#10-15'", "input:1,3, middle:0, output:0-3")
+    refuses(lambda: _injected(pack, demo, "pnp"), "feature_block of pnp feature must be a block", "output:0-3")
+    _, summary = _injected(pack, demo, "pnp", feature_block=1)
+    assert "pnp feature: output:1, steps 0 to 1" in summary, summary
+    refuses(lambda: _injected(pack, sd15, "structure", feature_block=1), "feature_block must be left out")
+    for name, changes in (("mutual", {}), ("mutual", {"variant": "union"}), ("kv_edit", {}), ("value", {})):
+        call = lambda n=name, c=changes: _injected(pack, sd15, n, mask=mask, source_mask=mask, **c)  # noqa: E731
+        refuses(call, f"source_mask must be left out for preset {name}", "mutual masked alone")
+    _injected(pack, sd15, variant="masked", mask=mask, source_mask=mask)
+    for name in ("mutual", "value", "reference"):
+        call = lambda n=name: _injected(pack, sd15, n, tokens="text")  # noqa: E731
+        refuses(call, "tokens must be image on a model whose text stands apart", "got text at input:1")
+        _injected(pack, flux, name, tokens="text")
+    attention = pack.module("attention")
+    listing = pack.module("nodes.host.attention_listing")
+    resolver = pack.module("nodes.host.attention_sites").resolver_for(sd15.model.diffusion_model)
+    take = attention.Term(q=attention.Take())
+    small = attention.Rule("small", (take,), layers=attention.Layers.parse("input:1"), limit=0.5)
+    refuses(
+        lambda: listing.check_layers(attention.AttentionPlan((small,)), resolver, (1, 4, 64, 64)),
+        "at most 0.5 of the latent's side for small",
+        "(64, 64)",
+    )
 
 
 def check_sites_are_listed(pack):

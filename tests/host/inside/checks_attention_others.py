@@ -229,7 +229,10 @@ def check_features(pack):
             assert relative(one, two) < ROUNDING and relative(one, none) > 1e-4, kind
         assert not _hooks(model)
         lost = attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", 99),))
-        refuses(lambda m=model, b=bundle, k=kind, r=lost: resampled(pack, m, b, k, r), "output:99 of 4")
+        refuses(
+            lambda m=model, b=bundle, k=kind, r=lost: resampled(pack, m, b, k, r),
+            "output:99 on a model",
+        )
     model, bundle = inverted(pack, "flux")
     rules = attention.AttentionPlan(features=(feature,))
     refuses(lambda: resampled(pack, model, bundle, "flux", rules), "must be a UNet", "got Flux")

@@ -184,16 +184,24 @@ def check_unified_control_edits_in_four_steps(pack):
 
 
 def check_local_blend_under_infedit(pack):
-    """A plan of LocalBlend acts under InfEdit too: outside its mask the source stays bit for bit; FlowEdit refuses."""
-    model, _, _, latent, _ = _start(pack, "eps")
-    source, target, plan, _ = checks_words._prompts(pack, "eps", CAPTION, CAPTION.replace("red", "green"))
-    mask = torch.zeros(1, *latent["samples"].shape[-2:])
-    mask[:, 2:9, 1:6] = 1.0
-    blended = checks_words._blended(pack, plan, mask=mask)
-    found = _edit(pack, model, source, target, latent, blended)
-    kept = (mask == 0)[:, None].expand_as(found)
-    assert torch.equal(found[kept], latent["samples"][kept]) and not torch.equal(found, latent["samples"])
-    refuses(lambda: _edit(pack, model, source, target, latent, blended, "FlowEdit"), "must hold no local blend")
+    """A plan of LocalBlend acts under InfEdit and FlowEdit too: outside its mask the source stays bit for bit."""
+    for kind in ("eps", "flow"):
+        model, _, _, latent, _ = _start(pack, kind)
+        source, target, plan, _ = checks_words._prompts(pack, kind, CAPTION, CAPTION.replace("red", "green"))
+        mask = torch.zeros(1, *latent["samples"].shape[-2:])
+        mask[:, 2:9, 1:6] = 1.0
+        blended = checks_words._blended(pack, plan, mask=mask)
+        worded = checks_words._blended(pack, plan, words="red, green", threshold=0.6)
+        for node, changes in (("InfEdit", {}), ("FlowEdit", {}), ("FlowEdit", {"n_min": 1, "n_avg": 2})):
+            found = _edit(pack, model, source, target, latent, blended, node, **changes)
+            kept = (mask == 0)[:, None].expand_as(found)
+            assert torch.equal(found[kept], latent["samples"][kept]), (kind, node)
+            free = _edit(pack, model, source, target, latent, plan, node, **changes)
+            assert not torch.equal(free[kept], latent["samples"][kept]), (kind, node)
+            assert not torch.equal(found[~kept], latent["samples"][~kept]), (kind, node)
+            by_words = _edit(pack, model, source, target, latent, worded, node, **changes)
+            changed = (by_words != latent["samples"]).any(1).float().mean()
+            assert 0.0 < float(changed) < 0.9, (kind, node, float(changed))
 
 
 def check_unified_control_refuses(pack):

@@ -1,11 +1,13 @@
 """PromptToPrompt, LocalBlend and WordMask in the host."""
 
 import functools
+import logging
 import random
 import types
 from dataclasses import replace
 
 import attending
+import comfy.latent_formats
 import comfy.model_management
 import comfy.sd1_clip
 import comfy.text_encoders.flux
@@ -101,7 +103,11 @@ def check_prompt_to_prompt_of_equal_prompts_is_the_identity(pack):
     for kind in ("eps", "flow"):
         plain = None
         for mode in ("replace", "refine", "similarity", "reweight"):
-            source, target, plan, summary = _prompts(pack, kind, after=SOURCE, mode=mode, source="free")
+            # A reweighting of no word is refused; one by 1 is none.
+            weights = "red:1" if mode == "reweight" else ""
+            source, target, plan, summary = _prompts(
+                pack, kind, after=SOURCE, mode=mode, source="free", weights=weights
+            )
             assert torch.equal(source[0][0], target[0][0]) and "kept: a big red circle" in summary, summary
             if plain is None:
                 plain = _edited(pack, kind, target, None, cfg=1.0)
@@ -213,10 +219,13 @@ def check_word_nodes_refuse_in_a_sentence(pack):
     refuses(lambda: _prompts(pack, schedule="green#2:0.5"), "must occur 2 times", "got 1")
     refuses(lambda: _prompts(pack, weights="green"), "weights must read like")
     refuses(lambda: _prompts(pack, blend_words="bird"), "word 'bird' must be in the prompt")
+    refuses(lambda: _prompts(pack, mode="reweight"), "weights must name a word for mode reweight, got none")
     refuses(lambda: _prompts(pack, clip=None), "clip must be connected")
     refuses(lambda: _prompts(pack, layers="everything"), "layers must be like")
     node = pack.node("PromptToPrompt")
     assert node.validate_inputs(weights="green") != node.validate_inputs(weights="green:2") is True
+    assert "must name a word" in node.validate_inputs(weights="", mode="reweight")
+    assert node.validate_inputs(weights="", mode="replace") is True and node.validate_inputs(mode="reweight") is True
     blank = pack.module("attention").AttentionPlan()
     refuses(lambda: _blended(pack, blank, words="circle"), "must come with a plan that knows its prompts")
     refuses(lambda: _blended(pack, blank), "must have words or a mask")
@@ -276,9 +285,9 @@ def check_word_mask_reads_inversions_and_batches(pack):
     bundle, _, true = _inverted(pack, "eps", 2)
     scene = pack.module("demo.world").parse(SOURCE)
     heat, mask, _ = _word_mask(pack, "eps", scene, 0, latent=None, image=None, inversion=bundle)
-    assert heat.shape == (2, 128, 128, 3) and mask.shape == (2, 128, 128)
-    small = torch.nn.functional.adaptive_avg_pool2d(mask, (64, 64))
-    assert all(_iou(one, other) > 0.4 for one, other in zip(small, true, strict=True))
+    # A cell of the demo's latent stands for 4 pixels.
+    assert heat.shape == (2, 64, 64, 3) and mask.shape == (2, 64, 64)
+    assert all(_iou(one, other) > 0.4 for one, other in zip(mask, true, strict=True))
     assert not torch.equal(mask[0], mask[1])
     counter = Counter(model)
     _, first, _ = _word_mask(pack, "eps", scene, 0, batch=2, model=counter.model, evaluations=4)
@@ -312,6 +321,69 @@ def check_word_maps_of_every_architecture(pack):
         assert bool((heat > 0).all()) and float(heat.sum(1).max()) <= 1.0, kind
         assert not torch.equal(heat[0], heat[1]) and not torch.equal(heat[:, 0], heat[:, 1]), kind
         same_snapshot(model, before)
+
+
+def check_the_picture_has_the_size_of_the_latent_format(pack):
+    """Pixels of a cell as the host's formats have them, on hosts that say so and on those that do not."""
+    latents, formats = pack.module("nodes.host.latents"), comfy.latent_formats
+    for kind in tiny_dits.KINDS:
+        assert latents.pixels_of_a_cell(tiny_dits.model(kind)) == (32 if kind == "ltx" else 8), kind
+    assert latents.pixels_of_a_cell(_shapes(pack, "eps")[0]) == 4
+    model = tiny_dits.model("wan")
+    known = {"Wan22": 16, "HunyuanImage21": 32, "Flux": 8, "Mochi": 8, "SC_B": 4, "ChromaRadiance": 1}
+    for name, pixels in known.items():
+        other = model.clone()
+        other.add_object_patch("latent_format", getattr(formats, name)())
+        assert latents.pixels_of_a_cell(other) == pixels, name
+
+    class Silent(formats.Wan22):
+        """A format of a host that does not say it, in a class of another pack."""
+
+        spacial_downscale_ratio = None
+
+    other.add_object_patch("latent_format", Silent())
+    assert latents.pixels_of_a_cell(other) == 16
+
+
+def check_prompts_of_another_node_are_told(pack):
+    """A plan that meets other conditionings than those that its words were found in says so, in the log; else not."""
+    model, clip, _ = _shapes(pack, "eps")
+    bundle, samples, _ = _inverted(pack, "eps")
+    source, target, plan, _ = _prompts(pack)
+    (same,) = nodes.CLIPTextEncode().encode(clip, SOURCE)
+    (other,) = nodes.CLIPTextEncode().encode(clip, "a small white star at the top of a green background")
+    assert _warned(lambda: _edited(pack, "eps", target, plan)) == []
+    assert _warned(lambda: _edited(pack, "eps", other, plan)) == ["target"]
+    inverted_as = {"steps": 2, "scheduler": "normal", "method": "euler", "strength": 1.0, "cfg": 1.0}
+    for prompt, found in ((same, []), (other, ["source"])):
+        latent = {"samples": samples}
+        (made, *_) = pack.call("Invert", model=model, source=prompt, latent=latent, keep_path=True, **inverted_as)
+        inputs = {"model": model, "inversion": made, "cfg": 1.0, "positive": target, "attention": plan}
+        assert _warned(lambda i=inputs: pack.call("Resample", **i)) == found
+    assert _warned(lambda: _edited(pack, "eps", other, None)) == []
+    paired = {"model": model, "latent": {"samples": samples}, "steps": 2, "scheduler": "normal", "target_cfg": 1.0}
+    paired.update(source_cfg=1.0, strength=1.0, eta=1.0, seed=0, attention=plan)
+    assert _warned(lambda: pack.call("InfEdit", source=source, target=target, **paired)) == []
+    assert _warned(lambda: pack.call("InfEdit", source=other, target=target, **paired)) == ["source"]
+    del bundle
+
+
+def _warned(call):
+    """Branches whose conditioning a call says is not that of the words."""
+    told = []
+
+    class Told(logging.Handler):
+        def emit(self, record):
+            if "must be that of the node which found the words" in record.getMessage():
+                told.append(record.args[0])
+
+    handler = Told()
+    logging.getLogger().addHandler(handler)
+    try:
+        call()
+    finally:
+        logging.getLogger().removeHandler(handler)
+    return told
 
 
 def check_word_mask_can_be_interrupted(pack):
