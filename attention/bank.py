@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-
-import torch
 
 from .executor import Executor
-from .operands import Kept
+from .kept import Kept
 from .rules import Name
 from .sites import Site
 from .store import Who
@@ -57,21 +54,24 @@ class Bank:
         """
         if self._frozen:
             return
-        key, tensor = _key(site, step, who, name), kept.tensor.detach()
+        key, size = _key(site, step, who, name), bytes_of(kept)
         before = self._kept.get(key)
-        total = self._bytes + _bytes(tensor) - (0 if before is None else _bytes(before.tensor))
+        total = self._bytes + size - (0 if before is None else bytes_of(before))
         if total > self.limit:
             raise ValueError(
                 f"The attention bank must stay within {self.limit / GIGABYTE:.2f} GB, got more at step {step.index}, "
                 f"{site.label}; choose fewer layers or steps, or raise the limit."
             )
-        if tensor.device.type != "cpu":
-            if self._stayed + _bytes(tensor) <= self.on_device:
-                self._stayed += _bytes(tensor)
+        if before is not None and _on_device(before):
+            self._stayed -= bytes_of(before)
+        tensor, mask = kept.tensor.detach(), kept.mask
+        if _on_device(kept):
+            if self._stayed + size <= self.on_device:
+                self._stayed += size
             else:
-                tensor = tensor.cpu()
+                tensor, mask = tensor.cpu(), None if mask is None else mask.cpu()
         self._bytes = total
-        self._kept[key] = replace(kept, tensor=tensor)
+        self._kept[key] = Kept(tensor, kept.image, kept.text, mask)
 
     def get(self, site: Site, step: Step, who: Who, name: Name) -> Kept | None:
         """What was kept, None if nothing was."""
@@ -88,8 +88,14 @@ def _key(site: Site, step: Step, who: Who, name: Name) -> Key:
     return step.index, step.evaluation, site.key, site.grid, who, name
 
 
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def bytes_of(kept: Kept) -> int:
+    """Bytes of an operand with its columns of the mask."""
+    tensors = (kept.tensor,) if kept.mask is None else (kept.tensor, kept.mask)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _on_device(kept: Kept) -> bool:
+    return kept.tensor.device.type != "cpu"
 
 
 def estimate(
@@ -100,7 +106,7 @@ def estimate(
     itemsize: int = 2,
     rows: int = 1,
 ) -> int:
-    """Bytes that the rules' branches will ask a bank for.
+    """Bytes that the rules' branches will ask a bank for, without columns of masks.
 
     Args:
         executor: The rules.

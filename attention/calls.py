@@ -9,11 +9,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .operands import Kept, additive
+from .kept import Kept
+from .operands import additive
 from .rules import Name
 from .sites import Span
 
 NAMES: tuple[Name, ...] = ("q", "k", "v")
+# Pieces whose queries have more numbers than this are asked for one by one: a copy into a common batch would cost more
+# than a call. 1 MiB of float32.
+STACKED = 2**18
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
@@ -55,7 +59,7 @@ class Piece:
         """What pieces of one call share."""
         mask = self.mask
         about = None if mask is None else (tuple(mask.shape), mask.dtype)
-        return tuple(self.q.tensor.shape), tuple(self.k.tensor.shape), tuple(self.v.tensor.shape), about
+        return self.q.shape, self.k.shape, self.v.shape, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,7 @@ def attend_all(
     """Outputs of pieces.
 
     Where every row of the call has a piece of the call's own shape, the first of each are one call on the call's
-    tensors with the changed rows written over; all others are stacked by shape.
+    tensors with the changed rows written over; small ones of the others are stacked by shape.
 
     Args:
         whole: The call's tensors.
@@ -111,7 +115,9 @@ def _stack(tensors: Sequence[Tensor]) -> Tensor:
 def _grouped(pieces: Sequence[Piece]) -> list[list[Piece]]:
     groups: dict[tuple[object, ...], list[Piece]] = {}
     for piece in pieces:
-        groups.setdefault(piece.shape, []).append(piece)
+        heads, queries, d = piece.q.shape
+        own = (id(piece),) if heads * queries * d > STACKED else ()
+        groups.setdefault((*piece.shape, *own), []).append(piece)
     return list(groups.values())
 
 
@@ -121,13 +127,17 @@ def _written(
     """The call's tensors with changed rows written over; what no row changes stays the same object."""
     out = []
     for name, tensor in zip(NAMES, (whole.q, whole.k, whole.v), strict=True):
-        asked: dict[int, Kept] = {row: getattr(piece, name) for row, piece in main.items()}
-        changed = {row: kept for row, kept in asked.items() if kept is not own[row][name]}
-        if changed:
+        asked: list[Kept] = [getattr(main[row], name) for row in range(len(own))]
+        changed = [kept is not own[row][name] for row, kept in enumerate(asked)]
+        first = asked[0].parts
+        if any(changed) and all(len(kept.parts) == 1 and kept.parts[0] is first[0] for kept in asked):
+            # All rows read the same: nothing to copy.
+            tensor = first[0].unsqueeze(0).expand_as(tensor)
+        elif any(changed):
             # Each row is written once, in the layout of the call's own.
             copy = torch.empty_like(tensor)
-            for row in range(len(own)):
-                copy[row] = changed[row].tensor if row in changed else tensor[row]
+            for row, kept in enumerate(asked):
+                kept.write(copy[row])
             tensor = copy
         out.append(tensor)
     return out[0], out[1], out[2], _masks(whole.mask, main, own)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .calls import Attend, Piece, Whole, attend_all
-from .operands import Kept, lerp
+from .kept import Kept
+from .operands import lerp
 from .rules import Name
 from .sites import Span
 
@@ -65,14 +66,21 @@ def composed(
         pieces += dict.fromkeys(piece for piece in listed if piece is not None)
     done, out = attend_all(whole, pieces, attend, own)
     if out is None:
-        return torch.stack([_row(operands[row], base[row], sums[row], done) for row in range(len(operands))])
+        rows = [_row(operands[row], base[row], sums[row], done) for row in range(len(operands))]
+        length = operands[0]["q"].length
+        # As a network's own attention leaves it, tokens before heads, so that it need not be turned once more.
+        lying = rows[0][0].new_empty(len(rows), length, *rows[0][0].shape[::2]).transpose(1, 2)
+        for row, parts in enumerate(rows):
+            Kept(parts, None, None).write(lying[row])
+        return lying
     edited = {row: _row(operands[row], base[row], sums[row], done) for row in range(len(sums)) if sums[row]}
-    if all(new is done.get(id(base[row])) for row, new in edited.items()):
+    changed = {row: parts for row, parts in edited.items() if parts[0] is not done.get(id(base[row]))}
+    if not changed:
         return out
     # What attend returns is ours alone to write to, but not what a gradient runs through.
     out = out.clone() if out.requires_grad else out
-    for row, new in edited.items():
-        out[row] = new
+    for row, parts in changed.items():
+        Kept(parts, None, None).write(out[row])
     return out
 
 
@@ -91,30 +99,29 @@ def _rest(row: int, own: Operands, span: Span) -> Piece:
     """The queries of a row outside a span."""
     start, stop = span
     q, k = own["q"], own["k"]
-    tensor = torch.cat([q.tensor[:, :start], q.tensor[:, stop:]], 1)
+    outside = Kept([part for part in (q.tensor[:, :start], q.tensor[:, stop:]) if part.shape[1]], None, None)
     if k.mask is not None and k.mask.shape[1] > 1:
         k = Kept(k.tensor, k.image, k.text, torch.cat([k.mask[:, :start], k.mask[:, stop:]], 1))
-    return Piece(row, Kept(tensor, None, None), k, own["v"], (0, tensor.shape[1]))
+    return Piece(row, outside, k, own["v"], (0, outside.length))
 
 
-def _row(own: Operands, base: Piece | None, sums: Sequence[Sum], done: Mapping[int, Tensor]) -> Tensor:
-    """Output of one row from the outputs of its pieces."""
+def _row(own: Operands, base: Piece | None, sums: Sequence[Sum], done: Mapping[int, Tensor]) -> list[Tensor]:
+    """Output of one row from the outputs of its pieces, in parts that follow each other along the queries."""
     length = own["q"].length
-    out = None if base is None else done[id(base)]
+    parts = [] if base is None else [done[id(base)]]
     for place, total in enumerate(sums):
         new = _summed(total, own, done)
         start, stop = total.span
-        if place == 0 and total.full and (start, stop) != (0, length):
-            assert out is not None
-            out = torch.cat([out[:, :start], new, out[:, start:]], 1)
-        elif total.full and (start, stop) == (0, length):
-            out = new
+        if total.full and (start, stop) == (0, length):
+            parts = [new]
+            continue
+        whole = Kept(parts, None, None).tensor
+        if place == 0 and total.full:
+            parts = [whole[:, :start], new, whole[:, start:]]
         else:
-            assert out is not None
-            mixed = lerp(out[:, start:stop], new, total.weight)
-            out = torch.cat([out[:, :start], mixed, out[:, stop:]], 1)
-    assert out is not None
-    return out
+            parts = [whole[:, :start], lerp(whole[:, start:stop], new, total.weight), whole[:, stop:]]
+        parts = [part for part in parts if part.shape[1]]
+    return parts
 
 
 def _summed(total: Sum, own: Operands, done: Mapping[int, Tensor]) -> Tensor:

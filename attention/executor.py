@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 from .calls import Attend, Piece, Whole
 from .compose import Operands, Sum, composed
 from .grid import Mask, MaskSource, token_weights
-from .operands import Kept, Share, apply, span_of
+from .kept import Kept
+from .operands import Share, apply, span_of
 from .probes import masses
 from .rules import Gather, Join, Name, Own, Probe, Rule, Term
 from .sites import Site, Span
@@ -178,7 +178,7 @@ class Executor:
                 continue
             pieces.append((Piece(row, q, *pair, queries), where))
             if rule.renormalise:
-                heavy = _valued(term, call, k, replace(v, tensor=torch.ones_like(v.tensor)))
+                heavy = _valued(term, call, k, v.holding(torch.ones_like(v.tensor)))
                 assert heavy is not None
                 masses.append((Piece(row, q, *heavy, queries), where))
         return Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces), tuple(masses))
@@ -255,7 +255,9 @@ class _Call:
             found = None if self.store is None else self.store.get(self.site, self.step, who, name)
             if found is not None:
                 self._check(found, branch, self.own(row)[name], self.rows.branches[row])
-                return found
+                if found.mask is None or found.mask.device == self.q.device:
+                    return found
+                return Kept(found.parts, found.image, found.text, found.mask.to(self.q.device))
         raise ValueError(
             f"{name} of branch {branch!r} must be known before rule {rule.name} reads it at {self.site.label}, got "
             f"none for {chunk} of picture {item} in step {self.step.index}; run that branch first with the same "
@@ -321,4 +323,4 @@ def _record(active: Sequence[Rule], call: _Call, store: Shelf, chunks: Sequence[
                 if not every and kept.image is not None:
                     kept = kept.part(kept.image)
                 # A copy: a view would hold all rows and often q, k and v together.
-                store.put(call.site, call.step, who, name, replace(kept, tensor=kept.tensor.clone()))
+                store.put(call.site, call.step, who, name, kept.holding(kept.tensor.clone()))

@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .kept import Kept
 from .rules import OWN, Add, Gather, Group, Join, Mix, Name, Operand, Own, Take
 from .sites import Span
 
-Fetch = Callable[[str, Name], "Kept"]
+Fetch = Callable[[str, Name], Kept]
 Chosen = Callable[[Gather], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """An operand of one row, and where its tokens are.
-
-    Attributes:
-        tensor: (heads, tokens, d).
-        image: Start and stop of the image tokens, None where there are none.
-        text: Start and stop of the text tokens, None where there are none.
-        mask: Of keys: columns (1 | heads, 1 | queries, tokens) of the host's mask, None without one.
-    """
-
-    tensor: Tensor
-    image: Span | None
-    text: Span | None
-    mask: Tensor | None = None
-
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return self.tensor.shape[1]
-
-    def part(self, span: Span) -> Kept:
-        """Some of the tokens as an operand of its own, taken as image tokens."""
-        start, stop = span
-        columns = None if self.mask is None else self.mask[..., start:stop]
-        return Kept(self.tensor[:, start:stop], (0, stop - start), None, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +103,7 @@ def _replaced(name: Name, operand: Take | Mix | Add, own: Kept, other: Kept, gro
         return own
     whole = here == (0, own.length) and there == (0, other.length)
     if whole and isinstance(operand, Take) and share.full and (name != "q" or own.length == other.length):
-        return replace(other, tensor=other.tensor.to(own.tensor))
+        return other.holding(other.tensor.to(own.tensor))
     if here[1] - here[0] != there[1] - there[0]:
         what = "image" if group == "image" and own.image is not None else "text"
         raise ValueError(
@@ -144,14 +117,14 @@ def _replaced(name: Name, operand: Take | Mix | Add, own: Kept, other: Kept, gro
         new = _added(mine, theirs, weight, operand.scale)
     else:
         new = lerp(mine, theirs, weight if isinstance(operand, Take) else weight * operand.weight)
-    tensor = new if whole else _written(own.tensor, new, here)
+    tensor = new if whole else _around(own.tensor, new, here)
     # A mask belongs to the keys; a mixed key keeps its own column.
     taken = isinstance(operand, Take) and share.full
     mask = own.mask
     if taken and not (own.mask is other.mask and here == there):
         before, after = own.part((0, here[0])), own.part((here[1], own.length))
         mask = _columns([before, other.part(there), after])
-    return replace(own, tensor=tensor, mask=mask)
+    return Kept(tensor, own.image, own.text, mask)
 
 
 def _added(mine: Tensor, theirs: Tensor, weight: float | Tensor, scale: float) -> Tensor:
@@ -159,11 +132,9 @@ def _added(mine: Tensor, theirs: Tensor, weight: float | Tensor, scale: float) -
     return (mine.to(work) + scale * weight * theirs.to(work)).to(mine.dtype)
 
 
-def _written(whole: Tensor, new: Tensor, span: Span) -> Tensor:
-    copy = torch.empty_like(whole)
-    copy[:, : span[0]], copy[:, span[1] :] = whole[:, : span[0]], whole[:, span[1] :]
-    copy[:, span[0] : span[1]] = new
-    return copy
+def _around(whole: Tensor, new: Tensor, span: Span) -> list[Tensor]:
+    parts = (whole[:, : span[0]], new, whole[:, span[1] :])
+    return [part for part in parts if part.shape[1]]
 
 
 def _join(branches: Sequence[str], name: Name, own: Kept, fetch: Fetch, group: Group) -> Kept:
@@ -196,7 +167,8 @@ def _gathered(own: Kept, other: Kept, group: Group, indices: Tensor) -> Kept:
 
 
 def _concatenated(parts: Sequence[Kept], own: Kept) -> Kept:
-    return Kept(torch.cat([part.tensor.to(own.tensor) for part in parts], 1), None, None, _columns(parts))
+    tensors = [part.tensor.to(own.tensor) for part in parts if part.length]
+    return Kept(tensors, None, None, _columns(parts))
 
 
 def _columns(parts: Sequence[Kept]) -> Tensor | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operands import Kept, additive
+from .kept import Kept
+from .operands import additive
 from .rules import Probe
 from .sites import Site
 

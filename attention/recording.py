@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from .bank import Bank
-from .operands import Kept
+from .bank import Bank, bytes_of
+from .kept import Kept
 from .rules import Name
 from .sites import Site
 from .store import Who
@@ -111,7 +111,7 @@ class Recording:
             return
         if self._measured is not None:
             assert self._each is not None
-            self._each += kept.tensor.numel() * kept.tensor.element_size()
+            self._each += bytes_of(kept)
             if not self.acts(self._measured):
                 return
             step = self._measured

@@ -25,7 +25,7 @@ class Site:
         inner: Transformer inside the block, from 0.
         kind: "self" (image queries, image keys), "cross" (image queries, text keys) or "joint" (one sequence of both).
         number: Running number among the sites of this kind, the 10 of `self#10`.
-        depth: 0 .. 1, position among all sites of this kind.
+        depth: 0 .. 1, position of the block among all that attend.
         image: Start and stop of the image tokens in the query sequence.
         text: Start and stop of the text tokens in the key sequence, None for "self".
         grid: Frames, rows and columns of the image tokens, row-major.
@@ -81,8 +81,8 @@ class Layers:
     """A set of sites, written as `double:0,1,17-18; single:20-37`, `output:4-11`, `self#10-15`, `0.35-1.0` or `all`.
 
     Clauses stand between semicolons and add up. `stack:` takes blocks of a stack (`input:8.3` is transformer 3 inside
-    block 8, a bare `single` the whole stack), `kind#` running numbers of a kind, a range of decimals the depth among
-    the sites of one kind. Make one with `Layers.parse`.
+    block 8, a bare `single` the whole stack), `kind#` running numbers of a kind (a bare `joint` the whole kind), a range
+    of decimals the depth in the network. Make one with `Layers.parse`.
     """
 
     text: str
@@ -114,6 +114,8 @@ def _clause(clause: str) -> list[_Pick]:
         return list(ALL.picks)
     if clause in STACKS:
         return [_Pick(stack=clause)]
+    if clause in KINDS:
+        return [_Pick(kind=clause)]
     head = re.fullmatch(r"([a-z]+)\s*([:#])\s*(.+)", clause)
     if head is None:
         return [_depths(clause)]
@@ -155,6 +157,6 @@ def _depths(clause: str) -> _Pick:
 
 def _unknown(clause: str) -> ValueError:
     return ValueError(
-        f"layers must be like double:0,1,17-18, output:4-11, self#10-15, 0.35-1.0 or all, got {clause!r}; the stacks "
+        f"layers must be like double:0,1,17-18, output:4-11, self#10-15, joint, 0.35-1.0 or all, got {clause!r}; the stacks "
         f"are {', '.join(STACKS)} and the kinds {', '.join(KINDS)}."
     )

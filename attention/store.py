@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from .operands import Kept
+from .kept import Kept
 from .rules import Name
 from .sites import Site
 from .timing import Step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .operands import Kept
+from .kept import Kept, empty_like
 from .rules import ValueMap
 from .sites import Site, Span
 from .timing import Step
@@ -71,19 +71,60 @@ def _cut(kept: Kept, length: int, site: Site, what: str) -> Kept:
 
 
 def _laid_out(rest: float, weights: Tensor | None, k: Kept, v: Kept) -> Tensor:
+    """W v on the text tokens and `rest` v on all others, in the order of k's tokens."""
     assert k.text is not None and v.text is not None
-    work = torch.promote_types(v.tensor.dtype, torch.float32)
-    text = v.tensor[:, v.text[0] : v.text[1]]
+    (start, stop), (first, last) = k.text, v.text
+    text = v.tensor[:, first:last]
     if weights is not None:
-        factor = weights.to(device=text.device, dtype=work)
-        wide = text.to(work)
-        text = (factor.unsqueeze(-1) * wide if factor.ndim == 1 else factor @ wide).to(v.tensor.dtype)
-    others = torch.cat([v.tensor[:, : v.text[0]], v.tensor[:, v.text[1] :]], 1)
-    if others.shape[1] != k.length - (k.text[1] - k.text[0]):
+        wide = text.to(torch.promote_types(v.tensor.dtype, torch.float32))
+        factor = weights.to(wide)
+        text = factor.unsqueeze(-1) * wide if factor.ndim == 1 else factor @ wide
+    out = empty_like(v.tensor, k.length)
+    out[:, start:stop] = text
+    if rest == 0.0:
+        out[:, :start], out[:, stop:] = 0.0, 0.0
+        return out
+    before, after = v.tensor[:, :first], v.tensor[:, last:]
+    if (before.shape[1], after.shape[1]) != (start, k.length - stop):
+        others = _others(k, v, torch.cat([before, after], 1))
+        before, after = others[:, :start], others[:, start:]
+    out[:, :start], out[:, stop:] = (before, after) if rest == 1.0 else (before * rest, after * rest)
+    return out
+
+
+def _others(k: Kept, v: Kept, others: Tensor) -> Tensor:
+    """What is no text of v, in the numbers of k.
+
+    Learnt tokens fill short texts up to a multiple in some networks: where one text has fewer of them, the last one
+    stands for those that are missing.
+
+    Raises:
+        ValueError: If the image tokens are not equally many.
+    """
+    words = [kept.text[1] - kept.text[0] for kept in (k, v) if kept.text is not None]
+    wanted = k.length - words[0]
+    if others.shape[1] == wanted:
+        return others
+    if k.image is None or v.image is None or k.image[1] - k.image[0] != v.image[1] - v.image[0]:
         raise ValueError(
-            f"image tokens of both branches must be equally many, got {k.length - k.text[1] + k.text[0]} and "
-            f"{others.shape[1]}; use pictures of one size."
+            f"image tokens of both branches must be equally many, got {wanted} and {others.shape[1]}; use pictures of "
+            "one size."
         )
-    if rest != 1.0:
-        others = others * rest
-    return torch.cat([others[:, : k.text[0]], text, others[:, k.text[0] :]], 1)
+    # Places of the image among the others.
+    here, there = (kept.image[0] - _before(kept.text, kept.image) for kept in (k, v))  # type: ignore[index,arg-type]
+    size = v.image[1] - v.image[0]
+    head, image, tail = others[:, :there], others[:, there : there + size], others[:, there + size :]
+    return torch.cat([_of_length(head, here), image, _of_length(tail, wanted - here - size)], 1)
+
+
+def _before(text: Span, image: Span) -> int:
+    return text[1] - text[0] if text[0] < image[0] else 0
+
+
+def _of_length(tokens: Tensor, length: int) -> Tensor:
+    missing = length - tokens.shape[1]
+    if missing <= 0:
+        return tokens[:, :length]
+    if not tokens.shape[1]:
+        return tokens.new_zeros(tokens.shape[0], length, tokens.shape[-1])
+    return torch.cat([tokens, tokens[:, -1:].expand(-1, missing, -1)], 1)

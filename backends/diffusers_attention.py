@@ -61,8 +61,10 @@ def slots_of(network: nn.Module) -> dict[nn.Module, Slot]:
     for _, (_, _, _, kind, _) in found:
         numbers.append(counts.get(kind, 0))
         counts[kind] = numbers[-1] + 1
+    blocks = list(dict.fromkeys(block[:3] for _, block in found))
+    depths = {block: depth / max(1, len(blocks) - 1) for depth, block in enumerate(blocks)}
     return {
-        module: Slot(stack, index, inner, kind, number, number / max(1, counts[kind] - 1), level)
+        module: Slot(stack, index, inner, kind, number, depths[stack, index, inner], level)
         for (module, (stack, index, inner, kind, level)), number in zip(found, numbers, strict=True)
     }
 

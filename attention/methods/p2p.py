@@ -9,6 +9,8 @@ from ..sites import Layers
 
 # Self-attention of the source up to 32 x 32 tokens of a 64 x 64 latent, as in the notebook for real pictures.
 SELF_LIMIT = 0.5
+# Shin et al., who give q and k on transformers, leave the second attention of SD3.5-medium alone.
+SELF_LAYERS = {"sd3": "joint"}
 
 
 class PromptToPrompt(Preset):
@@ -45,7 +47,7 @@ class PromptToPrompt(Preset):
         own = Rule(
             f"{self.name} self",
             (Term(q=Take(), k=Take()),),
-            where.layers if where.chosen else Layers.parse("all"),
+            where.layers if where.chosen else Layers.parse(SELF_LAYERS.get(where.family, "all")),
             window=where.window,
             strength=where.strength,
             mask=where.mask,

@@ -23,8 +23,9 @@ from .attention_sites import Resolver
 _KEY = "retrace_attention"
 # Arguments that some models pass by position behind the number of heads, in the host's order.
 _POSITIONAL = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
-# The place of transformer_options among the arguments of the host's apply_model, behind the latent.
-_OPTIONS = 4
+# Places of the encoded text and of transformer_options among the arguments of the host's apply_model, behind the
+# latent.
+_TEXT, _OPTIONS = 2, 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Forwards:
         places = list(args)
         given = places[_OPTIONS] if len(places) > _OPTIONS else kwargs.get("transformer_options", {})
         resolver = self._resolver
-        resolver.begin(x.shape, kwargs)
+        text = places[_TEXT] if len(places) > _TEXT else kwargs.get("c_crossattn")
+        resolver.begin(x.shape, {**kwargs, "c_crossattn": text})
         options = resolver.mark(dict(given))
         rows = self._rows(x.shape[0], tuple(x.shape[-2:]))
         options["optimized_attention_override"] = _Override(self, rows, given.get("optimized_attention_override"))

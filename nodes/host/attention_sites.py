@@ -35,6 +35,10 @@ class Slot:
     kind: Kind
 
 
+def _block(slot: Slot) -> tuple[str, int, int]:
+    return slot.stack, slot.index, slot.inner
+
+
 def frames_rows_columns(shape: Sequence[int]) -> Grid:
     """Return frames, rows and columns of a latent; a picture has one frame."""
     return (int(shape[2]) if len(shape) == 5 else 1), int(shape[-2]), int(shape[-1])
@@ -62,7 +66,9 @@ class Resolver(ABC):
         for slot in self.slots:
             self._numbers[slot] = counts.setdefault(slot.kind, 0)
             counts[slot.kind] += 1
-        self._counts = counts
+        # By the block: the second attention of SD3.5-M's first blocks stands as deep as the first.
+        blocks = {place: depth for depth, place in enumerate(dict.fromkeys(map(_block, self.slots)))}
+        self._depths = {slot: blocks[_block(slot)] / max(1, len(blocks) - 1) for slot in self.slots}
         self._shape: tuple[int, ...] = ()
         self._extra: dict[str, Any] = {}
 
@@ -76,7 +82,7 @@ class Resolver(ABC):
 
         Args:
             shape: Shape of the latent that the network is given.
-            extra: Further arguments of the network by name.
+            extra: Further arguments of the network by name, "c_crossattn" among them: the text as it was encoded.
         """
         self._shape, self._extra = tuple(shape), extra
         self._restart()
@@ -126,14 +132,13 @@ class Resolver(ABC):
     def _site(self, slot: Slot, image: Span, text: Span | None, grid: Grid) -> Site | None:
         if slot not in self._places:
             return None
-        number, last = self._numbers[slot], max(1, self._counts[slot.kind] - 1)
         return Site(
             stack=slot.stack,
             index=slot.index,
             inner=slot.inner,
             kind=slot.kind,
-            number=number,
-            depth=number / last,
+            number=self._numbers[slot],
+            depth=self._depths[slot],
             image=image,
             text=text,
             grid=grid,
@@ -330,7 +335,8 @@ class _Aura(_Blocks):
     stacks = (("double", "double_layers", "double_block"), ("single", "single_layers", "single_block"))
 
     def parts(self, kind: Kind, queries: int, keys: int, tokens: int) -> tuple[Span, Span | None]:
-        return (queries - tokens, queries), (0, keys - tokens)
+        # Learnt tokens stand in front of the text.
+        return (queries - tokens, queries), (int(self.network.register_tokens.shape[1]), keys - tokens)
 
 
 class _Qwen(_Blocks):
@@ -350,8 +356,13 @@ class _Wan(_Blocks):
         return frames, rows, columns
 
     def parts(self, kind: Kind, queries: int, keys: int, tokens: int) -> tuple[Span, Span | None]:
-        # A reference frame stands in front of the clip.
-        return (queries - tokens, queries), (0, keys) if kind == "cross" else None
+        # A reference frame stands in front of the clip; subjects and other references come behind it.
+        reference = self._extra.get("reference_latent")
+        start = 0
+        if reference is not None and getattr(self.network, "ref_conv", None) is not None:
+            _, rows, columns = self.patch()
+            start = (reference.shape[-2] // rows) * (reference.shape[-1] // columns)
+        return (start, start + tokens), (0, keys) if kind == "cross" else None
 
 
 class _HunyuanVideo(_Blocks):
@@ -384,6 +395,9 @@ class _LTX(_Blocks):
         return 1, 1, 1
 
 
+_REFINERS = ("context_refiner", "siglip_refiner", "noise_refiner")
+
+
 class _Lumina(_Blocks):
     """Lumina 2 and Z-Image: no block can be replaced, so calls are counted past the refiners in front of them."""
 
@@ -396,9 +410,7 @@ class _Lumina(_Blocks):
     def _restart(self) -> None:
         super()._restart()
         self._seen = 0
-        self._refiners = sum(
-            len(getattr(self.network, name, None) or ()) for name in ("context_refiner", "noise_refiner")
-        )
+        self._refiners = sum(len(getattr(self.network, name, None) or ()) for name in _REFINERS)
 
     def site(self, queries: int, keys: int, options: Options) -> Site | None:
         # Hosts from 0.5 on number the blocks; older ones have no further refiners.
@@ -410,8 +422,11 @@ class _Lumina(_Blocks):
         grid = self.grid_of(slot, self._shape)
         tokens = math.prod(grid)
         multiple = getattr(self.network, "pad_tokens_multiple", None) or 1
-        text = keys - -(-tokens // multiple) * multiple
-        return self._site(slot, (text, text + tokens), (0, text), grid)
+        start = keys - -(-tokens // multiple) * multiple
+        # Z-Image fills the text up to a multiple too.
+        context = self._extra.get("c_crossattn")
+        text = start if context is None else min(start, int(context.shape[1]))
+        return self._site(slot, (start, start + tokens), (0, text), grid)
 
 
 # Module of the host below comfy.ldm, class: its subclasses move tokens about, so each is named.

@@ -27,7 +27,7 @@ SOURCE, TARGET = "source", "target"
 _MAPS = "words"
 # Which layers show where words are; found with Flux by Shin et al. 2025, arXiv:2508.07519. Joint layers before the
 # first third have not yet told the words from each other.
-_LATER = ("sd3", "flux2", "qwen", "hunyuan_video", "hunyuan_video_15", "lumina")
+_LATER = ("sd3", "flux2", "qwen", "hunyuan_video", "hunyuan_video_15", "lumina", "aura")
 LAYERS = {"flux": "double:11-18", **dict.fromkeys(_LATER, "0.3-1.0")}
 
 States = Callable[[float, torch.device], torch.Tensor]

@@ -1,5 +1,7 @@
 """Every fused form against explicit probabilities in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -193,6 +195,34 @@ def test_a_joint_site_with_another_text_length_in_the_source(text_first):
     block = source[:, slice(*there.image), slice(*there.text)]
     want[:, image, text] = block @ matrix.double() + target[:, image, text] * keep.double()
     close(out[0], want @ vt[0].double(), torch.float32)
+
+
+@pytest.mark.parametrize("rest", [0.0, 1.0], ids=["own image", "source image"])
+@pytest.mark.parametrize("fills", [(5, 3), (3, 5), (5, 0), (4, 4)])
+def test_texts_that_are_filled_up_by_different_numbers_of_learnt_tokens(fills, rest):
+    """Z-Image: text, tokens that fill it up, image. What is missing of them is the last one again."""
+    from retrace.attention import Store
+
+    (qs, ks, vs), (qt, kt, vt) = (
+        tensors(joint_site(text=4), rows=1, seed=seed, extra=fill) for seed, fill in enumerate(fills)
+    )
+    here, there = (replace(joint_site(text=4), image=(4 + fill, 20 + fill)) for fill in fills)
+    store, matrix, keep = Store(), random_map(4, 4), torch.tensor([1.0, 0, 0.5, 0])
+    rule = words_rule(matrix, keep, rest)
+    executed([rule], here, qs, ks, vs, Rows(("source",), ("cond",), (0,)), store=store)
+    out = executed([rule], there, qt, kt, vt, Rows(("target",), ("cond",), (0,)), store=store)
+    (a, b), text = there.image, slice(0, 4)
+    source = probabilities(qs[0], ks[0])[:, slice(*here.image)]
+    own = probabilities(qt[0], kt[0])[:, a:b]
+    v = vt[0].double()
+    want = (source[..., text] @ matrix.double() + own[..., text] * keep.double()) @ v[:, text]
+    if rest:
+        fill = [min(place, fills[1] - 1) for place in range(fills[0])]
+        filled = v[:, 4:a][:, fill] if fills[1] else torch.zeros(3, fills[0], 8, dtype=torch.float64)
+        want = want + source[..., 4:] @ torch.cat([filled, v[:, a:b]], 1)
+    else:
+        want = want + own[..., 4:] @ v[:, 4:]
+    close(out[0, :, a:b], want, torch.float32)
 
 
 @ORDERS

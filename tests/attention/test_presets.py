@@ -274,6 +274,15 @@ def test_self_attention_of_prompt_to_prompt_on_small_grids_of_a_unet_only():
     assert (unet.covers(fine), unet.covers(coarse)) == (False, True) and flux.covers(fine)
 
 
+@pytest.mark.parametrize("name", ["structure", "p2p"])
+def test_queries_and_keys_leave_the_second_attention_of_sd35_medium_alone(name):
+    """Shin et al. 2025: it sees the image only. Whoever writes "all" has it too; keys and values take it as well."""
+    whole, second = joint_site(stack="block", depth=0.0), self_site(stack="block", depth=0.0)
+    own, every = (built(name, family="sd3", layers=layers).rules[0] for layers in ("", "all"))
+    assert (own.covers(whole), own.covers(second)) == (True, False) and every.covers(second)
+    assert built("mutual", family="sd3", layers="").rules[0].covers(second)
+
+
 def test_reweight_alone_reads_no_source():
     heavy = words(source="a blue cat", weights=[WordWeight(Word("blue"), 3.0)])
     plan = built("p2p", "reweight", text=heavy, mask=None)

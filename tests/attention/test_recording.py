@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retrace.attention import Bank, Recording, Site, Step, Window, place
-from retrace.attention.operands import Kept
+from retrace.attention.kept import Kept
 from retrace.attention.timing import mirrored
 
 FALLING = (1.0, 0.75, 0.5, 0.25, 0.0)

@@ -30,6 +30,7 @@ def test_running_numbers_belong_to_one_kind():
     sites = [self_site(number=number) for number in range(16)] + [cross_site(number=number) for number in range(16)]
     assert picks("self#10-15", sites) == list(range(10, 16))
     assert picks("self#3;cross#3", sites) == [3, 19]
+    assert picks("self", sites) == list(range(16)) and picks("cross; self#2", sites) == [2, *range(16, 32)]
 
 
 def test_depths():

@@ -15,6 +15,10 @@ PREFIX = "RETRACE-CHECK "
 START, CHECK = 300, 30
 
 
+class Skipped(str):
+    """What a host lacks for a check."""
+
+
 @cache
 def run_inside(host, names):
     """Run checks in a host's process.
@@ -24,7 +28,7 @@ def run_inside(host, names):
         names: Names of the checks.
 
     Returns:
-        Failure text or None by check, and the output of the process.
+        Failure text, None or why it was skipped by check, and the output of the process.
     """
     environment = {**os.environ, "PYTHONPATH": str(host), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -38,4 +42,5 @@ def run_inside(host, names):
         check=False,
     )
     lines = [json.loads(line[len(PREFIX) :]) for line in done.stdout.splitlines() if line.startswith(PREFIX)]
-    return {line["name"]: line["failure"] for line in lines}, (done.stdout + done.stderr)[-4000:]
+    results = {line["name"]: Skipped(line["skipped"]) if line["skipped"] else line["failure"] for line in lines}
+    return results, (done.stdout + done.stderr)[-4000:]

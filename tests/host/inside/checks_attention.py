@@ -190,7 +190,7 @@ def check_masks_of_any_size(pack):
 def check_unequal_text_lengths(pack):
     """Prompts of other lengths run one after the other, or repeated as the host does; image tokens are swapped."""
     for kind in tiny_dits.KINDS:
-        if kind == "wan":
+        if kind.startswith("wan"):
             lengths = (8,)  # the host pads Wan's text to one length
         else:
             lengths = (77 * 2, 77) if kind.startswith("sd") else (5, 8)

@@ -29,7 +29,7 @@ def _injected(pack, model, preset="mutual", **changes):
 def check_every_preset_runs_on_every_architecture(pack):
     """Each preset of AttentionInject changes an edit on each family that it is for, and is refused on the others."""
     presets = pack.module("attention").PRESETS
-    family = {"hunyuan": "hunyuan_video"}
+    family = {"hunyuan": "hunyuan_video", "sd35": "sd3", "chroma": "flux", "wan_i2v": "wan", "zimage": "lumina"}
     for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind)
         before = snapshot(model)

@@ -1,12 +1,14 @@
 """Which attention call is which: every architecture, on sizes that are odd, and whatever other packs hook in."""
 
 import math
+import unittest
 
 import comfy.ldm.flux.model
 import comfy.ldm.hunyuan_video.model
 import comfy.ldm.modules.diffusionmodules.openaimodel
 import comfy.ops
 import comfy.samplers
+import comfy.supported_models
 import tiny_dits
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -27,7 +29,7 @@ class _Watch:
 
     def wrap(self, executor, x, *args, **kwargs):
         args = list(args)
-        self.resolver.begin(x.shape, kwargs)
+        self.resolver.begin(x.shape, {**kwargs, "c_crossattn": args[2]})
         options = self.resolver.mark(dict(args[4]))
         options["optimized_attention_override"] = self.override
         args[4] = options
@@ -45,9 +47,9 @@ class _Watch:
         return func(q, k, v, heads, *args, **kwargs)
 
 
-def _answer(model, kind, latent, watch=None, tokens=None):
+def _answer(model, kind, latent, watch=None, conditioning=None):
     guider = comfy.samplers.CFGGuider(model)
-    conditioning = tiny_dits.conditioning(kind, tokens=tokens)
+    conditioning = tiny_dits.conditioning(kind) if conditioning is None else conditioning
     guider.set_conds(conditioning, conditioning)
 
     class Once(comfy.samplers.Sampler):
@@ -151,9 +153,9 @@ def check_every_site_is_found_once_and_nothing_changes(pack):
                 assert 0 <= site.image[0] and site.image[1] <= queries, (kind, site)
                 assert site.latent[1:] == size and site.latent[0] == (3 if kind in tiny_dits.VIDEO else 1)
                 if site.kind == "joint":
-                    tokens = 77 if kind.startswith("sd") else tiny_dits.TEXT
+                    tokens, image = 77 if kind.startswith("sd") else tiny_dits.TEXT, math.prod(site.grid)
                     assert site.text[1] - site.text[0] == tokens, (kind, site)
-                    assert queries == keys == math.prod(site.grid) + tokens, (kind, site)
+                    assert queries == keys == image + tokens + sum(tiny_dits.others(kind, image)), (kind, site)
                     assert site.image[1] <= site.text[0] or site.text[1] <= site.image[0], (kind, site)
                 elif site.kind == "cross":
                     assert site.text == (0, keys) and keys in (77, tiny_dits.TEXT), (kind, site)
@@ -162,38 +164,119 @@ def check_every_site_is_found_once_and_nothing_changes(pack):
                 assert frames * rows * columns > 0
 
 
+def _first_block(pack, model, kind, latent, conditioning=None):
+    """Values of every attention of the first block with its site, as (site, (1, tokens, channels))."""
+    watch, kept = _Watch(_resolver(pack, model)), []
+
+    def override(func, q, k, v, heads, *args, **kwargs):
+        site = watch.resolver.site(q.shape[-2], k.shape[-2], kwargs["transformer_options"])
+        if site is not None and site.number == 0:
+            kept.append((site, (v.movedim(1, 2).flatten(2) if kwargs.get("skip_reshape") else v.flatten(2)).clone()))
+        return func(q, k, v, heads, *args, **kwargs)
+
+    watch.override = override
+    _answer(model, kind, latent, watch, conditioning)
+    return kept
+
+
+def _changed(one, other):
+    return (one != other).any(-1)[0].nonzero().flatten().tolist()
+
+
 def check_image_tokens_are_the_picture(pack):
     """Where the resolver says that the image lies, queries follow the picture and not the text, in any order."""
-    for kind in tiny_dits.KINDS:
+    for kind in tiny_dits.DITS:
         model = tiny_dits.model(kind)
-        if kind in tiny_dits.UNETS:
-            continue
         first = tiny_dits.latent(kind)
         other = {"samples": first["samples"].clone()}
         other["samples"][..., -1, -1] += 3.0
-        values = []
-        for latent in (first, other):
-            watch = _Watch(_resolver(pack, model))
-            kept = []
+        seen = [_first_block(pack, model, kind, latent) for latent in (first, other)]
+        kinds = {site.kind for site, _ in seen[0]}
+        assert kinds == {"sd35": {"joint", "self"}}.get(kind, {"self", "cross"} if kind in _CROSSED else {"joint"}), kind
+        for (site, a), (_, b) in zip(*seen):
+            if site.kind == "cross":
+                assert torch.equal(a, b), kind
+                continue
+            changed = _changed(a, b)
+            frames, rows, columns = site.grid
+            last = [site.image[0] + (frame + 1) * rows * columns - 1 for frame in range(frames)]
+            if kind in _REFINED:  # a refiner has already mixed the image tokens, and those that fill up their number
+                end = site.image[1] + tiny_dits.others(kind, rows * columns)[1]
+                assert changed == list(range(site.image[0], end)), (kind, changed, site.image)
+            else:
+                assert changed == last, (kind, site.kind, changed, last)
 
-            def override(func, q, k, v, heads, *args, watch=watch, kept=kept, **kwargs):
-                site = watch.resolver.site(q.shape[-2], k.shape[-2], kwargs["transformer_options"])
-                if site is not None and site.number == 0 and site.kind in ("joint", "self"):
-                    tokens = v.movedim(1, 2).flatten(2) if kwargs.get("skip_reshape") else v.flatten(2)
-                    kept.append((site, tokens.clone()))
-                return func(q, k, v, heads, *args, **kwargs)
 
-            watch.override = override
-            _answer(model, kind, latent, watch)
-            values.append(kept[0])
-        (site, a), (_, b) = values
-        changed = (a != b).any(-1)[0].nonzero().flatten().tolist()
-        frames, rows, columns = site.grid
-        last = [site.image[0] + (frame + 1) * rows * columns - 1 for frame in range(frames)]
-        if kind == "lumina":  # its refiner has already mixed the image tokens
-            assert changed == list(range(*site.image)), (kind, changed, site.image)
-        else:
-            assert changed == last, (kind, changed, last)
+_CROSSED = ("wan", "wan_i2v", "ltx")
+_REFINED = ("lumina", "zimage")
+
+
+def check_text_tokens_are_the_prompt(pack):
+    """Where the resolver says that the text lies, keys follow the prompt, token by token unless a refiner mixes them."""
+    for kind in tiny_dits.KINDS:
+        model, latent = tiny_dits.model(kind), tiny_dits.latent(kind)
+        first = tiny_dits.conditioning(kind)
+        for token in (0, 5):
+            other = [[first[0][0].clone(), first[0][1]]]
+            other[0][0][:, token] += 1.0
+            seen = [_first_block(pack, model, kind, latent, conditioning) for conditioning in (first, other)]
+            # The state of a UNet has read the text before the first joint or crossed block has its next.
+            pairs = [(site, _changed(a, b)) for (site, a), (_, b) in zip(*seen) if site.text is not None]
+            assert pairs, kind
+            for site, changed in pairs:
+                start, stop = site.text
+                if kind in (*_REFINED, "hunyuan"):
+                    filled = tiny_dits.others(kind, 1)[0] if kind == "zimage" else 0
+                    assert changed == list(range(start, stop + filled)), (kind, changed, site.text)
+                else:
+                    assert changed == [start + token], (kind, token, changed, site.text)
+
+
+def check_depths_are_those_of_blocks(pack):
+    """Every attention of a block stands as deep as the block; SD3.5-medium's second ones are in its first half."""
+    for kind in tiny_dits.KINDS:
+        sites = _resolver(pack, tiny_dits.model(kind)).sites(tiny_dits.latent(kind)["samples"].shape)
+        depths = {}
+        for site in sites:
+            depths.setdefault((site.stack, site.index, site.inner), set()).add(site.depth)
+        assert all(len(found) == 1 for found in depths.values()), kind
+        found = [depth for one in depths.values() for depth in one]
+        assert found == sorted(found) and (found[0], found[-1]) == (0.0, 1.0), (kind, found)
+    sites = _resolver(pack, tiny_dits.model("sd35")).sites((1, 16, 8, 12))
+    layers = pack.module("attention").Layers
+    late = [site.label for site in sites if layers.parse("0.5-1.0").matches(site)]
+    assert late == ["block:2 (joint#2)", "block:3 (joint#3)"], late
+
+
+def check_references_of_wan_stay_out_of_the_clip(pack):
+    """A reference frame stands in front of the clip and subjects behind it: neither is taken for the clip."""
+    model = tiny_dits.model("wan")
+    network, resolver = model.model.diffusion_model, _resolver(pack, model)
+    tokens = 3 * 4 * 6
+
+    def image(queries, **extra):
+        resolver.begin((1, 16, 3, 8, 12), extra)
+        return resolver.parts("self", queries, queries, tokens)[0]
+
+    assert image(tokens) == image(tokens + 24, time_dim_concat=torch.zeros(1, 16, 1, 8, 12)) == (0, tokens)
+    assert image(tokens + 24, context_latents=[torch.zeros(1, 16, 1, 8, 12)]) == (0, tokens)
+    # A network without a convolution for the reference leaves it alone.
+    reference = torch.zeros(1, 16, 8, 12)
+    assert image(tokens, reference_latent=reference) == (0, tokens)
+    with torch.inference_mode():
+        network.ref_conv = comfy.ops.disable_weight_init.Conv2d(16, 32, (2, 2), (2, 2))
+    assert image(tokens + 24, reference_latent=reference) == (24, 24 + tokens)
+
+
+def check_every_family_has_a_tiny_model(pack):
+    """Each resolver is tried on a network of the host's own, but for those that this host has not."""
+    module = pack.module("nodes.host.attention_sites")
+    tried = {type(_resolver(pack, tiny_dits.model(kind))) for kind in tiny_dits.KINDS}
+    assert tried == set(module._RESOLVERS.values()), set(module._RESOLVERS.values()) - tried
+    lacking = set() if hasattr(comfy.supported_models, "ZImage") else {"zimage"}
+    assert set(tiny_dits.MISSING) == lacking
+    if lacking:
+        raise unittest.SkipTest(f"this host has no {' and no '.join(tiny_dits.MISSING.values())}: no check tries it")
 
 
 def check_unknown_architectures_are_named(pack):

@@ -145,7 +145,7 @@ def check_unified_control_on_every_architecture(pack):
     for kind in tiny_dits.KINDS:
         model = tiny_dits.model(kind)
         latent = tiny_dits.latent(kind, batch=2, size=(4, 6), frames=2)
-        reads_clip = kind in ("sd15", "sdxl", "sd3")
+        reads_clip = kind in tiny_dits.READS_CLIP
         source, one = checks_words._by_table(pack, kind, "a red cat on a mat", reads_clip)
         target, other = checks_words._by_table(pack, kind, "a tiny blue lynx on a mat", reads_clip)
         family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family

@@ -148,7 +148,7 @@ def check_prompt_to_prompt_on_every_architecture(pack):
     """Prompts of a real tokenizer with an embedding a token: equal prompts are the identity, others follow the map."""
     module = pack.module("attention")
     for kind in tiny_dits.KINDS:
-        reads_clip = kind in ("sd15", "sdxl", "sd3")
+        reads_clip = kind in tiny_dits.READS_CLIP
         model = tiny_dits.model(kind)
         results = {}
         for name, text in (("same", "a red cat on a mat"), ("other", "a tiny blue lynx on a mat")):
@@ -310,7 +310,7 @@ def check_word_maps_of_every_architecture(pack):
     for kind in tiny_dits.KINDS:
         model = tiny_dits.model(kind)
         before = snapshot(model)
-        prompt, conditioning = _by_table(pack, kind, "a red cat on a mat", kind in ("sd15", "sdxl", "sd3"))
+        prompt, conditioning = _by_table(pack, kind, "a red cat on a mat", kind in tiny_dits.READS_CLIP)
         samples = tiny_dits.latent(kind, batch=2, size=(4, 6), frames=2)["samples"]
         levels = maps.levels_of(model, 0.3, 0.7, 2)
         states = maps.latent_states(model, samples, 0)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -98,15 +99,18 @@ def run(name, check, pack):
     started = time.perf_counter()
     try:
         check(pack)
+    except unittest.SkipTest as reason:
+        report(name, time.perf_counter() - started, None, str(reason))
     except Exception:
         report(name, time.perf_counter() - started, traceback.format_exc(limit=-4))
     else:
         report(name, time.perf_counter() - started, None)
 
 
-def report(name, seconds, failure):
+def report(name, seconds, failure, skipped=None):
     """Print the result of one check as a line that the test reads."""
-    print(PREFIX + json.dumps({"name": name, "seconds": round(seconds, 3), "failure": failure}), flush=True)  # noqa: T201
+    found = {"name": name, "seconds": round(seconds, 3), "failure": failure, "skipped": skipped}
+    print(PREFIX + json.dumps(found), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
