@@ -8,7 +8,7 @@ Both exist for one forward; no processor is exchanged, so that nothing is left o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Kind, Rows, Site, Step, place
-from ..inversion import Field, Inversion, state_at
+from ..inversion import AfterStep, Field, Inversion, replay, source_state, state_at
 from .diffusers import Cond, DiffusersModel
 
 _ATTEND = nn.functional.scaled_dot_product_attention
@@ -125,10 +125,10 @@ class Attention:
     """
 
     def __init__(self, network: nn.Module, plan: AttentionPlan, size: tuple[int, int]) -> None:
-        if plan.features or plan.latent_rules or plan.branches:
+        if plan.features:
             raise ValueError(
-                "attention must be a plan of rules between source and target here, got one with features, a blend or "
-                "further branches; run it in ComfyUI."
+                "attention must be a plan of rules of attention here, got one with features of residual blocks; "
+                "run it in ComfyUI."
             )
         self.network = network
         self.run: AttentionRun = plan.start()
@@ -256,38 +256,148 @@ def attended_field(
         cfg: Guidance strength.
 
     Raises:
-        ValueError: As in Attention and in the model's own field.
+        ValueError: As in Attention and in the model's own field, and if the plan blends latents or has more branches.
     """
+    if plan.latent_rules:
+        raise ValueError("attention must hold no local blend for a field alone, got one; use attended_replay.")
+    return _attended(model, record, plan, source, target, uncond, cfg)[0]
+
+
+def attended_replay(
+    model: DiffusersModel,
+    record: Inversion,
+    plan: AttentionPlan,
+    source: Cond,
+    target: Cond,
+    uncond: Cond | None = None,
+    cfg: float = 1.0,
+    after_step: AfterStep | None = None,
+) -> Tensor:
+    """Play a record back under attended_field, with the plan's blends of the latent after each step.
+
+    Args:
+        model: The model.
+        record: The inversion; best with its path.
+        plan: What the target reads, and its blends.
+        source: Conditioning of the inversion.
+        target: Conditioning of the edit.
+        uncond: The negative prompt; may be left out at cfg 1.
+        cfg: Guidance strength.
+        after_step: Maps each state and its level to the one to go on from, after the plan's own blends.
+
+    Returns:
+        Latent of the edit, as from replay.
+
+    Raises:
+        ValueError: As in attended_field and replay.
+    """
+    field, run = _attended(model, record, plan, source, target, uncond, cfg)
+
+    def blended(x: Tensor, level: int) -> Tensor:
+        done = Step(index=record.level - 1 - level, total=record.level, sigma=record.sigmas[level + 1])
+        beside = source_state(record, level, x.device).to(x)
+        for rule in plan.latent_rules:
+            x = rule.after(run, done, {SOURCE: beside, TARGET: x})
+        return x if after_step is None else after_step(x, level)
+
+    return replay(record, field, field, after_step=blended if plan.latent_rules else after_step)
+
+
+def _attended(
+    model: DiffusersModel,
+    record: Inversion,
+    plan: AttentionPlan,
+    source: Cond,
+    target: Cond,
+    uncond: Cond | None,
+    cfg: float,
+) -> tuple[Field, AttentionRun]:
+    """The field of attended_field, and the run whose maps its blends read."""
+    if plan.branches:
+        raise ValueError(
+            f"attention must stay between source and target here, got the further branch {plan.branches[0]!r}; use it "
+            "with InfEdit."
+        )
     latent = record.x0
+    branches = Branches(model, plan, latent, {SOURCE: source, TARGET: target}, uncond, {TARGET: cfg})
     plain = model.field(latent, target, uncond, cfg)
-    guided = uncond is not None and cfg != 1.0
-    asked = [(SOURCE, "cond", model.field(latent, source)), (TARGET, "cond", model.field(latent, target))]
-    if guided:
-        assert uncond is not None
-        negative = model.field(latent, uncond)
-        asked.append((TARGET, "uncond", negative))
-        if plan.reads_uncond:
-            asked.insert(1, (SOURCE, "uncond", negative))
-    size = (int(latent.shape[2]), int(latent.shape[3]))
-    attention = Attention(model.network, plan, size)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         step = place(record.falling, sigma)
-        if not attention.run.active(step):
+        if not branches.run.active(step):
             return plain(x, sigma)
         state = state_at(record, sigma, x.device).to(x)
-        found = {}
-        attention.run.clear()
-        try:
-            for branch, chunk, field in asked:
-                with attention.forward(branch, chunk, x.shape[0], step):
-                    found[branch, chunk] = field(state if branch == SOURCE else x, sigma)
-        finally:
-            attention.run.clear()
-        answer = found[TARGET, "cond"]
-        if not guided:
-            return answer
-        base = found[TARGET, "uncond"]
-        return base + cfg * (answer - base)
+        return branches({SOURCE: state, TARGET: x}, sigma, step, (TARGET,))[TARGET]
 
-    return Field(denoise, model.space, plain.sigma_floor)
+    return Field(denoise, model.space, plain.sigma_floor), branches.run
+
+
+class Branches:
+    """A network under several prompts at one level, whose attention reads from each other.
+
+    Args:
+        model: The model.
+        plan: What they read.
+        latent: Any latent of the shape to come.
+        conds: Conditioning of each branch.
+        uncond: The negative prompt; may be left out where all are at cfg 1.
+        cfgs: Guidance strength of the branches that are guided.
+
+    Raises:
+        ValueError: As in Attention and in the model's own field.
+    """
+
+    def __init__(
+        self,
+        model: DiffusersModel,
+        plan: AttentionPlan,
+        latent: Tensor,
+        conds: Mapping[str, Cond],
+        uncond: Cond | None,
+        cfgs: Mapping[str, float],
+    ) -> None:
+        self._cfgs = {branch: cfg for branch, cfg in cfgs.items() if cfg != 1.0 and uncond is not None}
+        self._fields = {branch: model.field(latent, cond) for branch, cond in conds.items()}
+        self._negative = None if uncond is None else model.field(latent, uncond)
+        self._attention = Attention(model.network, plan, (int(latent.shape[2]), int(latent.shape[3])))
+        # What a guided branch may read in its uncond part.
+        reads = [rule.reads() for rule in self.run.rules] if plan.reads_uncond and self._cfgs else []
+        self._negatives = set(self._cfgs).union(branch for found in reads for branch, _ in found)
+
+    @property
+    def run(self) -> AttentionRun:
+        """The run of the plan."""
+        return self._attention.run
+
+    def __call__(
+        self, states: Mapping[str, Tensor], sigma: float, step: Step, wanted: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Clean predictions of branches.
+
+        Args:
+            states: State of every branch, shape (B, C, H, W).
+            sigma: Their level.
+            step: When it is.
+            wanted: Branches that are asked for; the others are only read, and only where a rule does.
+
+        Raises:
+            ValueError: If branches read from each other in a circle.
+        """
+        order = self.run.order(step)
+        if order is None:
+            raise ValueError("attention must let one branch come before the other here, got a circle; use base source.")
+        self.run.clear()
+        found: dict[str, Tensor] = {}
+        try:
+            for branch in order:
+                x = states[branch]
+                with self._attention.forward(branch, "cond", x.shape[0], step):
+                    found[branch] = self._fields[branch](x, sigma)
+                if self._negative is None or branch not in self._negatives:
+                    continue
+                with self._attention.forward(branch, "uncond", x.shape[0], step):
+                    base = self._negative(x, sigma)
+                found[branch] = base + self._cfgs.get(branch, 1.0) * (found[branch] - base)
+        finally:
+            self.run.clear()
+        return {branch: found[branch] for branch in wanted}

@@ -3,101 +3,214 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from editing_methods import Batch, Edit, Entry, Finish, Setting, both, calls_of, fitting
 from torch import Tensor
 
-from retrace.attention import Settings, get_preset
-from retrace.attention.token_map import token_map
+from retrace.attention import AttentionPlan, Settings, Step, Window, get_preset
+from retrace.attention.local_blend import LocalBlend, with_local_blend
+from retrace.attention.token_map import Mode, token_map
 from retrace.attention.tokens import Prompt, Segment, Token, roles
+from retrace.attention.word_list import Word
+from retrace.backends.attended_infedit import attended_infedit
 from retrace.backends.diffusers import Cond
-from retrace.backends.diffusers_attention import attended_field, family_of
-from retrace.demo import models
-from retrace.inversion import Inversion, blend, get_method, invert, replay
+from retrace.backends.diffusers_attention import attended_replay, family_of
+from retrace.demo import models, world
+from retrace.inversion import Field, Inversion, blend, get_method, invert
 
 
-def attended(method: str, preset: str, **settings: Any) -> Edit:
-    """Inversion at cfg 1 and a replay that reads from the source's own state at each level.
+class Forwards:
+    """Counts the pictures that go through a network.
+
+    Attributes:
+        evaluations: Forwards for each picture of a batch, rounded up.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._network, self._items, self._rows = batch.model.network, len(batch.x0), 0
+        batch.count(self, 1)
+
+    @property
+    def evaluations(self) -> int:
+        """Forwards for each picture."""
+        return -(-self._rows // self._items)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """What runs inside counts."""
+
+        def count(_: Any, given: tuple[Any, ...]) -> None:
+            self._rows += given[0].shape[0]
+
+        hook = self._network.register_forward_pre_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+@dataclass(frozen=True)
+class Words:
+    """How presets with a token map read the prompts of a triple.
+
+    Attributes:
+        window: Steps in which words that stay take the source's attention.
+        mode: How words are matched.
+        blend: Local blend by the object of the prompts; None for none.
+        until: Share of the steps in which the blend reads its maps, for which the source has to be asked.
+    """
+
+    window: tuple[float, float] = (0.0, 0.8)
+    mode: Mode = "replace"
+    blend: LocalBlend | None = None
+    until: float = 1.0
+
+
+def nouns(source: str, target: str) -> list[Word]:
+    """The object of both captions: where either attends to it, a local blend lets the picture change.
+
+    None for a new background: no word of a caption marks the background on the demo model, and the edge of the object
+    has to change with it.
+    """
+    one, other = world.parse(source), world.parse(target)
+    if one.background != other.background:
+        return []
+    return [Word(noun) for noun in dict.fromkeys((one.shape, other.shape))]
+
+
+def attended(
+    method: str,
+    preset: str,
+    words: Words | None = None,
+    params: Mapping[str, bool | int | float | str] | None = None,
+    **settings: Any,
+) -> Edit:
+    """Inversion at cfg 1 and a replay that reads from the source's own state at each level where a rule acts.
 
     Args:
         method: Method of the registry.
         preset: Preset of attention.
+        words: For presets with a token map: each group of pictures whose prompts have one map goes by itself.
+        params: Settings of the method.
         settings: Of the preset.
     """
-    scheme = get_method(method)
+    scheme = get_method(method, params or {})
 
     def edit(batch: Batch, setting: Setting) -> Finish:
-        # One forward of the source beside those of the target; outside the preset's steps it is left out.
-        weight = 1 + calls_of(setting)
+        weight = calls_of(setting)
+        if words is None:
+            plan = get_preset(preset).build(Settings(**settings), family_of(batch.model.network))
+            groups = [(list(range(len(batch.x0))), plan)]
+        else:
+            groups = grouped(batch, preset, words, **settings)
+        # Direct inversion records what the guided source misses.
+        corrected = scheme.corrects_guidance and bool(scheme.params.get("carry"))
 
         def cost(level: int) -> int:
-            return scheme.evaluations(level) + weight * scheme.evaluations(level, rising=False)
+            up = scheme.evaluations(level) + (level * (weight - 1) if corrected else 0)
+            down = scheme.evaluations(level, rising=False)
+            runs = [plan.start() for _, plan in groups]
+            beside = max(sum(run.active(Step(i, level, 0.5)) for i in range(level)) for run in runs)
+            return up + weight * down + beside * down // level
 
         level, steps = fitting(batch.budget, setting, cost)
-        record = invert(batch.field("source"), batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
-        plan = get_preset(preset).build(Settings(**settings), family_of(batch.model.network))
-
-        def finish(mask: Tensor | None) -> Tensor:
-            uncond = None if setting.cfg == 1.0 else batch.cond("")
-            field = attended_field(
-                batch.model, record, plan, batch.cond("source"), batch.cond("target"), uncond, setting.cfg
-            )
-            batch.count(field, weight)
-            hook = None if mask is None else blend(record, mask)
-            return replay(record, field, field, after_step=hook)
-
-        return finish
-
-    return edit
-
-
-def prompted(method: str, window: tuple[float, float] = (0.0, 0.8), end: float | None = None) -> Edit:
-    """Prompt-to-prompt with words replaced: each picture by itself, as each pair of prompts has a map of its own."""
-    scheme = get_method(method)
-
-    def edit(batch: Batch, setting: Setting) -> Finish:
-        weight = 1 + calls_of(setting)
-
-        def cost(level: int) -> int:
-            return scheme.evaluations(level) + weight * scheme.evaluations(level, rising=False)
-
-        level, steps = fitting(batch.budget, setting, cost)
-        record = invert(batch.field("source"), batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
+        source = batch.field("source")
+        if corrected:
+            source = Field(batch.field("source", setting.cfg), source.space, source.sigma_floor, plain=source)
+        record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
         uncond = None if setting.cfg == 1.0 else batch.cond("")
-
-        def one(row: int, mask: Tensor | None) -> Tensor:
-            text = token_map(_prompt(batch.captions[0][row]), _prompt(batch.captions[1][row]), "replace", window=window)
-            plan = get_preset("p2p").build(Settings(text=text, end=end), family_of(batch.model.network))
-            alone = _row_of(record, row)
-            conds = [_cond_row(batch.cond(name), row) for name in ("source", "target")]
-            field = attended_field(batch.model, alone, plan, *conds, uncond, setting.cfg)
-            if row == 0:
-                batch.count(field, weight)
-            hook = None if mask is None else blend(alone, mask[row : row + 1])
-            return replay(alone, field, field, after_step=hook)
+        forwards = Forwards(batch)
 
         def finish(mask: Tensor | None) -> Tensor:
-            return torch.cat([one(row, mask) for row in range(len(batch.x0))])
+            out = torch.empty_like(record.x0)
+            with forwards.counted():
+                for rows, plan in groups:
+                    alone = rows_of(record, rows)
+                    conds = [cond_rows(batch.cond(name), rows) for name in ("source", "target")]
+                    hook = None if mask is None else blend(alone, mask[rows])
+                    out[rows] = attended_replay(batch.model, alone, plan, *conds, uncond, setting.cfg, hook)
+            return out
 
         return finish
 
     return edit
 
 
-def _row_of(record: Inversion, row: int) -> Inversion:
-    part = slice(row, row + 1)
-    path = None if record.path is None else tuple(state[part] for state in record.path)
-    mate = None if record.mate is None else record.mate[part]
-    residuals = None if record.residuals is None else tuple(state[part] for state in record.residuals)
-    return replace(record, x0=record.x0[part], x=record.x[part], mate=mate, path=path, residuals=residuals)
+def unified(words: Words, **settings: Any) -> Edit:
+    """InfEdit with its third branch; `words.mode` similarity as in its paper."""
+
+    def edit(batch: Batch, setting: Setting) -> Finish:
+        groups = grouped(batch, "unified", words, **settings)
+        # Source, target and the third branch; a guided target has its own negative and reads the source's.
+        each = 3 if setting.cfg == 1.0 else 5
+        level, steps = fitting(batch.budget, setting, lambda k: each * k)
+        uncond = None if setting.cfg == 1.0 else batch.cond("")
+        forwards = Forwards(batch)
+
+        def finish(mask: Tensor | None) -> Tensor:
+            out = torch.empty_like(batch.x0)
+            with forwards.counted():
+                for rows, plan in groups:
+                    conds = [cond_rows(batch.cond(name), rows) for name in ("source", "target")]
+                    out[rows] = attended_infedit(
+                        batch.model,
+                        plan,
+                        batch.x0[rows],
+                        batch.sigmas(steps),
+                        level,
+                        *conds,
+                        uncond,
+                        setting.cfg,
+                        mask=None if mask is None else mask[rows],
+                        rows=[batch.rows[row] for row in rows],
+                    )
+            return out
+
+        return finish
+
+    return edit
 
 
-def _cond_row(cond: Cond, row: int) -> Cond:
-    part = slice(row, row + 1)
-    return Cond(cond.tokens[part], None if cond.pooled is None else cond.pooled[part])
+def grouped(batch: Batch, preset: str, words: Words, **settings: Any) -> list[tuple[list[int], AttentionPlan]]:
+    """Rows whose prompts have one token map and one plan."""
+    found: dict[Any, tuple[list[int], AttentionPlan]] = {}
+    for row, (source, target) in enumerate(zip(*batch.captions, strict=True)):
+        near = _cosines(batch, row) if words.mode == "similarity" else None
+        text = token_map(_prompt(source), _prompt(target), words.mode, window=words.window, cosine=near)
+        plan = get_preset(preset).build(Settings(text=text, **settings), family_of(batch.model.network))
+        named = nouns(source, target)
+        if words.blend is not None and named:
+            plan = with_local_blend(plan, words.blend, named)
+            probes = tuple(replace(probe, window=Window(0.0, words.until)) for probe in plan.probes)
+            plan = replace(plan, probes=probes)
+        maps = (part.numpy().tobytes() for part in (text.matrix, text.alpha))
+        key = (*maps, *((probe.name, probe.tokens) for probe in plan.probes))
+        found.setdefault(key, ([], plan))[0].append(row)
+    return list(found.values())
+
+
+def _cosines(batch: Batch, row: int) -> Tensor:
+    tokens = (batch.cond(name).tokens[row].float() for name in ("source", "target"))
+    one, other = (torch.nn.functional.normalize(each, dim=-1) for each in tokens)
+    return one @ other.T
+
+
+def rows_of(record: Inversion, rows: Sequence[int]) -> Inversion:
+    """The record of some of its pictures."""
+    path = None if record.path is None else tuple(state[rows] for state in record.path)
+    mate = None if record.mate is None else record.mate[rows]
+    residuals = None if record.residuals is None else tuple(state[rows] for state in record.residuals)
+    return replace(record, x0=record.x0[rows], x=record.x[rows], mate=mate, path=path, residuals=residuals)
+
+
+def cond_rows(cond: Cond, rows: Sequence[int]) -> Cond:
+    """The conditioning of some of its pictures."""
+    return Cond(cond.tokens[rows], None if cond.pooled is None else cond.pooled[rows])
 
 
 @functools.cache
@@ -123,17 +236,66 @@ def _tokenizer() -> Any:
 
 # The presets' own layers are those of large networks.
 _LATE = "0.5-1.0"
-_NOTE = "reads from the source's inverted state, whose forward is counted at every step"
-# The wanted comparison is with the baseline, at its guidance.
-_PROMPTED = {"eps": Setting(7.5)}
+# Words take the source's attention while the picture is laid out; no self-attention, which would hold the layout.
+_BRIEF = Words((0.0, 0.2))
+_BLENDED = Words((0.0, 0.2), blend=LocalBlend(threshold=0.3), until=0.5)
+_NOTE = "the source's forwards beside the target's are counted where they are made"
+_BLEND_NOTE = "with a local blend by the object's noun, but for new backgrounds"
 ATTENDED = (
-    Entry("ddim + p2p", prompted("ddim"), _PROMPTED, by_hand=True, note=f"prompt-to-prompt, words replaced; {_NOTE}"),
-    Entry("direct + p2p", prompted("direct"), _PROMPTED, by_hand=True, note=f"carry 1, recorded at cfg 1; {_NOTE}"),
+    Entry(
+        "ddim + p2p",
+        attended("ddim", "p2p", Words()),
+        {"eps": Setting(7.5)},
+        by_hand=True,
+        note=f"prompt-to-prompt with words replaced in the windows of the paper, at the baseline's cfg; {_NOTE}",
+    ),
+    Entry(
+        "direct + p2p",
+        attended("direct", "p2p", _BRIEF, end=0.0),
+        {"eps": Setting(2.0)},
+        by_hand=True,
+        note=f"words replaced in the first fifth of the steps, no self-attention; carry 1; {_NOTE}",
+    ),
+    Entry(
+        "direct + p2p + blend",
+        attended("direct", "p2p", _BLENDED, end=0.0),
+        {"eps": Setting(2.0)},
+        by_hand=True,
+        note=f"the same {_BLEND_NOTE}",
+    ),
+    Entry(
+        "noise_map + p2p",
+        attended("noise_map", "p2p", _BRIEF, end=0.0),
+        {"eps": Setting(1.0)},
+        by_hand=True,
+        note=f"words replaced in the first fifth of the steps, no self-attention; {_NOTE}",
+    ),
+    Entry(
+        "noise_map + p2p + blend",
+        attended("noise_map", "p2p", _BLENDED, end=0.0),
+        {"eps": Setting(1.0)},
+        by_hand=True,
+        note=f"the same {_BLEND_NOTE}",
+    ),
+    Entry(
+        "ledits + p2p + blend",
+        attended("noise_map", "p2p", _BLENDED, {"stepper": "dpmpp_2m_sde"}, end=0.0),
+        {"eps": Setting(1.0)},
+        by_hand=True,
+        note=f"noise_map, stepper dpmpp_2m_sde; the same {_BLEND_NOTE}",
+    ),
+    Entry(
+        "infedit + unified",
+        unified(Words((0.0, 0.2), "similarity"), end=0.1),
+        {"eps": Setting(1.0), "flow": Setting(2.0)},
+        by_hand=True,
+        note="complete InfEdit: three branches, the source's words in a fifth of the steps, its layout in a tenth; "
+        "three forwards a step, five where the target is guided",
+    ),
     Entry(
         "ddim + structure",
         attended("ddim", "structure", layers=_LATE),
         both(2.0),
-        paper=7.5,
         by_hand=True,
         note=f"q and k of self-attention in the later half of the layers; {_NOTE}",
     ),
