@@ -26,6 +26,7 @@ from .field import Field, mix
 from .gradient import walk_gradient
 from .method import SingleState
 from .record import Inversion, Scalar, keep
+from .trajectory import MOVED
 from .walk import StepReport
 
 NORMS = ("L2", "L1")
@@ -179,12 +180,14 @@ def noise_optimize(
 def with_noise(inversion: Inversion, x: Tensor, remarks: dict[str, Scalar] | None = None) -> Inversion:
     """The record with another state at its level; x0, path and everything else stay those of its source.
 
+    Its meta says that it was moved, so that nobody takes it for a state of the source (`trajectory.reached`).
+
     Args:
         inversion: A record of a method whose whole state is one latent.
         x: State at its level, shape of the latent.
         remarks: Further entries for its meta.
     """
-    return replace(inversion, x=keep(x, inversion.dtype), meta={**inversion.meta, **(remarks or {})})
+    return replace(inversion, x=keep(x, inversion.dtype), meta={**inversion.meta, MOVED: True, **(remarks or {})})
 
 
 @dataclass(frozen=True, eq=False)
