@@ -194,8 +194,13 @@ def pull_back(
         sigma: Level of the call, for messages.
 
     Raises:
-        ValueError: If one is not finite.
+        ValueError: If one is not finite, or an output does not depend on the inputs as far as autograd knows.
     """
+    if not all(output.requires_grad for output in outputs):
+        raise ValueError(
+            "The stepper must let gradients reach its state, got an answer without any; "
+            "take one that computes its step from the model's answers alone, such as the way down of a method."
+        )
     size = torch.stack([gradient.abs().flatten(1).amax(1) for gradient in gradients]).amax(0)
     groups = _alike([math.frexp(row)[1] if row else None for row in size.tolist()])
     sums: list[Tensor | None] = [None] * len(inputs)
