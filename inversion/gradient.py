@@ -30,6 +30,9 @@ from .walk import OnStep, walk
 
 Loss = Callable[[Tensor], Tensor]
 
+# Rows whose sizes differ by more powers of two than this are differentiated after each other. float16 has 14 powers
+# below 1 with all its digits: half of them for differences between rows, half for those within a row.
+_SPAN = 7
 # Of the largest power of two that a float is: the inverse of the smallest numbers is beyond it.
 _LARGEST_POWER = sys.float_info.max_exp - 1
 
@@ -179,21 +182,63 @@ def pull_back(
 ) -> list[Tensor]:
     """Gradients at inputs from those at outputs; zeros where an input acts on none of them.
 
+    The gradient of a mean over many entries lies below what a float16 network can hold, so it is sent through at size
+    1 (a power of two leaves all digits as they are). Rows of very different size are sent through after each other, a
+    row at its own size each time, and the answers added up. That is exact where rows share an input, or meet in the
+    network, as well; it costs a backward pass for each size.
+
+    Args:
+        outputs: Tensors (B, ...) that depend on the inputs.
+        gradients: Gradients at the outputs, of their shapes.
+        inputs: Tensors to differentiate at.
+        sigma: Level of the call, for messages.
+
     Raises:
-        ValueError: If one is not finite.
+        ValueError: If one is not finite, or an output does not depend on the inputs as far as autograd knows.
     """
-    # The gradient of a mean over many entries lies below what a float16 network can hold. It is sent through at size
-    # 1; a power of two leaves all digits as they are.
-    size = max(float(gradient.abs().max()) for gradient in gradients)
-    scale = 2.0 ** min(-math.frexp(size)[1], _LARGEST_POWER)
-    found = torch.autograd.grad(outputs, inputs, [scale * gradient for gradient in gradients], allow_unused=True)
-    parts = [torch.zeros_like(of) if part is None else part / scale for of, part in zip(inputs, found, strict=True)]
+    if not all(output.requires_grad for output in outputs):
+        raise ValueError(
+            "The stepper must let gradients reach its state, got an answer without any; "
+            "take one that computes its step from the model's answers alone, such as the way down of a method."
+        )
+    size = torch.stack([gradient.abs().flatten(1).amax(1) for gradient in gradients]).amax(0)
+    groups = _alike([math.frexp(row)[1] if row else None for row in size.tolist()])
+    sums: list[Tensor | None] = [None] * len(inputs)
+    for index, (power, rows) in enumerate(groups):
+        scale = 2.0 ** min(-power, _LARGEST_POWER)
+        sent = [scale * _only(gradient, rows) for gradient in gradients]
+        more = index + 1 < len(groups)
+        found = torch.autograd.grad(outputs, inputs, sent, allow_unused=True, retain_graph=more)
+        for place, part in enumerate(found):
+            if part is not None:
+                before = sums[place]
+                sums[place] = part / scale if before is None else before + part / scale
+    parts = [torch.zeros_like(of) if part is None else part for of, part in zip(inputs, sums, strict=True)]
     if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise ValueError(
             f"The gradient must stay finite, got inf or nan at sigma {sigma:.5g}; "
             "run the network in float32 or bfloat16, or use more steps."
         )
     return [part.detach() for part in parts]
+
+
+def _alike(powers: Sequence[int | None]) -> list[tuple[int, list[int]]]:
+    """Rows whose powers of two lie close together, with the largest power of each group; None for rows of zeros."""
+    groups: list[tuple[int, list[int]]] = []
+    for power, row in sorted(((p, row) for row, p in enumerate(powers) if p is not None), reverse=True):
+        if not groups or groups[-1][0] - power > _SPAN:
+            groups.append((power, []))
+        groups[-1][1].append(row)
+    return groups
+
+
+def _only(gradient: Tensor, rows: Sequence[int]) -> Tensor:
+    """A gradient with zeros in all rows but these."""
+    if len(rows) == len(gradient):
+        return gradient
+    kept = torch.zeros_like(gradient)
+    kept[rows] = gradient[rows]
+    return kept
 
 
 def watch(field: Field) -> Field:

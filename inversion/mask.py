@@ -30,10 +30,10 @@ def source_state(inversion: Inversion, level: int, device: torch.device | str = 
         raise ValueError(f"level must lie between 0 and the record's {inversion.level}, got {level}; ask within it.")
     if level == 0:
         return inversion.x0.to(device)
-    if level == inversion.level:
-        return inversion.x.to(device)
     if inversion.path is not None:
         return inversion.path[level].to(device)
+    if level == inversion.level:
+        return inversion.x.to(device)
     start = inversion.sigmas[0]
     noise = implied_noise(inversion.x, inversion.x0, inversion.sigma, inversion.space, start)
     return mix(inversion.x0, noise, inversion.sigmas[level], inversion.space, start).to(device)

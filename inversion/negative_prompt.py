@@ -82,8 +82,10 @@ def slerp(low: Tensor, high: Tensor, weight: float) -> Tensor:
         Tensor of that shape; low and high themselves at 0 and 1.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ or the weight is out of range.
     """
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"weight must lie between 0 and 1, got {weight:g}; 1 is the second embedding alone.")
     if low.shape != high.shape:
         raise ValueError(
             f"embeddings must have one shape to be mixed, got {tuple(low.shape)} and {tuple(high.shape)}; "
@@ -127,6 +129,8 @@ class NegativePrompt:
 
     def __post_init__(self) -> None:
         _check(self.prox, self.quantile)
+        if not math.isfinite(self.cfg):
+            raise ValueError(f"cfg must be finite, got {self.cfg:g}; 1.5 to 7.5 is usual.")
         for name in ("pull", "pull_steps"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name):g}; 0 leaves it out.")

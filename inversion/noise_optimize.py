@@ -26,6 +26,7 @@ from .field import Field, mix
 from .gradient import walk_gradient
 from .method import SingleState
 from .record import Inversion, Scalar, keep
+from .trajectory import MOVED
 from .walk import StepReport
 
 NORMS = ("L2", "L1")
@@ -67,7 +68,8 @@ def meet(reference: Tensor, mask: Tensor | None = None, norm: str = "L2") -> Row
         norm: "L2" or "L1".
 
     Returns:
-        Maps a latent (B, C, [T,] H, W) to one loss a row, shape (B,).
+        Maps a latent (B, C, [T,] H, W) to one loss a row, shape (B,); raises a ValueError if reference or mask do not
+        fit it.
 
     Raises:
         ValueError: If the norm is unknown, or the mask lies outside 0 .. 1 or marks nothing in a row.
@@ -83,9 +85,11 @@ def meet(reference: Tensor, mask: Tensor | None = None, norm: str = "L2") -> Row
     # Copies outside of inference mode: others could not take part in a gradient.
     with torch.inference_mode(False):
         wanted = reference.detach().clone()
-        share = torch.ones_like(wanted[:1]) if mask is None else mask.detach().clone()
+        share = torch.ones(()) if mask is None else mask.detach().clone()
 
     def loss(x: Tensor) -> Tensor:
+        _check_fits("reference", wanted, x)
+        _check_fits("mask", share, x)
         missed = x - wanted.to(x)
         size = missed.square() if norm == "L2" else missed.abs()
         weights = share.to(x).expand_as(size)
@@ -179,12 +183,14 @@ def noise_optimize(
 def with_noise(inversion: Inversion, x: Tensor, remarks: dict[str, Scalar] | None = None) -> Inversion:
     """The record with another state at its level; x0, path and everything else stay those of its source.
 
+    Its meta says that it was moved, so that nobody takes it for a state of the source (`trajectory.reached`).
+
     Args:
         inversion: A record of a method whose whole state is one latent.
         x: State at its level, shape of the latent.
         remarks: Further entries for its meta.
     """
-    return replace(inversion, x=keep(x, inversion.dtype), meta={**inversion.meta, **(remarks or {})})
+    return replace(inversion, x=keep(x, inversion.dtype), meta={**inversion.meta, MOVED: True, **(remarks or {})})
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +259,15 @@ class _Problem:
                 "take its mean over all axes but the first."
             )
         return rows
+
+
+def _check_fits(name: str, tensor: Tensor, x: Tensor) -> None:
+    spare = x.ndim - tensor.ndim
+    if spare < 0 or any(have not in (1, want) for have, want in zip(tensor.shape, x.shape[spare:], strict=True)):
+        raise ValueError(
+            f"{name} must fit the latent {tuple(x.shape)}, got {tuple(tensor.shape)}; "
+            "give it the latent's size, with 1 for whatever is the same everywhere."
+        )
 
 
 def _better(best: _Best | None, now: _Best) -> _Best:

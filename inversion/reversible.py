@@ -22,6 +22,7 @@ from torch import Tensor
 from .field import Field
 from .gradient import Loss, check_inputs, differentiate_loss, pull_back, watch
 from .pairs import Pair
+from .record import check_level, check_sigmas
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +74,14 @@ def pair_gradient(
         The loss, the latent and the gradients, detached, each like what it belongs to.
 
     Raises:
-        ValueError: As walk_gradient.
+        ValueError: As walk_gradient, and if the grid or the level is none for the method.
     """
     check_inputs(inputs)
-    descent = method.descent(field.space, sigmas, level)
+    grid = check_sigmas(sigmas, field.space)
+    check_level(level, grid, method.min_level)
+    # The states of the way down are found again by walking up.
+    method.check(grid, level)
+    descent = method.descent(field.space, grid, level)
     with torch.inference_mode(False):
         pair = [x.detach().clone(), mate.detach().clone()]
         with torch.no_grad():

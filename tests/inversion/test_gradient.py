@@ -262,6 +262,41 @@ def test_small_gradients_survive_a_network_in_half_precision():
     agrees(found.start, wanted.start, 1e-2)
 
 
+@pytest.mark.parametrize("small", [2.0**-30, 2.0**30], ids=["below", "above"])
+def test_a_row_survives_half_precision_beside_one_of_another_size(small):
+    """Sent through at one size, the smaller of the two rows would be 0 in float16."""
+    problem, sigmas = Conditioned("flow", cfg=1.0), full_grid("flow", 4)[::-1]
+    exact, x = problem.field(), problem.start(sigmas)
+    field = Field(lambda state, sigma: exact(state, sigma).half(), "flow")
+
+    def gradient(first, second):
+        weights = torch.tensor([first, second], dtype=x.dtype).reshape(-1, 1, 1, 1)
+        return walk_gradient(field, x, sigmas, Euler, lambda end: (weights * end.pow(3)).sum()).start
+
+    alike, apart = gradient(1.0, 1.0), gradient(1.0, small)
+    # A power of two leaves the digits as they are, but for those of entries below the normal numbers of float16.
+    agrees(apart[:1], alike[:1], 1e-6)
+    agrees(apart[1:] / small, alike[1:], 1e-6)
+
+
+@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("seen", [0.0, 0.3], ids=["apart", "meeting"])
+def test_rows_of_different_size_share_a_prompt(name, seen):
+    """And see each other in the network, or not: what they are sent through in belongs together."""
+    problem, sigmas = Conditioned("ve"), full_grid("ve", 5)[::-1]
+    sigmas = sigmas[::-1] if name == "ddim_predictor" else sigmas
+    exact, x = problem.field(), problem.start(sigmas)
+    field = Field(lambda state, sigma: exact(state + seen * state.flip(0), sigma), "ve")
+
+    def loss(end):
+        return end[0].pow(3).sum() + 1e-5 * end[1].pow(3).sum()
+
+    _, _, wanted = plainly(field, x, sigmas, STEPPERS[name](), loss, (problem.prompt,))
+    found = walk_gradient(field, x, sigmas, STEPPERS[name], loss, (problem.prompt,))
+    for ours, theirs in zip((*found.start, *found.inputs), (*wanted[0], *wanted[1:]), strict=True):
+        agrees(ours, theirs, 1e-12)
+
+
 def test_the_smallest_gradients_are_gradients():
     """Below the inverse of the largest float, where the power of two that would make them 1 is none."""
     problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]

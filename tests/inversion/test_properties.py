@@ -14,14 +14,24 @@ from retrace.inversion import (
     Field,
     FlowEdit,
     InfEdit,
+    Method,
+    NegativePrompt,
     Pair,
+    SingleState,
     blend,
     get_method,
     invert,
+    meet,
+    noise_optimize,
     null_text,
+    pair_gradient,
+    relative_error,
     replay,
     strength_to_level,
+    walk,
+    walk_gradient,
 )
+from retrace.inversion.negative_prompt import PROX, slerp
 from retrace_tests.inversion.problems import Mixture
 
 # The same examples in every run, and no clock: a slow machine is no failure.
@@ -115,9 +125,9 @@ def grids(draw, space, start=None):
 
 
 @st.composite
-def methods(draw):
-    """The name of a method and settings for it, each within its limits, now and then just outside."""
-    name = draw(st.sampled_from(sorted(METHODS)))
+def methods(draw, kind=Method):
+    """The name of a method of a kind and settings for it, each within its limits, now and then just outside."""
+    name = draw(st.sampled_from(sorted(name for name, each in METHODS.items() if issubclass(each, kind))))
     params = {}
     for setting in METHODS[name].parameters():
         if not draw(st.booleans()):
@@ -239,6 +249,199 @@ def test_null_text_fits(data):
     assert finite(*fitted.embeddings)
     for report in reports:
         assert all(last <= first for first, last in zip(report.first_loss, report.loss))
+
+
+def test_negative_prompt_edits():
+    """Any guidance, threshold and pull: finite; with the source as its own target the source's replay bit for bit."""
+    whole = []
+
+    @examples(max_examples=250)
+    @given(st.data())
+    def run(data):
+        space, clean, model = data.draw(latents())
+        grid, (name, params) = data.draw(grids(space)), data.draw(methods())
+        share = mostly(st.floats(0.0, 1.0), st.sampled_from([-0.1, 1.5, math.nan]))
+        wanted = {
+            "cfg": data.draw(mostly(st.floats(-3.0, 15.0), st.sampled_from([math.nan, math.inf]))),
+            "prox": data.draw(mostly(st.sampled_from(PROX), st.just("l2"))),
+            "quantile": data.draw(share),
+            "pull": data.draw(st.just(0.0) | share),
+            "pull_steps": data.draw(share),
+            "dilate": data.draw(mostly(st.integers(0, 9), st.just(-1))),
+        }
+        rule = refused(lambda: NegativePrompt(**wanted))
+        method = refused(lambda: get_method(name, params))
+        if rule is None or method is None:
+            return
+        source, target = model.field(), model.field("target")
+        level = data.draw(st.integers(1, max(1, len(grid) - 1)))
+        record = refused(lambda: invert(source, clean, grid, level, method))
+        if record is None:
+            return
+        edited = replay(record, source, rule.field(record, source, target))
+        assert edited.shape == clean.shape and finite(edited), (name, params, wanted)
+        if rule.pull == 0.0:
+            # A pair may begin an edit in another way than a reconstruction; the plain target does too.
+            same = replay(record, source, rule.field(record, source, model.field()))
+            assert torch.equal(same, replay(record, source, model.field()))
+        whole.append(data)
+
+    run()
+    assert len(whole) >= 60, "most examples must not be refused before the end"
+
+
+def test_embeddings_mix():
+    """Any two embeddings, parallel, opposite and empty ones too: finite, in their dtype, of no more than their size."""
+    whole = []
+
+    @examples(max_examples=150)
+    @given(st.data())
+    def run(data):
+        shape = (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4)))
+        dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
+        generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+        low = (torch.randn(shape, generator=generator) * data.draw(st.sampled_from([0.0, 1e-3, 1.0, 50.0]))).to(dtype)
+        other = torch.randn(shape, generator=generator).to(dtype)
+        high = data.draw(st.sampled_from([other, low, -low, 2.0 * low, low + 1e-3 * other]))
+        high = data.draw(mostly(st.just(high), st.just(other[:, :, :-1])))
+        weight = data.draw(mostly(st.floats(0.0, 1.0), st.sampled_from([-0.5, 1.5, math.nan])))
+        mixed = refused(lambda: slerp(low, high, weight))
+        if mixed is None:
+            return
+        assert mixed.shape == low.shape and mixed.dtype == dtype and finite(mixed)
+        rows = [each.double().flatten(1) for each in (low, high, mixed)]
+        # Between opposites the arc is as long as one likes.
+        near = (rows[0] * rows[1]).sum(1) >= 0.0
+        lengths = [row.norm(dim=1) for row in rows]
+        assert (lengths[2] <= 1.5 * torch.maximum(*lengths[:2]) + 1e-6)[near].all()
+        whole.append(data)
+
+    run()
+    assert len(whole) >= 100, "most examples must not be refused before the end"
+
+
+def test_noise_optimize_descends():
+    """Any loss, rate and pull, whole or masked, through a network of any precision: no row ends worse."""
+    whole = []
+
+    @examples(max_examples=300)
+    @given(st.data())
+    def run(data):
+        space, clean, model = data.draw(latents())
+        grid, (name, params) = data.draw(grids(space)), data.draw(mostly(methods(SingleState), methods()))
+        method = refused(lambda: get_method(name, params))
+        if method is None:
+            return
+        level = data.draw(st.integers(1, max(1, len(grid) - 1)))
+        record = refused(lambda: invert(model.field(), clean, grid, level, method, dtype=torch.float32))
+        if record is None:
+            return
+        rows = data.draw(mostly(st.sampled_from([1, len(clean)]), st.just(len(clean) + 1)))
+        reference = clean[:1].expand(rows, *clean.shape[1:]) * data.draw(st.sampled_from([0.0, 1.0, -3.0, 1e4]))
+        mask = torch.zeros(1, 1, *clean.shape[2:])
+        width = data.draw(mostly(st.integers(1, 6), st.just(0)))
+        mask[..., :width] = data.draw(mostly(st.floats(0.0, 1.0), st.just(2.0)))
+        mask = data.draw(mostly(st.sampled_from([None, mask]), st.just(mask[..., :-1])))
+        norm = data.draw(mostly(st.sampled_from(["L1", "L2"]), st.just("L3")))
+        loss = refused(lambda: meet(reference, mask, norm))
+        if loss is None:
+            return
+        pull = data.draw(mostly(st.floats(0.0, 10.0), st.sampled_from([-1.0, math.inf])))
+        told = []
+        found = refused(
+            lambda: noise_optimize(
+                record,
+                model.field("target", data.draw(st.sampled_from([1.0, 3.0]))),
+                loss,
+                data.draw(mostly(st.integers(0, 3), st.just(-1))),
+                data.draw(mostly(st.floats(0.0, 0.5), st.sampled_from([-0.1, math.nan, 1e3]))),
+                pull,
+                told.append,
+            )
+        )
+        if found is None:
+            return
+        assert finite(found.x) and found.x.shape == record.x.shape and torch.equal(found.x0, record.x0)
+        for row, first in enumerate(told[0].loss):
+            tried = [each.loss[row] + pull * each.distance[row] ** 2 for each in told]
+            assert all(math.isfinite(each) for each in tried)
+            assert told[-1].best_loss[row] <= first * (1.0 + 1e-6), "a row ends worse than it began"
+        whole.append(data)
+
+    run()
+    assert len(whole) >= 60, "most examples must not be refused before the end"
+
+
+def test_gradients_of_walks():
+    """Up and down by any stepper, through a network of any precision: finite, on exact models those of autograd."""
+    whole = []
+
+    @examples(max_examples=200)
+    @given(st.data())
+    def run(data):
+        space, clean, model = data.draw(latents())
+        grid, (name, params) = data.draw(grids(space)), data.draw(methods(SingleState))
+        method = refused(lambda: get_method(name, params))
+        if method is None:
+            return
+        rising = data.draw(st.booleans())
+        sigmas, stepper = (grid, method.up) if rising else (grid[::-1], method.down)
+        x = clean.double() + (0.0 if rising else grid[-1]) * torch.randn(
+            clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+        weights = torch.tensor([1.0, data.draw(st.sampled_from([1.0, 0.0, 1e-8, 1e8])), -1.0]).double()[: len(x)]
+        size = data.draw(mostly(st.sampled_from([1.0, 1e-12, 1e12]), st.sampled_from([0.0, math.nan, math.inf])))
+
+        def loss(end):
+            return size * (weights * end.square().flatten(1).mean(1)).sum()
+
+        found = refused(lambda: walk_gradient(model.field(), x, sigmas, stepper, loss))
+        if found is None:
+            return
+        assert found.start.shape == x.shape and found.start.dtype == x.dtype
+        assert finite(found.start, found.end) and math.isfinite(found.loss)
+        leaf = x.clone().requires_grad_(True)
+        end = walk(model.field(), leaf, sigmas, stepper())
+        assert torch.equal(found.end, end)
+        if isinstance(model, Mixture):
+            wanted = torch.autograd.grad(loss(end), leaf)[0]
+            for ours, theirs in zip(found.start, wanted, strict=True):
+                assert float((ours - theirs).norm()) <= 1e-6 * float(theirs.norm())
+        whole.append(data)
+
+    run()
+    assert len(whole) >= 80, "most examples must not be refused before the end"
+
+
+def test_gradients_of_pairs():
+    """The same through the invertible chain of a pair."""
+    whole = []
+
+    @examples(max_examples=200)
+    @given(st.data())
+    def run(data):
+        space, clean, model = data.draw(latents())
+        grid, (name, params) = data.draw(grids(space)), data.draw(methods(Pair))
+        method = refused(lambda: get_method(name, params))
+        if method is None:
+            return
+        level = data.draw(mostly(st.integers(2, max(2, len(grid) - 1)), st.integers(-1, len(grid) + 1)))
+        record = refused(lambda: invert(model.field(), clean, grid, level, method))
+        size = data.draw(mostly(st.sampled_from([1.0, 1e-12, 1e12]), st.sampled_from([0.0, math.nan])))
+        x, mate = (clean.double(), clean.double() + 0.1) if record is None else (record.x, record.mate)
+        found = refused(
+            lambda: pair_gradient(method, model.field(), x, mate, grid, level, lambda end: size * end.square().mean())
+        )
+        if found is None:
+            return
+        assert found.start.shape == found.mate.shape == x.shape
+        assert finite(found.start, found.mate, found.end) and math.isfinite(found.loss)
+        if record is not None:
+            assert relative_error(found.end, replay(record, model.field())) < 1e-6
+        whole.append(data)
+
+    run()
+    assert len(whole) >= 60, "most examples must not be refused before the end"
 
 
 @examples(max_examples=200)

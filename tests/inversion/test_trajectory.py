@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import Field, beside, invert, mix, replay, state_at
+from retrace.inversion import Field, beside, invert, load, mix, replay, save, source_state, state_at, with_noise
 
 SIGMAS = {"ve": (0.0, 0.5, 1.5, 4.0, 9.0), "flow": (0.0, 0.2, 0.5, 0.8, 1.0)}
 
@@ -64,3 +64,34 @@ def test_two_walks_beside_each_other_are_two_walks(method):
     back, edit = walked.chunk(2)
     assert torch.equal(back, replay(record, source)) and torch.equal(edit, replay(record, source, target))
     assert not torch.equal(back, edit)
+
+
+def test_a_moved_noise_is_no_state_of_the_source(tmp_path):
+    """The path tells where the source was; without one nothing does. A file remembers that it was moved."""
+    record = _record("ve")
+    moved = with_noise(record, record.x + 1.0)
+    save(moved, tmp_path / "moved.safetensors")
+    for each in (moved, load(tmp_path / "moved.safetensors")):
+        assert torch.equal(each.x, record.x + 1.0)
+        for sigma in (0.0, 0.2, 0.5, 3.0, 8.9, record.sigma, 99.0):
+            assert torch.equal(state_at(each, sigma), state_at(record, sigma)), sigma
+        for level in range(record.level + 1):
+            assert torch.equal(source_state(each, level), record.path[level])
+    bare = with_noise(_record("ve", keep_path=False), record.x + 1.0)
+    assert torch.equal(state_at(bare, 0.0), bare.x0)
+    for call in (lambda: state_at(bare, 0.2), lambda: state_at(bare, 9.0), lambda: beside(bare)):
+        with pytest.raises(ValueError, match="inversion must hold its path to tell where its source was before its"):
+            call()
+
+
+def test_beside_a_moved_noise_the_source_is_still_itself():
+    record = _record("ve")
+    moved, source, target = with_noise(record, record.x + 1.0), _field("ve"), _field("ve", seed=5)
+
+    def both(x, sigma):
+        first, second = x.chunk(2)
+        return torch.cat([source(first, sigma), target(second, sigma)])
+
+    back, edit = replay(beside(moved), Field(both, "ve"), Field(both, "ve")).chunk(2)
+    assert torch.equal(back, replay(record, source)) and torch.equal(edit, replay(moved, source, target))
+    assert not torch.equal(edit, replay(record, source, target))

@@ -100,6 +100,52 @@ def flowedit() -> Strip:
     return strip
 
 
+def null_text() -> Strip:
+    strip = Strip()
+    inversion = strip.invert(method="ddim", keep_path=True)
+    strip.show("not fitted", strip.edit(inversion, 7.5, positive=strip.source))
+    fitted = None
+    for count in (1, 3, 10):
+        fitted = strip.graph.add(
+            "NullTextOptimize",
+            3,
+            model=strip.model,
+            inversion=inversion,
+            negative=strip.empty,
+            cfg=7.5,
+            inner_steps=count,
+        )[0]
+        strip.show(f"inner_steps {count}", strip.back(fitted))
+    assert fitted is not None
+    strip.show("10, edited", strip.edit(fitted, 7.5, negative=None))
+    return strip
+
+
+def noise_optimize() -> Strip:
+    strip = Strip()
+    inversion = strip.invert(method="ddim", steps=6)
+    strip.show("not moved", strip.edit(inversion, 5.0))
+    grown = strip.graph.add("GrowMask", 2, mask=strip.start.picture[1], expand=4)
+    ground = strip.graph.add("InvertMask", 2, mask=grown[0])
+    for count, pull in ((3, 0.1), (10, 0.1), (30, 0.1), (30, 3.0)):
+        moved = strip.graph.add(
+            "NoiseOptimize",
+            3,
+            model=strip.model,
+            inversion=inversion,
+            reference=strip.start.latent[0],
+            cfg=5.0,
+            iterations=count,
+            learning_rate=0.05,
+            pull=pull,
+            positive=strip.target,
+            negative=strip.empty,
+            mask=ground[0],
+        )
+        strip.show(f"{count}, pull {pull:g}", moved[1])
+    return strip
+
+
 def negative_prompt() -> Strip:
     strip = Strip()
     inversion = strip.invert(method="ddim")
@@ -142,14 +188,14 @@ def rf_inversion() -> Strip:
     return strip
 
 
-def knob(kind: str, name: str, *values: Any) -> Callable[[], Strip]:
+def knob(kind: str, name: str, *values: Any, steps: int = STEPS) -> Callable[[], Strip]:
     """A strip of edits at values of one setting of an inverting node."""
 
     def make() -> Strip:
         strip = Strip()
         for value in values:
             shown = value if isinstance(value, (str, bool)) else f"{value:g}"
-            strip.show(f"{name} {shown}", strip.edit(strip.invert(kind, **{name: value}), 3.0))
+            strip.show(f"{name} {shown}", strip.edit(strip.invert(kind, steps=steps, **{name: value}), 3.0))
         return strip
 
     return make
@@ -213,6 +259,58 @@ def local_blend() -> Strip:
     return strip
 
 
+def word_mask() -> Strip:
+    strip = Strip()
+    for words in ("circle", "red", "blue", "background", "left"):
+        found = strip.graph.add(
+            "WordMask",
+            2,
+            model=strip.model,
+            clip=strip.start.model[1],
+            text=SENTENCE,
+            words=words,
+            latent=strip.start.latent[0],
+            image=strip.start.picture[0],
+            seed=1,
+        )
+        strip.picture(words, found[0])
+    return strip
+
+
+def restored(kind: str, steps: int, name: str, *values: float) -> Callable[[], Strip]:
+    """A strip of restorations of a picture with a hole and noise, at values of one setting."""
+
+    def make() -> Strip:
+        strip = Strip()
+        add = strip.graph.add
+        ground = add("SolidMask", 1, value=0.0, width=64, height=64)
+        patch = add("SolidMask", 1, value=1.0, width=22, height=26)
+        hole = add("MaskComposite", 1, destination=ground[0], source=patch[0], x=24, y=14, operation="add")
+        operator = add("DamageMask", 2, mask=hole[0])
+        damaged = add("ApplyDamage", 2, image=strip.start.picture[0], operator=operator[0], noise=10.0, seed=2)
+        latent = add("VAEEncode", 2, pixels=damaged[0], vae=strip.start.vae)
+        noise = add("RandomNoise", 3, noise_seed=1)
+        sigmas = add("BasicScheduler", 3, model=strip.model, scheduler="normal", steps=steps)
+        guider = add("BasicGuider", 3, model=strip.model, conditioning=strip.source)
+        subject = {"operator": operator[0], "damaged": damaged[0], "vae": strip.start.vae, "noise": 10.0}
+        strip.picture("damaged", damaged[0])
+        for value in values:
+            sampler = add(kind, 3, **subject, **{name: value})
+            drawn = add(
+                "SamplerCustomAdvanced",
+                4,
+                noise=noise[0],
+                guider=guider[0],
+                sampler=sampler[0],
+                sigmas=sigmas[0],
+                latent_image=latent[0],
+            )
+            strip.show(f"{name} {value:g}", drawn[0])
+        return strip
+
+    return make
+
+
 STRIPS: dict[str, Callable[[], Strip]] = {
     "Resample": resample,
     "InfEdit": infedit,
@@ -222,11 +320,20 @@ STRIPS: dict[str, Callable[[], Strip]] = {
     "NoiseMapInvert": noise_map,
     "RFInversion": rf_inversion,
     "EDICTCouple": knob("EDICTCouple", "p", 0.8, 0.93, 0.98),
-    "BELMInvert": knob("BELMInvert", "reseed", True, False),
+    "BDIAInvert": knob("BDIAInvert", "gamma", 0.7, 0.85, 1.0),
+    # Fewer steps than the help page asks for show the method's own noise and not its knob.
+    "BELMInvert": knob("BELMInvert", "reseed", True, False, steps=50),
     "FixedPointInvert": round_trip("FixedPointInvert", 6, 1, 2, 5, 10),
+    "SPDInvert": round_trip("SPDInvert", 8, 2, 10, 25),
+    "NullTextOptimize": null_text,
+    "NoiseOptimize": noise_optimize,
     "AttentionInject": attention_inject,
     "PromptToPrompt": prompt_to_prompt,
     "LocalBlend": local_blend,
+    "WordMask": word_mask,
+    "RestoreDDS": restored("RestoreDDS", 20, "trust", 0.1, 1.0, 10.0),
+    "RestoreREDDiff": restored("RestoreREDDiff", 60, "prior", 0.02, 0.25, 2.0),
+    "RestoreGuided": restored("RestoreGuided", 50, "measurement_weight", 0.1, 1.0, 3.0),
 }
 
 
