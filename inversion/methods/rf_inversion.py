@@ -53,28 +53,27 @@ class DownController:
     It is the paper's controlled velocity, and holds in both spaces.
     """
 
-    def __init__(self, eta: float, clean: Tensor, first: int, last: int) -> None:
+    def __init__(self, eta: float, clean: Tensor, top: float, bottom: float) -> None:
         """Set the walk up.
+
+        The window is one of levels and not of counted steps, so that a step can be taken again by itself.
 
         Args:
             eta: Weight of the pull, 0 .. 1.
             clean: x0.
-            first: Steps with this number (the first is 0) or above are pulled.
-            last: Steps below this number are pulled.
+            top: Steps from this level or below are pulled.
+            bottom: Steps from this level or below are not.
         """
         self._eta = eta
         self._clean = clean
-        self._window = (first, last)
-        self._walked = 0
+        self._top, self._bottom = top, bottom
 
     def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
         derivative, denoised = field.evaluate(x, sigma)
-        first, last = self._window
-        if first <= self._walked < last:
+        if self._bottom < sigma <= self._top:
             pulled = (1.0 - self._eta) * denoised + self._eta * self._clean
             derivative = (x - pulled) / max(sigma, field.sigma_floor)
-        self._walked += 1
         return Step(x + (sigma_next - sigma) * derivative, denoised)
 
 
@@ -165,12 +164,11 @@ class RFInversion(Method):
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Walk down under the second controller; see Method.replay."""
-        total = inversion.level
-        controller = DownController(
-            self.eta, inversion.x0.to(device), round(self.start * total), round(self.stop * total)
-        )
+        total, falling = inversion.level, inversion.falling
+        top, bottom = (falling[round(share * total)] for share in (self.start, self.stop))
+        controller = DownController(self.eta, inversion.x0.to(device), top, bottom)
         field = source if target is None else target
-        return walk(field, inversion.x.to(device), inversion.falling, controller, on_step, after_step)
+        return walk(field, inversion.x.to(device), falling, controller, on_step, after_step)
 
     def evaluations(self, level: int, rising: bool = True) -> int:
         """One a step."""

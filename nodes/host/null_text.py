@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,8 @@ from .parametrisation import sigma_floor, space_of
 from .runs import check_model_fits, drive, fingerprint_source, warn_of_other_source
 from .samplers import on_device_precision
 from .unfinished import keep_unfinished
+
+_logger = logging.getLogger(__name__)
 
 _UNFINISHED = "retrace/null_text_unfinished"
 
@@ -85,6 +88,12 @@ def run_null_text(
         warn_of_other_source(record, bundle.source, negative, settings.cfg)
     else:
         warn_of_other_source(record, bundle.source, bundle.negative, bundle.cfg)
+        if bundle.cfg != 1.0:
+            _logger.warning(
+                "Retrace: this inversion was made at cfg %g; null-text fits to the path of one made at cfg 1, "
+                "whose noise is sounder.",
+                bundle.cfg,
+            )
     latest: list[FitReport] = []
 
     def told(report: FitReport) -> None:

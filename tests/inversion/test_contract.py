@@ -1,6 +1,7 @@
 """What every method promises, run on every method that the registry finds."""
 
 import functools
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from retrace.inversion import (
     METHODS,
     Inversion,
+    MisfitError,
     Pair,
     SingleState,
     blend,
@@ -29,6 +31,10 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 # One that promises neither an order nor a way back still ends nearer to its source than to nothing.
 ROUND_TRIP = {1: 0.25, 2: 5e-3, None: 1.0}
 EXACT = 1e-12
+# How far the measured order may be from the stated one, by the order.
+ORDER = {1: 0.05, 2: 0.1}
+# What a file holds beside its tensors: their names, the levels, the settings and the remarks.
+HEADER = 8192
 
 pytestmark = [pytest.mark.parametrize("name", METHODS), pytest.mark.parametrize("space", ["ve", "flow"])]
 
@@ -65,11 +71,30 @@ def tensors_of(inversion):
 
 
 def order_of(name):
-    """The order that a method states; skips for one that follows no ODE."""
+    """The order that a method states, and how far off it may be; skips for one that follows no ODE."""
     order = METHODS[name].order
     if order is None:
         pytest.skip(f"{name} follows no ODE and states no order")
-    return order
+    # What stops at a tolerance adds an error that is no power of the step.
+    return pytest.approx(order, abs=0.15 if METHODS[name].stops_early else ORDER[order])
+
+
+def another(method, setting):
+    """The method with another value of one of its settings; None where no other value fits the rest."""
+    if setting.kind is bool:
+        values = [not setting.default]
+    elif setting.options:
+        values = [option for option in setting.options if option != setting.default]
+    else:
+        values = [setting.minimum, setting.maximum, setting.kind(0.6 * setting.minimum + 0.4 * setting.maximum)]
+    for value in values:
+        if value == setting.default:
+            continue
+        try:
+            return get_method(method, {setting.name: value})
+        except ValueError:
+            pass
+    return None
 
 
 def test_order_up(name, space):
@@ -79,7 +104,7 @@ def test_order_up(name, space):
     # A tolerance must be met in all steps alike for the order to show.
     steps = tuple(2 * n for n in STEPS) if METHODS[name].stops_early else STEPS
     errors = [relative_error(invert(field, start, smooth_grid(space, n), n, name).x, end) for n in steps]
-    assert slope(errors, steps) == pytest.approx(order, abs=0.15), errors
+    assert slope(errors, steps) == order, errors
 
 
 def test_order_down(name, space):
@@ -93,7 +118,7 @@ def test_order_down(name, space):
         mate = method.mate(field, start, grid, n) if isinstance(method, Pair) else None
         record = Inversion(space, grid, n, torch.zeros_like(start), start, mate, method=name, params=method.params)
         errors.append(relative_error(replay(record, field), end))
-    assert slope(errors, STEPS) == pytest.approx(order, abs=0.15), errors
+    assert slope(errors, STEPS) == order, errors
 
 
 @pytest.mark.parametrize("level", [6, 10])
@@ -119,6 +144,55 @@ def test_round_trip(name, space):
     assert error <= (EXACT if method.reversible else ROUND_TRIP[method.order])
     # Solved to the end, Euler's inverse comes out up to 1.27 times too strong at this number of steps.
     assert noise_std(record.x, record.x0, record.sigma, space) == pytest.approx(1.0, abs=0.3)
+
+
+def test_record_size(name, space, tmp_path):
+    """As large as its latents: the source, the state, and what its kind of method cannot do without."""
+    mixture, kind, level = Mixture(space), METHODS[name], 6
+    # One that puts each step right holds a latent a step.
+    most = 0 if issubclass(kind, SingleState) else 1 if issubclass(kind, Pair) else level
+    for keep_path in (False, True):
+        record = invert(mixture.field(), mixture.sample(2), full_grid(space, 8), level, name, keep_path=keep_path)
+        path = 0 if record.path is None else level + 1
+        # Only one that comes down along its path keeps it unasked.
+        assert bool(path) >= keep_path and (not path or keep_path or most == level)
+        assert len(tensors_of(record)) <= 2 + most + path
+        assert record.embeddings is None and all(tensor.shape == record.x0.shape for tensor in tensors_of(record))
+        latent = record.x0.numel()
+        for half, size in ((False, 8), (True, 2)):
+            file = tmp_path / f"{half}{keep_path}.safetensors"
+            save(record, file, half=half)
+            whole = latent * (8 + size * (len(tensors_of(record)) - 1))
+            assert whole <= file.stat().st_size <= whole + HEADER
+
+
+def test_what_does_not_match_the_record_is_refused(name, space):
+    """Other settings one by one, another method, grid, shape and space: one sentence each, before any call."""
+    mixture, grid, method = Mixture(space), full_grid(space, 8), get_method(name)
+    record, field = invert(mixture.field(), mixture.sample(2), grid, 6, method), mixture.field()
+    wrong = [
+        ({"method": other}, f"{setting.name} of method {name} must be the record's {setting.default}")
+        for setting in method.parameters()
+        if (other := another(name, setting)) is not None
+    ]
+    # window of fixed_point alone has no other value that fits the default of memory.
+    assert len(wrong) >= len(method.parameters()) - 1
+    wrong += [
+        ({"method": next(each for each in METHODS if each != name)}, f"method must be the record's {name}, got"),
+        ({"sigmas": full_grid(space, 9)}, "sigmas must be the record's"),
+        ({"sigmas": grid[:6]}, "sigmas must be the record's"),
+        ({"shape": (1, *SHAPE)}, "The latent must have the record's shape"),
+    ]
+    for given, sentence in wrong:
+        for target in (None, field):
+            with pytest.raises(MisfitError, match=re.escape(sentence)):
+                replay(record, field, target, **given)
+    other = Mixture("flow" if space == "ve" else "ve").field()
+    for fields in ((other,), (field, other)):
+        with pytest.raises(MisfitError, match="model must be of the record's space"):
+            replay(record, *fields)
+    assert field.evaluations == other.evaluations == 0
+    assert torch.isfinite(replay(record, field, method=method, sigmas=grid, shape=(2, *SHAPE))).all()
 
 
 @pytest.mark.parametrize("keep_path", [False, True])

@@ -15,7 +15,7 @@ from retrace_tests.inversion.problems import Mixture, full_grid
 @pytest.mark.parametrize(
     # Guidance multiplies the rounding of the model too.
     ("dtype", "cfg", "bound"),
-    [(torch.float64, 1.0, 1e-15), (torch.float64, 7.5, 1e-14), (torch.float32, 7.5, 5e-6)],
+    [(torch.float64, 1.0, 1e-15), (torch.float64, 7.5, 1e-14), (torch.float32, 1.0, 1e-6), (torch.float32, 7.5, 5e-6)],
 )
 def test_comes_back_at_any_guidance(space, stepper, dtype, cfg, bound):
     mixture = Mixture(space)

@@ -10,15 +10,16 @@ from retrace_tests.inversion.problems import Mixture, full_grid
 
 PAIRS = ("edict", "bdia", "belm")
 
-# Round trip at N = 50, cfg 1, float32 states on the mixture; the figures of the design (3e-7 .. 4e-5) times ten.
-SINGLE = {
-    ("edict", "ve"): 1e-5 * 4,
-    ("edict", "flow"): 2e-6,
-    ("bdia", "ve"): 1e-5,
-    ("bdia", "flow"): 4e-6,
-    ("belm", "ve"): 8e-5,
-    ("belm", "flow"): 4e-4,
-}
+# Round trip at N = 50 in float32, as seen on another mixture: VE at cfg 1 and 7.5, flow at cfg 1 and 7.5.
+SINGLE = [
+    ("edict", {"p": 0.93}, (3e-7, 3e-6, 2e-7, 9e-6)),
+    ("edict", {"p": 0.97}, (5e-6, 2e-5, 2e-7, 4e-6)),
+    # The p that 50 steps get is 0.97.
+    ("edict", {}, (5e-6, 2e-5, 2e-7, 4e-6)),
+    ("bdia", {}, (1e-6, 1e-4, 4e-7, 2e-5)),
+    ("bdia", {"gamma": 0.96}, (4e-7, 2e-5, 3e-7, 1e-5)),
+    ("belm", {}, (8e-6, 2e-4, 4e-5, 6e-4)),
+]
 
 
 def states(count=3):
@@ -59,14 +60,15 @@ def test_exact_at_any_guidance(name, space, cfg, level):
     assert relative_error(replay(record, field), clean) <= (1e-12 if cfg == 1.0 else 1e-10)
 
 
-@pytest.mark.parametrize("space", ["ve", "flow"])
-@pytest.mark.parametrize("name", PAIRS)
-def test_round_trip_in_single_precision(name, space):
-    mixture = Mixture(space)
-    clean, field = mixture.sample(8), mixture.field()
-    record = invert(field, clean, full_grid(space, 50), 50, name, dtype=torch.float32)
-    error = relative_error(replay(record, field).double(), clean)
-    assert 1e-9 < error <= SINGLE[name, space]
+@pytest.mark.parametrize(("name", "settings", "figures"), SINGLE)
+def test_round_trip_in_single_precision(name, settings, figures):
+    """Within ten times what another mixture showed: rounding depends on the latent, and on how a sum is grouped."""
+    for figure, (space, cfg) in zip(figures, [(s, w) for s in ("ve", "flow") for w in (1.0, 7.5)], strict=True):
+        mixture = Mixture(space)
+        clean, field = mixture.sample(4).float(), mixture.field(cfg=cfg)
+        record = invert(field, clean, full_grid(space, 50), 50, get_method(name, settings), dtype=torch.float32)
+        error = relative_error(replay(record, field), clean)
+        assert 1e-9 < error <= 10 * figure, (space, cfg)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])

@@ -1,11 +1,12 @@
 """The invertible chain of the pair methods: the same way down, and autograd's gradient from two latents."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
 
-from retrace.inversion import METHODS, Field, Inversion, Pair, get_method, invert, pair_gradient
+from retrace.inversion import METHODS, Field, Inversion, Pair, get_method, invert, pair_gradient, walk_gradient
+from retrace.inversion.steps import Step
 from retrace_tests.inversion.problems import WIDTH, full_grid
 from retrace_tests.inversion.test_gradient import Conditioned, Held, Tiny, agrees, some_loss
 
@@ -55,6 +56,43 @@ def test_equals_autograd_on_a_network(name):
         agrees(ours, theirs, 1e-12)
         assert not ours.is_inference() and not ours.requires_grad
     assert all(weight.grad is None for weight in network.parameters())
+
+
+class Sheared:
+    """The way down of a pair as steps of a walk: both states as the rows of one, x_k first."""
+
+    def __init__(self, shears):
+        self.shears = shears
+
+    def __call__(self, field, x, sigma, sigma_next):
+        pair = list(x.chunk(2))
+        for shear in self.shears:
+            if shear.sigma == sigma:
+                pair[shear.moved] = shear.scale * pair[shear.moved] + shear.move(field, pair[1 - shear.moved])
+        return Step(torch.cat(pair), x)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_agrees_with_the_gradient_of_a_walk(space, name, settings):
+    """Two ways to one gradient: states found again by algebra, and states that were kept."""
+    problem, method = Conditioned(space), get_method(name, settings)
+    inputs = (problem.prompt, problem.null)
+    record = invert(problem.field(), problem.mixture.sample(2), full_grid(space, 20), 13, method)
+    descent = method.descent(space, record.sigmas, 13)
+    levels = sorted({shear.sigma for shear in descent.shears}, reverse=True)
+    assert all(a.sigma >= b.sigma for a, b in pairwise(descent.shears))
+
+    def loss(end):
+        return some_loss(end.chunk(2)[descent.result])
+
+    start = torch.cat([record.x, record.mate])
+    kept = walk_gradient(problem.field(), start, [*levels, 0.0], lambda: Sheared(descent.shears), loss, inputs)
+    found = pair_gradient(method, problem.field(), record.x, record.mate, record.sigmas, 13, some_loss, inputs)
+    assert found.loss == pytest.approx(kept.loss, rel=1e-11)
+    wanted = (*kept.start.chunk(2), *kept.inputs)
+    for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
+        agrees(ours, theirs, 1e-11)
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from retrace.inversion import Euler, Field, get_method, invert, mix, relative_error, replay, walk
+from retrace.inversion import Euler, Field, get_method, invert, mix, relative_error, replay, walk, walk_gradient
 from retrace.inversion.methods.rf_inversion import DownController, UpController
 from retrace_tests.inversion.problems import SHAPE, Mixture, full_grid
+from retrace_tests.inversion.test_gradient import Conditioned, agrees, plainly, some_loss
 
 
 def drawn(seed):
@@ -65,8 +66,8 @@ def test_both_spaces_give_one_answer(gamma, eta):
     up = walk(flow, start, grid, UpController(gamma, noise))
     same = walk(ve, start / (1 - grid[0]), levels, UpController(gamma, noise))
     torch.testing.assert_close(same * (1 - grid[-1]), up, rtol=1e-10, atol=1e-10)
-    down = walk(flow, up, grid[::-1], DownController(eta, clean, 0, 12))
-    back = walk(ve, same, levels[::-1], DownController(eta, clean, 0, 12))
+    down = walk(flow, up, grid[::-1], DownController(eta, clean, grid[-1], grid[-13]))
+    back = walk(ve, same, levels[::-1], DownController(eta, clean, levels[-1], levels[-13]))
     torch.testing.assert_close(back * (1 - grid[0]), down, rtol=1e-10, atol=1e-10)
 
 
@@ -109,3 +110,21 @@ def test_seed_decides_the_noise_and_rows_share_it():
     other = invert(field, clean, grid, 8, rf(seed=4))
     assert torch.equal(first.x, again.x) and relative_error(other.x, first.x) > 0.3
     torch.testing.assert_close(first.x[0], first.x[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_gradients_pass_through_both_controllers(space):
+    """A step that is taken again by itself is the same step: the window is where it was."""
+    problem, grid = Conditioned(space), full_grid(space, 9)
+    noise, clean = problem.mixture.noise(2), problem.mixture.sample(2)
+    falling = grid[::-1]
+    for sigmas, stepper in (
+        (grid[:-1], lambda: UpController(0.4, noise)),
+        (falling, lambda: DownController(0.7, clean, falling[2], falling[6])),
+    ):
+        x = problem.start(sigmas)
+        _, end, wanted = plainly(problem.field(), x, sigmas, stepper(), some_loss, (problem.prompt,))
+        found = walk_gradient(problem.field(), x, sigmas, stepper, some_loss, (problem.prompt,))
+        assert torch.equal(found.end, end)
+        for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
+            agrees(ours, theirs)

@@ -1,7 +1,7 @@
 """The nodes that are one method each: pairs that come back exactly, and the fixed-point inversion."""
 
 import torch
-from helpers import STEPS, Counter, advanced, invert, refuses, relative
+from helpers import STEPS, Counter, advanced, invert, refuses, relative, trained
 
 # Settings other than the defaults, so that a node that loses them is noticed.
 SETTINGS = {
@@ -65,20 +65,10 @@ def check_pair_nodes_come_back(pack):
                 assert len(sigmas) == bundle.record.level + 1 and sigmas[-1] == 0
 
 
-def trained(pack, kind):
-    """A model of the Shapes world, its picture's prompt and latent, and the host's schedule for it."""
-    model, clip, vae = pack.call("LoadShapesModel", kind=kind)
-    words = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue"}
-    picture, _, prompt = pack.call("ShapesPicture", **words, seed=1, batch_size=1)[:3]
-    with torch.inference_mode():
-        source = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        return model, source, {"samples": vae.encode(picture)}
-
-
 def check_pair_nodes_on_the_trained_models(pack):
     """On networks that denoise, at 20 and 50 steps: back to the latent within 1e-5, the noise not run away."""
     for kind in ("eps", "flow"):
-        model, source, latent = trained(pack, kind)
+        model, (source, _), latent = trained(pack, kind)
         for node_id in PAIRS:
             for steps in (20, 50):
                 *_, (bundle, _) = run(pack, node_id, kind, model, source, latent, steps=steps, scheduler="normal")
@@ -177,7 +167,7 @@ def check_fixed_point_node_reports(pack):
 def check_fixed_point_node_comes_nearer(pack):
     """On networks that denoise, more iterations leave smaller residuals and a nearer round trip."""
     for kind in ("eps", "flow"):
-        model, source, latent = trained(pack, kind)
+        model, (source, _), latent = trained(pack, kind)
         found = []
         for iterations in (1, 3, 6):
             outputs = run(pack, "FixedPointInvert", kind, model, source, latent, iterations=iterations, steps=12)[3]

@@ -28,6 +28,16 @@ def invert(pack, kind, batch=1, seed=0, model=None, latent=None, **changes):
     return model, source, latent, pack.call("Invert", **inputs)
 
 
+def trained(pack, kind, seed=1):
+    """A model of the Shapes world, the prompt of a picture of it and the empty one, and the picture's latent."""
+    model, clip, vae = pack.call("LoadShapesModel", kind=kind)
+    words = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue"}
+    picture, _, caption = pack.call("ShapesPicture", **words, seed=seed, batch_size=1)[:3]
+    with torch.inference_mode():
+        prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (caption, "")]
+        return model, prompts, {"samples": vae.encode(picture)}
+
+
 def advanced(model, positive, sampler, sigmas, latent, noise=None, negative=None, cfg=1.0):
     """What SamplerCustomAdvanced does with a stock guider; noise None is DisableNoise."""
     guider = comfy.samplers.CFGGuider(model)
