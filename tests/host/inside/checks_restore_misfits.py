@@ -233,7 +233,7 @@ def check_restore_with_a_half_precision_vae(pack):
             with torch.inference_mode():
                 vae.first_stage_model.to(dtype)
             drawn[dtype] = sample(model, prompt, sampler_of(pack, "RestoreDDS", operator, damaged, vae), 2, steps=4)
-        for dtype, limit in ((torch.float16, 0.02), (torch.bfloat16, 0.1)):
+        for dtype, limit in ((torch.float16, 0.06), (torch.bfloat16, 0.25)):
             error = relative(drawn[dtype], drawn[torch.float32])
             assert drawn[dtype].dtype == torch.float32 and error < limit, (name, dtype, error)
 
@@ -297,7 +297,7 @@ def check_restore_refuses_models_and_autoencoders_that_do_not_fit(pack):
     config.manual_cast_dtype = None
     with torch.inference_mode():
         made = make()
-        made.concat_keys = ("mask", "masked_image")
+        made.set_inpaint()
         pack.tiny._fill(made.diffusion_model, 0)
         cpu = torch.device("cpu")
         inpainting = comfy.model_patcher.ModelPatcher(made.eval(), load_device=cpu, offload_device=cpu)

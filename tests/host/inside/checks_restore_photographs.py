@@ -16,7 +16,7 @@ from helpers import refuses, same_snapshot, snapshot
 from photographs import BLOCK, NAMES, cosine_vae, photograph
 
 KINDS = {"sd15": 4, "sd3": 16}
-STEPS = 3
+STEPS = 2
 NOISE = 4.0
 DDS = {
     "trust": 1.0,
