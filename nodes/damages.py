@@ -81,13 +81,17 @@ class DamageMask(io.ComfyNode):
             raise ValueError(f"mask must be a picture or a stack of pictures, got shape {tuple(mask.shape)}; draw one.")
         missing = (mask.detach().to("cpu", torch.float32) > 0).float().reshape(-1, 1, *mask.shape[-2:])
         if grow > 0:
-            missing = torch.nn.functional.max_pool2d(missing, 2 * grow + 1, stride=1, padding=grow)
+            # Rows, then columns: a square window at once would take as many looks a pixel as it has pixels.
+            for reach in ((grow, 0), (0, grow)):
+                window = tuple(2 * side + 1 for side in reach)
+                missing = torch.nn.functional.max_pool2d(missing, window, stride=1, padding=reach)
         keep = 1.0 - missing
 
         def build(shape: Shape) -> Operator:
-            return Mask(shape, keep)
+            # A copy: what a node made in inference mode cannot take part in gradients.
+            return Mask(shape, keep.clone())
 
-        return io.NodeOutput(Damage("a missing area", build))
+        return io.NodeOutput(Damage("a missing area", build, pictures=keep.shape[0]))
 
 
 class DamageLowResolution(io.ComfyNode):

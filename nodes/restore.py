@@ -94,8 +94,8 @@ class RestoreDDS(io.ComfyNode):
                     io.Boolean.Input,
                     "share_noise",
                     default=False,
-                    tooltip="For clips: give all frames the same noise, which cuts most of the flicker for free. Off, "
-                    "each picture of a batch has noise of its own.",
+                    tooltip="For clips: give all frames the same noise, so that none of their flicker comes from it. "
+                    "Off, each picture of a batch has noise of its own.",
                 ),
                 vae_input(),
             ],

@@ -18,7 +18,7 @@ def dot(a: Tensor, b: Tensor, sample_dims: int) -> Tensor:
 def conjugate_gradient(
     matrix: Map,
     right: Tensor,
-    start: Tensor,
+    start: Tensor | None,
     *,
     sample_dims: int,
     iterations: int = 20,
@@ -34,7 +34,7 @@ def conjugate_gradient(
     Args:
         matrix: z -> M z.
         right: b, shape (..., *sample).
-        start: First z, same shape.
+        start: First z, same shape; None for zero, which saves one M.
         sample_dims: Number of trailing dimensions that make a sample.
         iterations: Most steps; each costs one M.
         tolerance: Relative residual at which a sample stops.
@@ -44,7 +44,7 @@ def conjugate_gradient(
     Returns:
         z, shape of b.
     """
-    z, r = start, right - matrix(start)
+    z, r = (torch.zeros_like(right), right) if start is None else (start, right - matrix(start))
     size = dot(right, right, sample_dims)
     # A sample whose right side is zero is solved by zero; the smallest positive number keeps its quotient finite.
     size = size.clamp_min(torch.finfo(size.dtype).tiny)
@@ -67,6 +67,35 @@ def conjugate_gradient(
         p = s + torch.where(busy, after / torch.where(busy, rs, 1.0), 0.0) * p
         rs = after
     return z
+
+
+def largest_eigenvalue(matrix: Map, start: Tensor, steps: int) -> float:
+    """Largest eigenvalue of a symmetric positive semidefinite M, from below, by Lanczos's recurrence.
+
+    The eigenvalues of the tridiagonal matrix that M becomes on the Krylov space of the start close in on the ends of
+    its spectrum much sooner than powers of M do, also where its largest eigenvalues lie close together, as those of a
+    blur do.
+
+    Args:
+        matrix: v -> M v, called ``steps`` times at most.
+        start: A vector in general position, any shape.
+        steps: Size of the Krylov space.
+    """
+    v, before, tie = start / start.norm(), torch.zeros_like(start), 0.0
+    diagonal: list[float] = []
+    ties: list[float] = []
+    for _ in range(steps):
+        w = matrix(v) - tie * before
+        diagonal.append(float((w * v).sum()))
+        w = w - diagonal[-1] * v
+        tie = float(w.norm())
+        if tie <= torch.finfo(w.dtype).eps * max(map(abs, diagonal)):
+            break
+        ties.append(tie)
+        before, v = v, w / tie
+    beside = torch.tensor(ties[: len(diagonal) - 1], dtype=torch.float64)
+    small = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(beside, 1) + torch.diag(beside, -1)
+    return max(0.0, float(torch.linalg.eigvalsh(small)[-1]))
 
 
 def gmres(matrix: Map, right: Tensor, *, sample_dims: int, steps: int) -> Tensor:

@@ -86,10 +86,12 @@ class Measurement:
 
         Args:
             x: Shape (..., *operator.shape).
-            weight: Positive.
+            weight: Positive; at 0 the picture stays as it is, which a projection alone would not leave it.
             iterations: None for the closed form where there is one and conjugate gradients to 1e-4 otherwise; a number
                 for so many conjugate gradients from x whatever the operator, if it is linear.
         """
+        if not self.operator.linear and not bool(torch.as_tensor(weight).any()):
+            return x
         scaled = weight / self.operator.norm**2
         y = self.y * self.operator.norm
         if iterations is not None and self.operator.linear:
@@ -100,6 +102,17 @@ class Measurement:
     def initial(self) -> Tensor:
         """The operator's first guess of the clean picture."""
         return self.operator.initial(self.y * self.operator.norm)
+
+    def values(self, y: Tensor, joined: bool = False) -> Tensor:
+        """Number of measured values in every row of damaged pictures (B, ..., *out_shape): shape (B, 1, ..., 1).
+
+        Args:
+            y: What is counted in; its values do not matter.
+            joined: Whether all rows are one sample; the shape is then (1, 1, ..., 1).
+        """
+        dims = len(self.operator.out_shape)
+        each = torch.as_tensor(self.operator.measured).to(y).expand(*y.shape[: y.ndim - dims], *([1] * dims))
+        return each.sum(dim=tuple(range(0 if joined else 1, y.ndim)), keepdim=True)
 
     def chi2(self, x: Tensor) -> Tensor:
         """|A x - y|^2 / (m sigma^2) of every sample: about 1 and below for a picture that explains y.
@@ -112,5 +125,5 @@ class Measurement:
         """
         difference = self.residual(x)
         dims = len(self.operator.out_shape)
-        size = dot(difference, difference, dims) / (self.operator.measured * self.sigma**2)
+        size = dot(difference, difference, dims) / (torch.as_tensor(self.operator.measured).to(x) * self.sigma**2)
         return size.flatten(-dims).squeeze(-1)

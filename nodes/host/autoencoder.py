@@ -15,13 +15,16 @@ class Autoencoder:
     The host's own decode clips to [0, 1], which would bias every residual; this calls its networks directly.
     """
 
-    def __init__(self, vae: Any, latent_format: Any, load_with: Any = None) -> None:
+    def __init__(
+        self, vae: Any, latent_format: Any, load_with: Any = None, state: tuple[int, ...] | None = None
+    ) -> None:
         """Load the networks.
 
         Args:
             vae: The host's VAE.
             latent_format: The latent format of the model.
             load_with: The model that must stay loaded beside it.
+            state: Shape of the states to come, for whose decoding memory is kept free.
 
         Raises:
             ValueError: If the VAE does not work on pictures.
@@ -32,7 +35,8 @@ class Autoencoder:
         self._vae = vae
         self._format = latent_format
         models = [vae.patcher] if load_with is None else [load_with, vae.patcher]
-        comfy.model_management.load_models_gpu(models)
+        needed = 0 if state is None else vae.memory_used_decode((1, *state[1:]), vae.vae_dtype)
+        comfy.model_management.load_models_gpu(models, memory_required=needed)
 
     @property
     def network(self) -> torch.nn.Module:

@@ -32,6 +32,19 @@ def refuse_skipping(model: Any) -> None:
             )
 
 
+def refuse_inpainting(model: Any) -> None:
+    """Refuse a loaded model that is shown a masked picture beside the noisy one, as inpainting UNets are.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if "masked_image" in getattr(model, "concat_keys", ()):
+        raise ValueError(
+            "model must see the noisy latent alone, got an inpainting model, which wants a masked picture beside it; "
+            "load the model that it was made from, and connect the mask to DamageMask."
+        )
+
+
 def refuse_other_guidance(model: Any) -> None:
     """Refuse a MODEL with a patch that puts another formula in the place of classifier-free guidance.
 

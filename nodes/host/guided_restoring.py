@@ -12,7 +12,7 @@ import torch
 
 from ...restoration.levels import Report
 from ...restoration.solvers.guided import Energy, guided, unit_start
-from .gradients import deinference, differentiable, normal_weights, with_backward
+from .gradients import deinference, differentiable, networks_of, normal_weights, with_backward
 from .restoring import Photo, Restorer, Run, refuse_streamed
 
 
@@ -35,13 +35,20 @@ class GuidedSampler(Restorer):
         super().__init__(photo)
         self._settings = settings
 
+    def _check(self, levels: tuple[float, ...], space: str) -> None:
+        if space == "flow":
+            raise ValueError(
+                "model must be an eps or v model for guided restoration, got a flow model, on which its steps fail; "
+                "use RestoreDDS."
+            )
+
     def _enter(self, stack: contextlib.ExitStack, guider: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
         refuse_streamed(guider.model_patcher, "model")
         if self._photo.vae is not None:
             refuse_streamed(self._photo.vae.patcher, "vae")
             # Both before their weights are exchanged: nothing may load after that.
             comfy.model_management.load_models_gpu([guider.model_patcher, self._photo.vae.patcher])
-        stack.enter_context(differentiable(guider.inner_model))
+        stack.enter_context(differentiable(*networks_of(guider)))
         if self._photo.vae is not None:
             stack.enter_context(normal_weights(self._photo.vae.first_stage_model))
         stack.enter_context(torch.no_grad())
@@ -52,15 +59,9 @@ class GuidedSampler(Restorer):
 
     def _solve(self, run: Run, on_step: Callable[[Report], None]) -> torch.Tensor:
         settings, coder = self._settings, run.autoencoder
-        if run.space == "flow":
-            raise ValueError(
-                "model must be an eps or v model for guided restoration, got a flow model, on which its steps fail; "
-                "use RestoreDDS."
-            )
         guess = None
         if settings.start_from_photo:
-            shape = coder.decode(run.latent).shape
-            guess = coder.encode(run.measurement.initial().expand(shape).contiguous())
+            guess = coder.encode(run.measurement.initial().expand(run.pictures).contiguous())
         energy = Energy(
             run.measurement,
             coder.decode,

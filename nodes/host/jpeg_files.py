@@ -39,6 +39,10 @@ def read_tables(name: str) -> tuple[tuple[Any, Any], bool]:
         with Image.open(_path(name)) as picture:
             if picture.format != "JPEG" or not isinstance(picture, JpegImagePlugin.JpegImageFile):
                 raise ValueError(f"file must be a JPEG, got {name!r} of the format {picture.format}; set the quality.")
+            if picture.mode not in ("RGB", "L"):
+                raise ValueError(
+                    f"file must be a JPEG in colour or grey, got {name!r} in {picture.mode}; save it as RGB."
+                )
             tables = dict(picture.quantization)
             sampling = JpegImagePlugin.get_sampling(picture)
     except (UnidentifiedImageError, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...restoration.operators import REC601, Operator
-from .damage import Damage
+from .damage import Damage, one_or
 
 
 def pixels_of(image: torch.Tensor, what: str = "image") -> torch.Tensor:
@@ -59,7 +59,7 @@ def damaged_pixels(image: torch.Tensor, operator: Operator) -> torch.Tensor:
         raise ValueError(
             f"damaged image must be {width} x {height} pixels for a restored picture of "
             f"{operator.shape[-1]} x {operator.shape[-2]}, got {pixels.shape[-1]} x {pixels.shape[-2]}; "
-            "set the latent to the restored size, or correct the operator."
+            "set the latent to the restored size, crop or scale the photo to fit, or correct the operator."
         )
     return pixels
 
@@ -97,8 +97,8 @@ def per_sample(pixels: torch.Tensor, operator: Operator, lead: tuple[int, ...], 
         return pixels[None]
     if len(lead) == 2 and count == lead[0] * lead[1]:
         return pixels.reshape(*lead, *pixels.shape[1:])
-    frames = " x ".join(map(str, lead))
+    wanted = one_or(lead[0]) if len(lead) == 1 else f"1, {lead[1]} or {lead[0]} x {lead[1]}"
     raise ValueError(
-        f"damaged image must hold 1 or {frames} pictures for this latent, got {count}; "
+        f"damaged image must hold {wanted} pictures for this latent, got {count}; "
         "repeat the latent or pick one picture."
     )

@@ -27,11 +27,12 @@ from ...restoration.solvers.latent import (
 from ...restoration.solvers.red_diff import red_diff
 from ...restoration.solvers.temporal import TemporalConsistency
 from .autoencoder import Autoencoder, Pixels
-from .checks import refuse_skipping
+from .checks import refuse_inpainting, refuse_skipping
 from .damage import Damage
 from .field import Callback, field_of
 from .gradients import differentiable
 from .grid import without_repeats
+from .parametrisation import coefficients, space_of
 from .pictures import damaged_pixels, per_sample
 
 # Variance of pictures in [-1, 1] over that of latents, which the formats scale to 1.
@@ -97,6 +98,7 @@ class Run:
         noise: Unit noise of the state's shape, float32, an ordinary tensor.
         latent: The latent that the run starts on, same shape.
         autoencoder: Decoder and encoder of the model's states.
+        pictures: Shape of the decoded state, (B, C, H, W) or (B, T, C, H, W).
         measurement: The measurement, with what the autoencoder loses in its noise.
         frame_axis: Axis of frames in the state.
         seed: Seed of the run.
@@ -118,6 +120,7 @@ class Run:
             ValueError: If something does not fit.
         """
         refuse_skipping(guider.model_patcher)
+        refuse_inpainting(guider.inner_model)
         self.levels = _falling(sigmas)
         if noise.ndim not in (4, 5):
             raise ValueError(f"latent must be that of pictures or clips, got shape {tuple(noise.shape)}; use another.")
@@ -128,8 +131,14 @@ class Run:
         self.latent = torch.zeros_like(self.noise) if latent_image is None else latent_image.float().clone()
         self.field: Field = field_of(guider, guider.inner_model.model_sampling, extra_args, torch.float32)
         self.space = self.field.space
+        _refuse_scaled_noise(guider.inner_model.model_sampling, self.space)
         self.seed = int(extra_args.get("seed") or 0)
         self.frame_axis = 2 if noise.ndim == 5 else 0
+        if smoothing > 0.0 and noise.shape[self.frame_axis] < 2:
+            raise ValueError(
+                f"temporal_smoothing must be 0 for a single picture, got {smoothing:g}; "
+                "set it to 0, or restore all frames of the clip as one batch."
+            )
         self.joined = noise.ndim == 4 and (photo.damage.over_time or smoothing > 0.0)
         latent_format = guider.model_patcher.get_model_object("latent_format")
         self.pixel_model = photo.vae is None
@@ -138,13 +147,28 @@ class Run:
                 "vae must be connected to restore the latent of a clip, got none; connect the model's own."
             )
         self.autoencoder = (
-            Pixels(latent_format) if photo.vae is None else Autoencoder(photo.vae, latent_format, guider.model_patcher)
+            Pixels(latent_format)
+            if photo.vae is None
+            else Autoencoder(photo.vae, latent_format, guider.model_patcher, tuple(noise.shape))
         )
+        # The decoder alone knows the size of the picture, and at the first size it is refused before any step.
+        self.pictures = self._decoded(self.latent).shape
         self.measurement = self._measure(photo)
 
+    def _decoded(self, latent: torch.Tensor) -> torch.Tensor:
+        try:
+            return self.autoencoder.decode(latent)
+        except RuntimeError as error:
+            # Running out of memory has classes of its own; this is what torch says of a layer of another width.
+            if type(error) is not RuntimeError or "channels" not in str(error):
+                raise
+            raise ValueError(
+                f"vae must decode the model's latents of {latent.shape[1]} channels, got one of another model; "
+                "connect the VAE of the model's loader."
+            ) from error
+
     def _measure(self, photo: Photo) -> Measurement:
-        # The decoder alone knows the size of the picture, and at the first size it is refused before any step.
-        shape = self.autoencoder.decode(self.latent).shape
+        shape = self.pictures
         frames = shape[0] if len(shape) == 4 else shape[1]
         operator = photo.damage.on(shape[-2], shape[-1], frames, shape[-3])
         pixels = damaged_pixels(photo.image, operator)
@@ -181,6 +205,9 @@ class Restorer(comfy.samplers.Sampler):
     def _solve(self, run: Run, on_step: Callable[[Report], None]) -> torch.Tensor:
         raise NotImplementedError
 
+    def _check(self, levels: tuple[float, ...], space: str) -> None:
+        """Refuse levels or a space that the solver cannot take; called before any network is."""
+
     def _enter(self, stack: contextlib.ExitStack, guider: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
         """Open what the run needs for its duration; returns the arguments of the model's calls."""
         if self.needs_gradients and self._photo.vae is not None:
@@ -206,6 +233,8 @@ class Restorer(comfy.samplers.Sampler):
             raise ValueError(
                 "latent must come without a noise_mask to restore, got one; connect the mask to DamageMask instead."
             )
+
+        self._check(_falling(sigmas), space_of(guider.inner_model.model_sampling))
 
         def on_step(report: Report) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -298,15 +327,32 @@ class REDDiffSampler(Restorer):
         super().__init__(photo)
         self._settings = settings
 
+    def _check(self, levels: tuple[float, ...], space: str) -> None:
+        if levels[-1] > 0.0:
+            raise ValueError(f"sigmas must end at 0 to fit a clean picture, got {levels[-1]:g}; use all of them.")
+        self._kept(levels, space)
+
+    def _kept(self, levels: tuple[float, ...], space: str) -> list[float]:
+        """The levels that sigma_max leaves, without the last, which is 0."""
+        limit = self._settings.sigma_max
+        kept = [sigma for sigma in levels if sigma > 0.0 and _ratio(sigma, space) <= limit]
+        if not kept:
+            raise ValueError(
+                f"sigma_max must leave a level of the schedule, got {limit:g}; raise it or use more steps."
+            )
+        return kept
+
     def _solve(self, run: Run, on_step: Callable[[Report], None]) -> torch.Tensor:
         settings, measurement, coder = self._settings, run.measurement, run.autoencoder
+        levels = self._kept(run.levels, run.space)
 
         def data_gradient(mu: torch.Tensor) -> torch.Tensor:
             decoded = coder.decode(mu)
-            operator = measurement.operator
             # Measured values of a row of the state, which may be one frame of a sample or hold several samples.
-            values = operator.measured * decoded.numel() / (math.prod(operator.shape) * mu.shape[0])
-            wanted = measurement.adjoint(measurement.residual(decoded)) / values
+            residual = measurement.residual(decoded)
+            values = measurement.values(residual, run.joined)
+            values = values / mu.shape[0] if run.joined else values.reshape(-1, *([1] * (decoded.ndim - 1)))
+            wanted = measurement.adjoint(residual) / values
             if run.pixel_model:
                 return coder.encode(wanted)
             # As in EncoderAdjoint: a difference of that size survives any dtype.
@@ -316,14 +362,8 @@ class REDDiffSampler(Restorer):
             gain = PIXEL_VARIANCE * decoded.numel() / mu.numel()
             return gain * moved * _like(size, mu)
 
-        limit = settings.sigma_max
-        levels = [s for s in run.levels if s > 0.0 and _ratio(s, run.space) <= limit]
-        if not levels:
-            raise ValueError(
-                f"sigma_max must leave a level of the schedule, got {limit:g}; raise it or use more steps."
-            )
-        guess = coder.encode(measurement.initial().expand(coder.decode(run.latent).shape).contiguous())
-        restored = red_diff(
+        guess = coder.encode(measurement.initial().expand(run.pictures).contiguous())
+        return red_diff(
             run.field,
             guess,
             (*levels, 0.0),
@@ -336,9 +376,6 @@ class REDDiffSampler(Restorer):
             schedule=settings.schedule,
             on_step=on_step,
         )
-        if run.levels[-1] > 0.0:
-            raise ValueError(f"sigmas must end at 0 to fit a clean picture, got {run.levels[-1]:g}; use all of them.")
-        return restored
 
 
 def stream_seed(seed: int) -> int:
@@ -360,6 +397,19 @@ def refuse_streamed(patcher: Any, what: str) -> None:
         raise ValueError(
             f"{what} must hold its weights in place for gradients, got streamed ones; "
             "choose another latent_method, RestoreDDS, or start the host with --disable-dynamic-vram."
+        )
+
+
+def _refuse_scaled_noise(model_sampling: Any, space: str) -> None:
+    """Refuse a flow model whose noise is not of unit size: the solvers would put too little in.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    scale = coefficients(model_sampling, 0.5, at_start=False)[1] / 0.5 if space == "flow" else 1.0
+    if not math.isclose(scale, 1.0, rel_tol=1e-4):
+        raise ValueError(
+            f"model must mix noise of unit size to restore, got a noise scale of {scale:g}; use another model."
         )
 
 

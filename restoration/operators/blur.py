@@ -142,6 +142,6 @@ class Blur(Operator):
         if self._edges == "circular":
             size = (self.shape[-2], self.shape[-1])
             return float(self._spectrum(size, self._kernel).abs().max())
-        # Power iteration on one channel: all channels are blurred alike.
+        # On one channel: all are blurred alike.
         one = Blur((1, *self.shape[-2:]), self._kernel, self._edges)
         return Operator._measure_norm(one)

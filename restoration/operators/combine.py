@@ -55,7 +55,7 @@ class Combine(Operator):
         return self._operators[-1].seen(y)
 
     @property
-    def measured(self) -> int:
+    def measured(self) -> int | Tensor:
         """Values that are left after the last damage."""
         return self._operators[-1].measured
 

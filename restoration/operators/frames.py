@@ -38,6 +38,10 @@ class _OverTime(Operator):
 def _check_clip(shape: Shape) -> None:
     if len(shape) != 4:
         raise ValueError(f"clip must have frames, got a picture of shape {tuple(shape)}; use a batch of frames.")
+    if shape[0] < 2:
+        raise ValueError(
+            f"clip must have two frames at least, got {shape[0]}; restore more frames, or leave this damage out."
+        )
 
 
 class DroppedFrames(_OverTime):
@@ -173,10 +177,10 @@ class PerFrame(Operator):
         return torch.stack(found, dim=-4)
 
     @property
-    def measured(self) -> int:
+    def measured(self) -> int | Tensor:
         """Values of all frames."""
         count = len(self._operators)
-        return sum(self._operators[t % count].measured for t in range(self.shape[0]))
+        return sum(int(self._operators[t % count].measured) for t in range(self.shape[0]))
 
     def _measure_norm(self) -> float:
         return max(operator.norm for operator in self._operators[: self.shape[0]])

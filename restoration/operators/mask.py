@@ -30,6 +30,12 @@ class Mask(Operator):
                 f"mask must be {shape[-1]} x {shape[-2]} pixels as the picture is, "
                 f"got {keep.shape[-1]} x {keep.shape[-2]}; scale the mask."
             )
+        frames = shape[0] if len(shape) == 4 else 0
+        if frames and keep.ndim >= 4 and keep.shape[-4] not in (1, frames):
+            raise ValueError(
+                f"mask must hold 1 or {frames} pictures for a clip of {frames} frames, got {keep.shape[-4]}; "
+                "pick one of them or make one for each frame."
+            )
         if not bool(((keep >= 0) & (keep <= 1)).all()):
             raise ValueError("mask must lie between 0 and 1, got values outside or NaN; check the node that made it.")
         if not bool((keep > 0).any()):
@@ -54,11 +60,11 @@ class Mask(Operator):
         return torch.where(self._on(y) > 0, y, torch.zeros_like(y))
 
     @property
-    def measured(self) -> int:
-        """Values that are kept, of an average picture of the batch."""
-        whole = self._keep.expand(*self._keep.shape[: -len(self.shape)], *self.shape)
-        pictures = whole.numel() // super().measured
-        return max(1, int((whole > 0).sum()) // pictures)
+    def measured(self) -> int | Tensor:
+        """Values that are kept: a number, or one for each picture of a batch whose masks differ."""
+        lead = self._keep.shape[: max(0, self._keep.ndim - len(self.shape))]
+        kept = (self._keep.expand(*lead, *self.shape) > 0).flatten(len(lead)).sum(dim=-1).clamp_min(1)
+        return kept.reshape(*lead, *([1] * len(self.shape))) if kept.numel() > 1 else int(kept)
 
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
         """(x + g m y) / (1 + g m^2)."""

@@ -44,9 +44,8 @@ def autoencoder_noise(
     """
     operator = measurement.operator
     missed = measurement.forward(decode(encode(guess)) - guess) * operator.norm
-    samples = guess.numel() // guess[(0,) * (guess.ndim - len(operator.shape))].numel()
-    rows = 1 if joined else guess.shape[0]
-    variance = dot(missed, missed, missed.ndim if joined else missed.ndim - 1) * rows / (samples * operator.measured)
+    size = dot(missed, missed, missed.ndim if joined else missed.ndim - 1)
+    variance = size / measurement.values(missed, joined)
     noise = (measurement.sigma * operator.norm) ** 2
     return torch.maximum(variance - noise, variance / _AT_LEAST**2).sqrt()
 
@@ -231,7 +230,7 @@ class DecoderGradient(_Latent):
         return denoised + conjugate_gradient(
             matrix,
             right,
-            torch.zeros_like(right),
+            None,
             sample_dims=self._dims(right),
             iterations=_GRADIENT_ITERATIONS,
             tolerance=1e-2,

@@ -50,7 +50,12 @@ class TimeSmoothing:
         self._inverse = torch.zeros(0)
 
     def prepare(self, x: Tensor, variance: float) -> TimeSmoothing:
-        """Set rho' for a step at x; returns itself."""
+        """Set rho' for a step at x; returns itself.
+
+        Raises:
+            ValueError: If x has a single frame.
+        """
+        _check_frames(x.shape[self._axis])
         self._coupling = _RHO * self._smoothing * variance
         frames = torch.eye(x.shape[self._axis], dtype=torch.float64)
         square = difference_adjoint(difference(frames, 0), 0)
@@ -82,6 +87,14 @@ class TimeSmoothing:
 def _check_smoothing(smoothing: float) -> None:
     if not smoothing >= 0.0:
         raise ValueError(f"temporal smoothing must be 0 or more, got {smoothing:g}; 1 to 5 are usual.")
+
+
+def _check_frames(frames: int) -> None:
+    if frames < 2:
+        raise ValueError(
+            f"clip must have two frames at least to be smoothed over time, got {frames}; "
+            "set temporal smoothing to 0, or restore more frames."
+        )
 
 
 class TemporalConsistency:
@@ -119,8 +132,9 @@ class TemporalConsistency:
         """See Consistency; denoised has the shape (..., T, C, H, W)."""
         measurement = self._measurement.to(denoised)
         weight = self._trust * measurement.weight(variance)
-        if self._smoothing == 0.0 or denoised.shape[-4] < 2:
+        if self._smoothing == 0.0:
             return measurement.correct(denoised, weight)
+        _check_frames(denoised.shape[-4])
         rho = _RHO * self._smoothing
         coupling = rho * variance
         if self._split is None:

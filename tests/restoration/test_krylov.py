@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from retrace.restoration.krylov import conjugate_gradient, gmres
+from retrace.restoration.krylov import conjugate_gradient, gmres, largest_eigenvalue
 
 SIZE = 12
 
@@ -53,6 +53,22 @@ def test_a_preconditioner_changes_the_way_and_not_the_end():
     assert float((plain - wanted).norm()) > 5 * float((short - wanted).norm())
 
 
+def test_a_start_at_zero_costs_nothing():
+    matrix, right, _ = system()
+    calls = {"none": 0, "zero": 0}
+
+    def counted(name):
+        def multiply(v):
+            calls[name] += 1
+            return v @ matrix
+
+        return multiply
+
+    first = conjugate_gradient(counted("none"), right, None, sample_dims=1, iterations=3)
+    second = conjugate_gradient(counted("zero"), right, torch.zeros_like(right), sample_dims=1, iterations=3)
+    assert torch.equal(first, second) and calls == {"none": 3, "zero": 4}
+
+
 @pytest.mark.parametrize("solver", ["cg", "gmres"])
 def test_zero_and_exact_and_singular_stay_finite(solver):
     matrix, right, _ = system()
@@ -65,6 +81,20 @@ def test_zero_and_exact_and_singular_stay_finite(solver):
         else:
             found = gmres(scaled, right, sample_dims=1, steps=3)
         assert bool(torch.isfinite(found).all()) and float(found[1].abs().max()) == 0.0
+
+
+def test_the_largest_eigenvalue_is_found_from_below():
+    matrix, right, _ = system()
+    wanted = float(torch.linalg.eigvalsh(matrix)[-1])
+    found = [largest_eigenvalue(lambda v: v @ matrix, right[0], steps) for steps in (1, 3, 6, SIZE)]
+    assert found == sorted(found) and found[0] < wanted and found[-1] == pytest.approx(wanted, rel=1e-9)
+    # Where powers need thousands: a thousand eigenvalues crowd below the largest.
+    crowd = torch.linspace(0, 1, 1000, dtype=torch.float64)
+    start = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert largest_eigenvalue(lambda v: crowd * v, start, 20) == pytest.approx(1.0, abs=1e-2)
+    # A start that is an eigenvector already, and a map to nothing, divide by nothing.
+    assert largest_eigenvalue(lambda v: 4.0 * v, right[0], 5) == pytest.approx(4.0)
+    assert largest_eigenvalue(lambda v: 0.0 * v, right[0], 5) == 0.0
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, SIZE])

@@ -92,6 +92,9 @@ def test_it_costs_what_it_says(steps):
     autoencoder.calls.update(decode=0, encode=0)
     DecodeCorrectEncode(measured, autoencoder.decode, autoencoder.encode)(prediction, 0.2)
     assert autoencoder.calls == {"decode": 3, "encode": 6}
+    autoencoder.calls.update(decode=0, encode=0)
+    DecoderGradient(measured, autoencoder.decode)(prediction, 0.2)
+    assert 2 <= autoencoder.calls["decode"] <= 6 and autoencoder.calls["encode"] == 0
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -148,6 +151,27 @@ def test_what_the_autoencoder_loses_is_noise():
         assert lost(autoencoder.decode, autoencoder.encode, joined=True).shape == (1,)
         noisier = measured.with_noise(autoencoder_noise(measured, guess, lambda z: z + 0.25, lambda x: x))
         assert torch.allclose(noisier.chi2(guess), measured.chi2(guess) * 0.1**2 / 0.25**2)
+
+
+def test_a_picture_of_a_batch_has_the_noise_of_its_own_hole():
+    """Two holes of different sizes: what the autoencoder loses, and chi2, are those of each picture alone."""
+    autoencoder = Autoencoder(BEND)
+    keep = torch.ones(2, 1, 6, 6)
+    keep[0, :, :, 2:] = 0.0
+    keep[1, :, 5:, 5:] = 0.0
+    truth = autoencoder.decode(torch.randn(2, *LATENT, generator=torch.Generator().manual_seed(2)).double())
+    other = truth + 0.3
+
+    def figures(rows):
+        operator = Mask(SHAPE, keep[rows])
+        measured = Measurement(operator, operator.forward(truth[rows]), 0.05)
+        lost = autoencoder_noise(measured, other[rows], autoencoder.decode, lambda x: autoencoder.encode(x) + 0.4)
+        return torch.stack([lost.flatten(), measured.chi2(other[rows])])
+
+    both = figures(slice(None))
+    alone = torch.cat([figures(slice(0, 1)), figures(slice(1, 2))], dim=1)
+    assert torch.allclose(both, alone)
+    assert torch.allclose(both[1], torch.full((2,), (0.3 / 0.05) ** 2).double())
 
 
 def test_refusal():

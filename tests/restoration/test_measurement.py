@@ -53,6 +53,15 @@ def test_chi2_of_jpeg_is_zero_inside_the_cells():
     assert float(measured.chi2(-x).min()) > 10
 
 
+def test_a_weight_of_zero_leaves_the_picture():
+    coder = JPEG((3, 16, 16), quality_tables(20))
+    x = 0.3 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    measured = Measurement(coder, coder.forward(-x), 0.02)
+    assert torch.equal(measured.correct(x, 0.0), x)
+    assert torch.equal(measured.correct(x, torch.zeros(2, 1, 1, 1)), x)
+    assert not torch.equal(measured.correct(x, 1e-3), x)
+
+
 def test_it_moves_to_the_dtype_of_the_state():
     measured = Measurement(Noise(PICTURE), torch.zeros(1, *PICTURE), SIGMA)
     moved = measured.to(torch.zeros((), dtype=torch.float64))

@@ -199,7 +199,11 @@ def test_a_combination_is_in_the_order_it_happened():
 def test_masks_count_what_they_keep():
     operator = Mask(PICTURE, hole())
     assert operator.measured == 3 * (9 * 12 - 4 * 5)
-    assert Mask(PICTURE, torch.stack([hole(), torch.ones(1, 9, 12)])).measured == 3 * (9 * 12 - 10)
+    each = Mask(PICTURE, torch.stack([hole(), torch.ones(1, 9, 12)])).measured
+    assert each.flatten().tolist() == [3 * (9 * 12 - 4 * 5), 3 * 9 * 12] and each.shape == (2, 1, 1, 1)
+    frames = torch.ones(CLIP[0], 1, *CLIP[-2:])
+    frames[2:] = 0.0
+    assert Mask(CLIP, frames).measured == 2 * 3 * 8 * 6 and Mask(CLIP, frames[:1]).measured == 6 * 3 * 8 * 6
 
 
 @pytest.mark.parametrize(
@@ -207,6 +211,7 @@ def test_masks_count_what_they_keep():
     [
         (lambda: Mask(PICTURE, torch.ones(1, 4, 4)), "12 x 9"),
         (lambda: Mask(PICTURE, torch.zeros(1, 9, 12)), "covers all"),
+        (lambda: Mask(CLIP, torch.ones(4, 1, 8, 6)), "must hold 1 or 6 pictures for a clip of 6 frames, got 4"),
         (lambda: Mask(PICTURE, torch.full((1, 9, 12), 2.0)), "between 0 and 1"),
         (lambda: LowResolution(PICTURE, 0.5), "at least 1"),
         (lambda: LowResolution(PICTURE, 40), "leave a pixel"),
@@ -222,6 +227,8 @@ def test_masks_count_what_they_keep():
         (lambda: BlackWhite((1, 4, 4)), "3 channels"),
         (lambda: BlackWhite(PICTURE, (0, 0, 0)), "not all zero"),
         (lambda: DroppedFrames(PICTURE, 2), "must have frames"),
+        (lambda: DroppedFrames((1, 3, 8, 6), 2), "two frames at least, got 1"),
+        (lambda: InterlacedFrames((1, 3, 8, 6)), "two frames at least, got 1"),
         (lambda: DroppedFrames(CLIP, 0), "at least 1"),
         (lambda: AveragedFrames(CLIP, 4), "multiple of every"),
         (lambda: InterlacedFrames((2, 3, 5, 4)), "must be even"),

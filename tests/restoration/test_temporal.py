@@ -7,7 +7,13 @@ from retrace.restoration.measurement import Measurement
 from retrace.restoration.operators import DroppedFrames, GaussianBlur, LowResolution, Mask
 from retrace.restoration.solvers.dds import PixelConsistency, dds
 from retrace.restoration.solvers.fresh import fresh_noise
-from retrace.restoration.solvers.temporal import TemporalConsistency, difference, difference_adjoint, shrink
+from retrace.restoration.solvers.temporal import (
+    TemporalConsistency,
+    TimeSmoothing,
+    difference,
+    difference_adjoint,
+    shrink,
+)
 from retrace_tests.restoration.problems import SIGMA, pictures_prior, vp_sigmas
 
 FRAMES, SHAPE = 5, (1, 6, 6)
@@ -112,7 +118,15 @@ def test_dropped_frames_are_filled_by_their_neighbours():
     assert error[1] < 0.3 * error[0]
 
 
-def test_refusal():
-    with pytest.raises(ValueError, match="temporal smoothing must be 0 or more") as caught:
-        TemporalConsistency(measured(LowResolution(SHAPE, 2))[0], -1.0)
-    assert str(caught.value).endswith(".")
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: TemporalConsistency(m, -1.0), "temporal smoothing must be 0 or more"),
+        (lambda m: TemporalConsistency(m, 1.0)(torch.zeros(1, *SHAPE), 0.2), "two frames at least"),
+        (lambda m: TimeSmoothing(1.0, 2).prepare(torch.zeros(2, 3, 1, 4, 4), 0.2), "two frames at least"),
+    ],
+)
+def test_refusals_are_one_sentence(call, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        call(measured(LowResolution(SHAPE, 2))[0])
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)

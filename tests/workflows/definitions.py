@@ -7,7 +7,13 @@ from collections.abc import Callable
 from retrace_tests.workflows.definitions_gradient import noise_optimize, spd_inversion
 from retrace_tests.workflows.definitions_lcm import lcm_infedit
 from retrace_tests.workflows.definitions_replay import exact_at_any_cfg, negative_prompt_inversion, rf_inversion
-from retrace_tests.workflows.definitions_restore import restore_and_edit, restore_clip, restore_mask
+from retrace_tests.workflows.definitions_restore import (
+    restore_and_edit,
+    restore_clip,
+    restore_mask,
+    restore_small_jpeg,
+    restore_three_ways,
+)
 from retrace_tests.workflows.definitions_rf_edit import kv_edit, rf_edit
 from retrace_tests.workflows.definitions_unified import infedit_unified
 from retrace_tests.workflows.definitions_visctrl import visctrl
@@ -461,6 +467,8 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     kv_edit,
     infedit_unified,
     visctrl,
+    restore_small_jpeg,
+    restore_three_ways,
 )
 
 

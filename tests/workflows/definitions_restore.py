@@ -9,10 +9,11 @@ from retrace_tests.workflows.parts import Start, decode, prompt, side_by_side
 def _restored(
     graph: Graph, start: Start, column: int, operator: Link, damaged: Link, vae_latent: Link, **settings: object
 ) -> Node:
-    """RestoreDDS under stock nodes."""
-    sampler = graph.add("RestoreDDS", column, operator=operator, damaged=damaged, vae=start.vae, **settings)
+    """A restore sampler, RestoreDDS unless another is named, under stock nodes."""
+    kind, steps = str(settings.pop("kind", "RestoreDDS")), settings.pop("steps", 30)
+    sampler = graph.add(kind, column, operator=operator, damaged=damaged, vae=start.vae, **settings)
     noise = graph.add("RandomNoise", column, noise_seed=1)
-    sigmas = graph.add("BasicScheduler", column, model=start.model[0], scheduler="normal", steps=30)
+    sigmas = graph.add("BasicScheduler", column, model=start.model[0], scheduler="normal", steps=steps)
     guider = graph.add(
         "BasicGuider", column, "Guide: what the picture shows", model=start.model[0], conditioning=start.source[0]
     )
@@ -149,4 +150,83 @@ def restore_clip() -> Graph:
     graph.group("Each frame for itself", 3, 4)
     graph.group("Together", 5, 6)
     graph.group("Look", 7, 8)
+    return graph
+
+
+def restore_small_jpeg() -> Graph:
+    graph = Graph("restore_small_jpeg")
+    model = graph.add("LoadShapesModel", 0, kind="flow")
+    picture = graph.add(
+        "ShapesPicture",
+        0,
+        "The truth",
+        size="big",
+        colour="purple",
+        shape="triangle",
+        position="middle",
+        background="yellow",
+    )
+    source = graph.add("CLIPTextEncode", 1, "Prompt: what the picture shows", text=picture[2], clip=model[1])
+    small = graph.add("DamageLowResolution", 1, "First: half the size", scale=2.0, filter="bicubic")
+    jpeg = graph.add("DamageJPEG", 1, "Then: saved as a JPEG", quality=15)
+    operator = graph.add("DamageCombine", 2, "In the order it happened", first=small[0], second=jpeg[0])
+    damaged = graph.add("ApplyDamage", 2, image=picture[0], operator=operator[0])
+    larger = graph.add(
+        "ImageScale", 2, "Enlarged as usual", image=damaged[0], upscale_method="bicubic", width=64, height=64
+    )
+    latent = graph.add("VAEEncode", 2, "A latent of the restored size", pixels=larger[0], vae=model[2])
+    start = Start(picture, model, source, latent)
+    drawn = _restored(graph, start, 3, operator[0], damaged[0], latent[0], noise=4.0)
+    decoded = decode(graph, start, 5, "Decode", drawn[0])
+    subject = {"operator": operator[0], "damaged": damaged[0], "noise": 4.0}
+    snapped = graph.add("SnapToMeasurement", 5, image=decoded[0], **subject)
+    graph.add("RestoreReport", 5, "Report: after snapping", image=snapped[0], **subject)
+    side_by_side(
+        graph, 6, "Enlarged as usual | restored | snapped | truth", larger[0], decoded[0], snapped[0], picture[0]
+    )
+    graph.group("Picture, model and damages", 0, 1)
+    graph.group("Damage", 2)
+    graph.group("Restore", 3, 4)
+    graph.group("Check", 5)
+    graph.group("Look", 6, 7)
+    return graph
+
+
+def restore_three_ways() -> Graph:
+    graph = Graph("restore_three_ways")
+    model = graph.add("LoadShapesModel", 0, kind="eps")
+    picture = graph.add(
+        "ShapesPicture", 0, "The truth", size="big", colour="white", shape="star", position="right", background="green"
+    )
+    source = graph.add("CLIPTextEncode", 1, "Prompt: what the picture shows", text=picture[2], clip=model[1])
+    operator = graph.add("DamageBlur", 1, "A moving camera", kind="motion", length=11.0, angle=30.0)
+    damaged = graph.add("ApplyDamage", 2, image=picture[0], operator=operator[0], noise=6.0, seed=2)
+    level = graph.add("MeasureNoise", 2, image=damaged[0], operator=operator[0])
+    latent = graph.add("VAEEncode", 2, "A latent of the restored size", pixels=damaged[0], vae=model[2])
+    start = Start(picture, model, source, latent)
+    shown = []
+    for column, title, settings in (
+        (3, "DDS", {}),
+        (5, "RED-diff", {"kind": "RestoreREDDiff", "steps": 60}),
+        (7, "guided", {"kind": "RestoreGuided", "steps": 40}),
+    ):
+        drawn = _restored(graph, start, column, operator[0], damaged[0], latent[0], noise=level[0], **settings)
+        decoded = decode(graph, start, column + 1, f"Decode: {title}", drawn[0])
+        graph.add(
+            "RestoreReport",
+            column + 1,
+            f"Report: {title}",
+            image=decoded[0],
+            operator=operator[0],
+            damaged=damaged[0],
+            noise=level[0],
+        )
+        shown.append(decoded[0])
+    side_by_side(graph, 9, "Photo | DDS | RED-diff | guided | truth", damaged[0], *shown, picture[0])
+    graph.group("Picture, model and damage", 0, 1)
+    graph.group("Damage", 2)
+    graph.group("DDS", 3, 4)
+    graph.group("RED-diff", 5, 6)
+    graph.group("Guided", 7, 8)
+    graph.group("Look", 9, 10)
     return graph
