@@ -91,6 +91,10 @@ class Job:
         return f"restoration_{self.model}_{self.damage}_{words}_{self.first}_{self.count}"
 
 
+# What runs is what was there when this process began, whatever is committed meanwhile.
+_where = functools.cache(provenance.provenance)
+
+
 @functools.cache
 def _truth(first: int, count: int) -> tuple[list[world.Scene], Tensor]:
     """Held-out scenes and their pictures in [-1, 1]; no scene comes twice."""
@@ -116,7 +120,7 @@ def run(job: Job) -> dict[str, Any]:
         )
     except ValueError as error:
         # A method may leave the finite numbers: that is a result too.
-        return {"job": asdict(job), "refused": str(error), "provenance": provenance.provenance()}
+        return {"job": asdict(job), "refused": str(error), "provenance": _where()}
     seconds = time.process_time() - started
     shown = restored.clamp(-1.0, 1.0)
     after = snapped(measured, shown)
@@ -135,7 +139,7 @@ def run(job: Job) -> dict[str, Any]:
         "seconds": seconds / job.count,
         "calls": bench.field.evaluations,
         **bench.calls,
-        "provenance": provenance.provenance(),
+        "provenance": _where(),
     }
 
 
@@ -165,7 +169,7 @@ def jobs(
                     if method is not None:
                         if damage not in method.damages or model not in method.models:
                             continue
-                        most = min(pictures, fewer) if method.costly else pictures
+                        most = min(pictures, max(1, fewer // method.costly)) if method.costly else pictures
                     count = min(BATCH, most - first)
                     if count > 0:
                         found.append(Job(model, damage, name, first, count, steps, half))

@@ -246,7 +246,7 @@ class Method:
     Attributes:
         run: From a bench and a measurement to pictures in [-1, 1], not clipped.
         plain: Whether it is one of the plain baselines that DDS is compared with.
-        costly: Whether it runs on fewer pictures.
+        costly: 1 to run on fewer pictures, more to run on so many times fewer again; 0 for all.
         steps: Times the steps of DDS.
         damages: Where it makes sense.
         models: For which models it is meant.
@@ -254,7 +254,7 @@ class Method:
 
     run: Callable[[Bench, Measurement], Tensor]
     plain: bool = False
-    costly: bool = False
+    costly: int = 0
     steps: float = 1.0
     damages: tuple[str, ...] = tuple(DAMAGES)
     models: tuple[str, ...] = MODELS
@@ -268,12 +268,12 @@ METHODS = {
     "noise mask, euler": Method(_mask_euler, plain=True, damages=("mask",)),
     "noise mask, fresh noise": Method(_mask_fresh, plain=True, damages=("mask",)),
     "first guess through the VAE": Method(_through),
-    "model alone": Method(_alone, costly=True),
+    "model alone": Method(_alone, costly=1),
     DDS: Method(_encoder_adjoint),
-    "DDS, decode-correct-encode": Method(_decode_correct_encode, costly=True),
-    "RED-diff": Method(_red_diff, costly=True, steps=2.0),
-    "PSLD": Method(_guided(1, 1.0), costly=True, models=("eps",)),
-    "STSL": Method(_guided(5, 0.2), costly=True, models=("eps",)),
+    "DDS, decode-correct-encode": Method(_decode_correct_encode, costly=1),
+    "RED-diff": Method(_red_diff, costly=1, steps=2.0),
+    "PSLD": Method(_guided(1, 1.0), costly=1, models=("eps",)),
+    "STSL": Method(_guided(5, 0.2), costly=4, damages=("mask", "small", "blur"), models=("eps",)),
 }
 
 
