@@ -33,12 +33,14 @@ WANTED = 1.05
 CONTEXT, TOKENS = 256, 77
 
 
-def unet(channels: int) -> Any:
+def unet(channels: int, inputs: int = 4) -> Any:
     """Build a UNet of SD1.5 type as the host has it, with seeded weights.
 
     Args:
         channels: Width of its first level; the levels are 1, 2 and 4 times as wide.
+        inputs: Channels of its state; with 3 they are those of a picture in [-1, 1].
     """
+    import comfy.latent_formats
     import comfy.model_base
     import comfy.model_patcher
     import comfy.supported_models
@@ -47,8 +49,8 @@ def unet(channels: int) -> Any:
     config = comfy.supported_models.SD15(
         {
             "image_size": 32,
-            "in_channels": 4,
-            "out_channels": 4,
+            "in_channels": inputs,
+            "out_channels": inputs,
             "model_channels": channels,
             "num_res_blocks": [2, 2, 2],
             "channel_mult": [1, 2, 4],
@@ -66,6 +68,9 @@ def unet(channels: int) -> Any:
             "dtype": torch.float32,
         }
     )
+    if inputs == 3:
+        config.latent_format = comfy.latent_formats.LatentFormat()
+        config.latent_format.latent_channels = 3
     with torch.inference_mode():
         model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS)
         generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,149 @@
+"""The restoration benchmarks: their figures against known answers, and small runs of both."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def parts(root):
+    """The modules of the benchmarks, which import each other by name from their own folder."""
+    folder = str(root / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        import restoration_clip
+        import restoration_methods
+
+        import restoration
+    finally:
+        sys.path.remove(folder)
+    return restoration, restoration_methods, restoration_clip
+
+
+def test_damage_of_a_picture_does_not_depend_on_its_batch(parts):
+    for damage in parts[1].DAMAGES.values():
+        truth = parts[0]._truth(0, 4)[1]
+        whole, half = damage.measured(truth, 0), damage.measured(truth[2:], 2)
+        assert torch.equal(whole.y[2:], half.y) and whole.sigma == half.sigma
+
+
+def test_batches_hold_every_picture_once(parts):
+    assert torch.equal(parts[0]._truth(0, 4)[1][2:], parts[0]._truth(2, 2)[1])
+    found = parts[0].jobs(["eps"], ["mask"], ["first guess", "RED-diff", "bicubic"], 50, 30, 4)
+    held = {
+        name: [(job.first, job.count) for job in found if job.method == name] for name in ("first guess", "RED-diff")
+    }
+    assert held == {"first guess": [(0, 20), (20, 20), (40, 10)], "RED-diff": [(0, 20), (20, 10)]}
+    # Bicubic has no meaning for a missing area, and guidance refuses flow models.
+    assert not any(job.method == "bicubic" for job in found)
+    assert not parts[0].jobs(["flow"], ["mask"], ["PSLD"], 4, 4, 4)[1:]
+
+
+def test_the_noise_mask_of_the_host_keeps_what_is_outside(parts, monkeypatch):
+    restoration, methods, _ = parts
+    scenes, truth = restoration._truth(0, 2)
+    measured = methods.DAMAGES["mask"].measured(truth, 0)
+    for kind in methods.MODELS:
+        for method in (methods._mask_euler, methods._mask_fresh):
+            bench = methods.Bench(kind, [scene.caption for scene in scenes], 2)
+            # What is decoded last is the result.
+            seen = []
+            monkeypatch.setattr(bench, "decode", lambda z, seen=seen: seen.append(z) or z)
+            with torch.no_grad():
+                method(bench, measured)
+                kept = bench.encode(measured.initial())
+            free = methods._free_cells().expand_as(kept) > 0
+            assert torch.allclose(seen[-1][~free], kept[~free], atol=1e-5) and not torch.allclose(
+                seen[-1][free], kept[free], atol=0.1
+            )
+
+
+def test_snapping_moves_a_picture_the_closer_the_farther_it_is_off(parts):
+    methods = parts[1]
+    truth = parts[0]._truth(0, 2)[1]
+    measured = methods.DAMAGES["noise"].measured(truth, 0)
+    worse = truth * 0.2
+    before, after = measured.chi2(worse), measured.chi2(methods.snapped(measured, worse))
+    assert bool((before > 2).all())
+    # (y - x) / (1 + g) is left, and clipping to a picture moves a little more.
+    assert torch.allclose(after, before / (1 + before) ** 2, rtol=0.2)
+
+
+def planted(model, damage, method, first, psnr, chi2=1.0):
+    count = len(psnr)
+    return {
+        "job": {"model": model, "damage": damage, "method": method, "first": first, "count": count},
+        **{key: [1.0] * count for key in ("ssim", "object", "background", "snapped_psnr", "snapped_chi2")},
+        "psnr": psnr,
+        "chi2": [chi2] * count,
+        "seconds": 0.1,
+        "calls": 2,
+        "decode": 1,
+        "encode": 1,
+    }
+
+
+def test_the_verdict_compares_the_same_pictures(parts):
+    restoration, methods, _ = parts
+    rows = [
+        planted("eps", "mask", methods.DDS, 0, [30.0, 32.0]),
+        planted("eps", "mask", methods.DDS, 2, [30.0, 10.0], chi2=3.0),
+        planted("eps", "mask", "noise mask, euler", 0, [27.0, 30.0]),
+        planted("eps", "mask", "first guess", 0, [20.0, 20.0]),
+        planted("flow", "mask", methods.DDS, 0, [30.0, 30.0]),
+        planted("flow", "mask", "first guess", 0, [29.0, 28.5]),
+    ]
+    groups = restoration.grouped(rows)
+    ours = groups["eps", "mask", methods.DDS]
+    assert ours.mean("psnr") == 25.5 and ours.mean("chi2") == 2.0
+    assert ours.ahead(groups["eps", "mask", "noise mask, euler"]) == pytest.approx((2.5, 0.5, 2))
+    first, second = restoration.verdict(groups).splitlines()[2:]
+    assert "noise mask, euler | +2.50 ± 0.50 dB | 2 dB: reached | 2.00 | **not reached**" in first
+    assert "first guess | +1.25 ± 0.25 dB | 2 dB: **not reached** | 1.00 | reached" in second
+
+
+def test_a_small_run_writes_everything_and_is_resumed(parts, tmp_path, capsys):
+    restoration, methods, _ = parts
+    command = ["--pictures", "2", "--fewer", "1", "--steps", "2", "--workers", "0", "--kinds", "eps"]
+    command += ["--damages", "mask", "small", "--output", str(tmp_path)]
+    restoration.main(command)
+    found = json.loads((tmp_path / "restoration.json").read_text())
+    rows = {(row["damage"], row["method"]): row for row in found["rows"]}
+    ours = rows["mask", methods.DDS]
+    # Two decodes and three encodes a step, one of each for the loss of the autoencoder, and the result.
+    assert (ours["calls"], ours["decode"], ours["encode"]) == (2, 2 * 2 + 2, 3 * 2 + 1)
+    assert rows["small", methods.DDS]["pictures"] == 2 and rows["small", "RED-diff"]["pictures"] == 1
+    assert {name for damage, name in rows if damage == "small"} >= {"bicubic", "PSLD", "STSL", restoration.CEILING}
+    assert found["memory"]["eps"]["PSLD"] > found["memory"]["eps"][methods.DDS] > 0
+    text = (tmp_path / "restoration.md").read_text()
+    assert "## eps: 4 times smaller, bicubic, noise of 10 levels" in text and "| bicubic | 2 |" in text
+    for extra in ([], ["--collect"]):
+        restoration.main([*command, *extra])
+        assert ", 0 to measure" in capsys.readouterr().err
+    next((tmp_path / "parts").glob("*RED*")).unlink()
+    restoration.main([*command, "--collect"])
+    assert "0 to measure" in capsys.readouterr().err
+
+
+def test_clips_stand_or_move_under_a_grain_that_stands(parts):
+    clips = parts[2]
+    still, moving = clips.CLIPS["a square stands"].draw(3), clips.CLIPS["a circle, 1 pixel right"].draw(3)
+    assert torch.equal(still[0], still[2]) and clips.flicker(still, still) == 0.0
+    assert not torch.equal(moving[0], moving[1]) and torch.equal(moving[0, :, :4], moving[2, :, :4])
+    # Frames that alternate by a level of 255 up and down differ by two.
+    blinking = still + torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1) / clips.LEVELS
+    assert clips.flicker(blinking, still) == pytest.approx(2.0, rel=1e-4)
+
+
+def test_a_small_run_of_clips_writes_a_verdict(parts, tmp_path):
+    names = ["a square stands", "a circle, 1 pixel right"]
+    command = ["--frames", "2", "--steps", "2", "--kinds", "flow", "--output", str(tmp_path)]
+    parts[2].main([*command, "--clips", *names])
+    rows = json.loads((tmp_path / "restoration_clip.json").read_text())["rows"]
+    assert [row["clip"] for row in rows[:: len(rows) // 2]] == names
+    # The same picture twice comes back from the autoencoder twice the same.
+    assert rows[0]["flicker"] == 0.0 and rows[len(rows) // 2]["flicker"] > 0.0
+    text = (tmp_path / "restoration_clip.md").read_text()
+    assert "| flow, moving | share_noise | 1 |" in text and "## flow: a square stands" in text
