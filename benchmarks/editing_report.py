@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import provenance
+from editing_attention import NOTE
 from editing_methods import BASELINE, BUDGET, entries
 from editing_triples import KINDS
 from PIL import Image, ImageDraw, ImageFont
@@ -157,6 +158,56 @@ def verdict(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def attention_table(rows: Sequence[Row]) -> str | None:
+    """Return each row that reads from the source inside attention beside its plain twin, None without such rows."""
+    cells = []
+    for row in rows:
+        name, setting = row["job"]["entry"], row["job"]["setting"]
+        if " + " not in name:
+            continue
+        method = name.split(" + ")[0]
+        twins = [
+            other
+            for other in rows
+            if other["job"]["setting"] == setting
+            and (other["job"]["entry"] == method or (method, other["job"]["entry"]) == ("ddim", BASELINE))
+        ]
+        if not twins:
+            continue
+        plain, read = twins[0]["free"]["all"], row["free"]["all"]
+        cells.append(
+            [
+                name,
+                f"{setting['cfg']:g}",
+                f"{plain['success']:.1f}",
+                f"{read['success']:.1f}",
+                f"{plain['psnr_rebuilt']:.2f}",
+                f"{read['psnr_rebuilt']:.2f}",
+                f"{read['psnr_rebuilt'] - plain['psnr_rebuilt']:+.2f}",
+            ]
+        )
+    head = ["method", "cfg", "success % without", "with", "PSNR outside, of the VAE's source, without", "with", "gain"]
+    return provenance.table(head, cells) if cells else None
+
+
+def above_baseline(rows: Sequence[Row]) -> str:
+    """Say how far over the baseline rows at no lower success come outside, against the source through the VAE."""
+    base = next((row["free"]["all"] for row in rows if row["job"]["entry"] == BASELINE), None)
+    if base is None:
+        return ""
+    ahead = [row for row in rows if is_own(row) and row["free"]["all"]["success"] >= base["success"]]
+    gains = [
+        (row["free"]["all"]["psnr_rebuilt"] - base["psnr_rebuilt"], label(row))
+        for row in ahead
+        if row["job"]["entry"] != BASELINE
+    ]
+    told = "; ".join(f"{name} {gain:+.1f} dB" for gain, name in sorted(gains, reverse=True))
+    return (
+        "- At no lower success than the baseline, PSNR outside of the VAE's source over its "
+        f"{base['psnr_rebuilt']:.2f} dB: {told or 'none'}."
+    )
+
+
 def plot(found: dict[str, list[Row]], bounds: Row, path: Path) -> None:
     """Draw PSNR outside against success, one panel a model; numbers stand for the rows of the legend."""
     width, height, left, top, bottom, legend = 520, 500, 60, 48, 58, 300
@@ -259,7 +310,10 @@ def write(rows: list[Row], bounds: Row, where: dict[str, str], output: Path) -> 
         f"![the first triple of each kind]({NAME}.jpg)",
     ]
     for kind, part in found.items():
-        parts += [f"## {TITLES[kind]}", free_table(part, bounds), verdict(part)]
+        said = "\n".join(filter(None, (verdict(part), above_baseline(part))))
+        parts += [f"## {TITLES[kind]}", free_table(part, bounds), said]
+        if (twins := attention_table(part)) is not None:
+            parts += ["The same methods with and without what attention reads from the source:", twins]
         masked = max((row.get("masked_count", 0) for row in part), default=0)
         parts += [
             f"Inside a mask of the pixels that may change, the first {masked} triples:",
@@ -267,6 +321,8 @@ def write(rows: list[Row], bounds: Row, where: dict[str, str], output: Path) -> 
         ]
     told = [f"- {entry.name}: {entry.note}." for entry in entries().values() if entry.note and entry.name in names]
     parts += ["\n".join(told)] if told else []
+    if any(" + " in name for name in names):
+        parts += ["## What was tried inside attention", NOTE.strip()]
     refused = [f"- {row['job']['model']}, {label(row)}: {row['refused']}" for row in rows if "refused" in row]
     parts += ["Refused:\n" + "\n".join(refused)] if refused else []
     commits = sorted({row["provenance"]["commit"] for row in rows})
