@@ -36,6 +36,17 @@ class SteadyGuider(comfy.samplers.CFGGuider):
         self.inner_set_conds(conds)
         self.set_cfg(cfg)
 
+    def inner_set_conds(self, conds: dict[str, Any]) -> None:
+        """Set the conditionings; called by guiders.
+
+        Raises:
+            ValueError: If one is empty: the host would answer zeros in its place.
+        """
+        for name, cond in conds.items():
+            if len(cond) == 0:
+                raise ValueError(f"{name} must hold a conditioning, got an empty list; connect a text encoder.")
+        super().inner_set_conds(conds)
+
     def predict_noise(
         self,
         x: torch.Tensor,

@@ -45,7 +45,7 @@ def source_samples(model: Any, latent: dict[str, Any], what: str = "latent") -> 
 
     Raises:
         TypeError: If the LATENT holds several streams at once.
-        ValueError: If the channels do not fit the model or a value is not finite.
+        ValueError: If the channels or dimensions do not fit the model or a value is not finite.
     """
     samples = latent["samples"]
     if getattr(samples, "is_nested", False) or not isinstance(samples, torch.Tensor):
@@ -54,7 +54,13 @@ def source_samples(model: Any, latent: dict[str, Any], what: str = "latent") -> 
             "invert the picture or the clip without its audio."
         )
     samples = comfy.sample.fix_empty_latent_channels(model, samples)
-    wanted = getattr(model.get_model_object("latent_format"), "latent_channels", samples.shape[1])
+    latent_format = model.get_model_object("latent_format")
+    if samples.ndim == 5 and latent_format.latent_dimensions == 2:
+        raise ValueError(
+            f"{what} must be pictures for this model, got a clip of shape {tuple(samples.shape)}; load a video model, "
+            "or encode the frames as a batch of pictures."
+        )
+    wanted = getattr(latent_format, "latent_channels", samples.shape[1])
     if samples.shape[1] != wanted:
         raise ValueError(
             f"{what} must have the {wanted} channels of this model, got {samples.shape[1]}; "

@@ -192,7 +192,9 @@ def check_image_tokens_are_the_picture(pack):
         other["samples"][..., -1, -1] += 3.0
         seen = [_first_block(pack, model, kind, latent) for latent in (first, other)]
         kinds = {site.kind for site, _ in seen[0]}
-        assert kinds == {"sd35": {"joint", "self"}}.get(kind, {"self", "cross"} if kind in _CROSSED else {"joint"}), kind
+        assert kinds == {"sd35": {"joint", "self"}}.get(kind, {"self", "cross"} if kind in _CROSSED else {"joint"}), (
+            kind
+        )
         for (site, a), (_, b) in zip(*seen):
             if site.kind == "cross":
                 assert torch.equal(a, b), kind

@@ -42,6 +42,9 @@ def check_misfits(pack):
     refuses(lambda: advanced(eps, source, resume, sigmas.flip(0), out), "sigmas must")
     refuses(lambda: advanced(other, source, resume, sigmas, out), "model", "BaseModel:")
     refuses(lambda: invert(pack, "sd3", model=flow, latent=small), "16 channels", "got 4")
+    clip = {"samples": torch.randn(1, 4, 3, 8, 8)}
+    refuses(lambda: invert(pack, "sd15", model=eps, latent=clip), "latent must be pictures", "(1, 4, 3, 8, 8)")
+    refuses(lambda: invert(pack, "sd15", model=eps, source=[]), "positive must hold a conditioning")
     refuses(lambda: pack.call("Resample", model=eps, inversion=bundle, cfg=4.0, positive=source), "cfg must be 1")
     refuses(lambda: pack.call("InversionSampler", inversion=bundle, sampler_name="euler_ancestral"), "draws no noise")
     refuses(
