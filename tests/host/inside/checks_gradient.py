@@ -236,6 +236,48 @@ def check_gradient_refusals(pack):
     refuses(lambda: invert(pack, "sd15", model=quantised, method="spd"), sentence)
 
 
+def check_attention_reads_the_source_and_not_its_moved_noise(pack):
+    """Without a path nothing tells where the source was, and the edit is refused; with one it plays."""
+    model = pack.tiny.model("sd15")
+    for source in ("pinned", "free"):
+        (plan, _) = pack.call(
+            "AttentionInject", model=model, preset="mutual", variant="preset's own", layers="all", start=0.0, end=1.0,
+            strength=1.0, source=source, source_for="preset's own", tokens="preset's own",
+        )  # fmt: skip
+        target = {"cfg": 1.0, "positive": pack.tiny.conditioning("sd15", seed=9), "attention": plan}
+        for keep_path in (False, True):
+            *_, (inversion, *_) = invert(pack, "sd15", model=model, keep_path=keep_path)
+            _, _, (moved, *_) = _optimize(pack, "sd15", model=model, inversion=inversion, learning_rate=0.1)
+            (plain,) = pack.call("Resample", model=model, inversion=inversion, **target)
+            if not keep_path:
+                sentence = "inversion must hold its path to tell where its source was"
+                refuses(lambda m=moved, t=target: pack.call("Resample", model=model, inversion=m, **t), sentence)
+                continue
+            (edited,) = pack.call("Resample", model=model, inversion=moved, **target)
+            assert bool(edited["samples"].isfinite().all()), source
+            assert relative(edited["samples"], plain["samples"]) > 1e-4, source
+
+
+def check_rows_of_different_size_in_half_precision(pack):
+    """A row that has nearly met its reference is optimised beside one that has not as it is alone."""
+    for kind in ("sd15", "sd3"):
+        model = pack.tiny.model(kind, dtype=torch.float16)
+        latent = pack.tiny.latent(kind, batch=2)
+        *_, (inversion, *_) = invert(pack, kind, 2, model=model, latent=latent)
+        (back,) = pack.call("Resample", model=model, inversion=inversion, cfg=1.0)
+        near = back["samples"] + 0.1 * torch.randn(back["samples"].shape, generator=torch.Generator().manual_seed(2))
+        far = near.clone()
+        far[1] += 1e6
+        own = {"positive": None, "negative": None, "pull": 0.0, "iterations": 1, "learning_rate": 1e-3}
+        first = []
+        for reference in (near, far):
+            _, _, (bundle, *_) = _optimize(
+                pack, kind, model=model, inversion=inversion, reference={"samples": reference}, **own
+            )
+            first.append(bundle.record.x[0] - inversion.record.x[0])
+        assert bool(first[0].any()) and relative(first[1], first[0]) < 0.1, (kind, relative(first[1], first[0]))
+
+
 def check_spd_on_every_kind(pack):
     """No step ends worse than it starts, rows are inverted each for itself, and the report tells the losses."""
     for kind in pack.tiny.KINDS:
