@@ -425,7 +425,7 @@ def test_gradients_of_pairs():
         method = refused(lambda: get_method(name, params))
         if method is None:
             return
-        level = data.draw(mostly(st.integers(2, max(2, len(grid) - 1)), st.integers(-1, len(grid) + 1)))
+        level = data.draw(st.integers(2, max(2, len(grid) - 1)) | st.integers(-1, len(grid) + 1))
         record = refused(lambda: invert(model.field(), clean, grid, level, method))
         size = data.draw(mostly(st.sampled_from([1.0, 1e-12, 1e12]), st.sampled_from([0.0, math.nan])))
         x, mate = (clean.double(), clean.double() + 0.1) if record is None else (record.x, record.mate)
@@ -441,7 +441,7 @@ def test_gradients_of_pairs():
         whole.append(data)
 
     run()
-    assert len(whole) >= 60, "most examples must not be refused before the end"
+    assert len(whole) >= 50, "most examples must not be refused before the end"
 
 
 @examples(max_examples=200)
