@@ -129,7 +129,7 @@ def noise_optimize() -> Strip:
     strip.show("not moved", strip.edit(inversion, 5.0))
     grown = strip.graph.add("GrowMask", 2, mask=strip.start.picture[1], expand=4)
     ground = strip.graph.add("InvertMask", 2, mask=grown[0])
-    for count, pull in ((3, 0.1), (10, 0.1), (10, 3.0)):
+    for count, pull in ((2, 0.1), (8, 0.1), (8, 3.0)):
         moved = strip.graph.add(
             "NoiseOptimize",
             3,

@@ -146,7 +146,7 @@ def check_half_precision_networks(pack):
 def check_half_precision_of_the_other_methods(pack):
     """Direct inversion is exact at any cfg, a full pull gives the picture, and a descent beats where it begins."""
     for dtype in (torch.bfloat16, torch.float16):
-        for kind in ("sd15", "sd15_v", "sdxl", "sd3", "wan"):
+        for kind in ("sd15", "sdxl", "sd3", "wan"):
             model, latent = pack.tiny.model(kind, dtype=dtype), pack.tiny.latent(kind, batch=2)
             source, target, negative = (pack.tiny.conditioning(kind, seed) for seed in (0, 9, 5))
             guided = {"cfg": CFG, "negative": negative}
@@ -168,7 +168,7 @@ def check_half_precision_of_the_other_methods(pack):
                 assert relative(back, latent["samples"]) < 1e-6, (kind, dtype)
             euler = _walk(pack, "Invert", model, source, latent, method="euler")
             assert torch.equal(plain.record.x, euler.record.x), (kind, dtype)
-            solved = _walk(pack, "Invert", model, source, latent, method="spd", spd_iterations=6, spd_stop=0.0)
+            solved = _walk(pack, "Invert", model, source, latent, method="spd", spd_iterations=2, spd_stop=0.0)
             assert bool(solved.record.x.isfinite().all()), (kind, dtype)
             for step in str(solved.record.meta["losses"]).split():
                 first, last = map(float, step.split(">"))
