@@ -129,7 +129,7 @@ def noise_optimize() -> Strip:
     strip.show("not moved", strip.edit(inversion, 5.0))
     grown = strip.graph.add("GrowMask", 2, mask=strip.start.picture[1], expand=4)
     ground = strip.graph.add("InvertMask", 2, mask=grown[0])
-    for count, pull in ((2, 0.1), (8, 0.1), (8, 3.0)):
+    for count in (8,):
         moved = strip.graph.add(
             "NoiseOptimize",
             3,
@@ -139,12 +139,11 @@ def noise_optimize() -> Strip:
             cfg=5.0,
             iterations=count,
             learning_rate=0.05,
-            pull=pull,
             positive=strip.target,
             negative=strip.empty,
             mask=ground[0],
         )
-        strip.show(f"{count}, pull {pull:g}", moved[1])
+        strip.show(f"iterations {count}", moved[1])
     return strip
 
 
