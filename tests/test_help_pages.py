@@ -78,8 +78,8 @@ def test_pages_of_methods_are_whole(node):
     for names in PARTS:
         text = "".join(parts.get(name, "") for name in names)
         assert len(text.split()) >= 5, f"{node}.md must have a part {' or '.join(names)!r} with something in it"
+    assert re.search(r"arXiv:\d{4}\.\d{5}", page), f"{node}.md must name its source"
     shown = parts["What the knobs do to a picture"]
     assert f"]({node}.jpg)" in shown and (PAGES / f"{node}.jpg").is_file()
     # What is seen there, beside the text for those who do not see it.
     assert len(re.sub(r"!\[[^\]]*\]\([^)]*\)", "", shown).split()) >= 15
-    assert re.search(r"arXiv:\d{4}\.\d{5}", page), f"{node}.md must name its source"

@@ -340,8 +340,8 @@ def test_noise_optimize_descends():
         reference = clean[:1].expand(rows, *clean.shape[1:]) * data.draw(st.sampled_from([0.0, 1.0, -3.0, 1e4]))
         mask = torch.zeros(1, 1, *clean.shape[2:])
         width = data.draw(mostly(st.integers(1, 6), st.just(0)))
-        mask[..., :width] = data.draw(mostly(st.floats(0.0, 1.0), st.just(2.0)))
-        mask = data.draw(mostly(st.sampled_from([None, mask]), st.just(mask[..., :-1])))
+        mask[..., :width] = data.draw(mostly(st.floats(0.05, 1.0), st.just(2.0)))
+        mask = data.draw(st.sampled_from([None, None, mask, mask, mask, mask[..., :-1]]))
         norm = data.draw(mostly(st.sampled_from(["L1", "L2"]), st.just("L3")))
         loss = refused(lambda: meet(reference, mask, norm))
         if loss is None:
@@ -369,7 +369,7 @@ def test_noise_optimize_descends():
         whole.append(data)
 
     run()
-    assert len(whole) >= 60, "most examples must not be refused before the end"
+    assert len(whole) >= 50, "most examples must not be refused before the end"
 
 
 def test_gradients_of_walks():
@@ -425,7 +425,7 @@ def test_gradients_of_pairs():
         method = refused(lambda: get_method(name, params))
         if method is None:
             return
-        level = data.draw(mostly(st.integers(2, max(2, len(grid) - 1)), st.integers(-1, len(grid) + 1)))
+        level = data.draw(st.integers(2, max(2, len(grid) - 1)) | st.integers(-1, len(grid) + 1))
         record = refused(lambda: invert(model.field(), clean, grid, level, method))
         size = data.draw(mostly(st.sampled_from([1.0, 1e-12, 1e12]), st.sampled_from([0.0, math.nan])))
         x, mate = (clean.double(), clean.double() + 0.1) if record is None else (record.x, record.mate)
@@ -441,7 +441,7 @@ def test_gradients_of_pairs():
         whole.append(data)
 
     run()
-    assert len(whole) >= 60, "most examples must not be refused before the end"
+    assert len(whole) >= 50, "most examples must not be refused before the end"
 
 
 @examples(max_examples=200)

@@ -120,3 +120,26 @@ def test_a_model_without_gradients_is_refused():
     deaf = Field(torch.no_grad()(lambda state, sigma: 0.5 * state), "ve")
     with pytest.raises(ValueError, match="must let gradients reach its state"):
         pair_gradient(method, deaf, x, x, full_grid("ve", 4), 4, some_loss)
+
+
+def test_a_way_down_that_cannot_be_found_again_is_refused():
+    """Before the model is asked: the states are found again by walking up, which some settings do not survive."""
+    x, field = torch.randn(1, 4, 3, 3, dtype=torch.float64), Conditioned("ve").field()
+
+    def refused(sentence, grid, level, method):
+        with pytest.raises(ValueError, match=sentence):
+            pair_gradient(method, field, x, x, grid, level, some_loss)
+
+    grid = full_grid("ve", 12)
+    refused(
+        "gamma of method bdia must be at least 0.72 to climb 12 steps, got 0.2",
+        grid,
+        12,
+        get_method("bdia", {"gamma": 0.2}),
+    )
+    refused("p of method edict must be 0 or at least", grid, 12, get_method("edict", {"p": 0.5}))
+    for name in PAIRS:
+        refused("level must lie between .* got 13", grid, 13, get_method(name))
+        refused("level must lie between .* got -1", grid, -1, get_method(name))
+        refused("sigmas must strictly rise", grid[::-1], 4, get_method(name))
+    assert field.evaluations == 0

@@ -236,6 +236,53 @@ def check_gradient_refusals(pack):
     refuses(lambda: invert(pack, "sd15", model=quantised, method="spd"), sentence)
 
 
+def check_attention_reads_the_source_and_not_its_moved_noise(pack):
+    """Without a path nothing tells where the source was, and the edit is refused; with one it plays."""
+    model = pack.tiny.model("sd15")
+    for source in ("pinned", "free"):
+        (plan, _) = pack.call(
+            "AttentionInject", model=model, preset="mutual", variant="preset's own", layers="all", start=0.0, end=1.0,
+            strength=1.0, source=source, source_for="preset's own", tokens="preset's own",
+        )  # fmt: skip
+        target = {"cfg": 1.0, "positive": pack.tiny.conditioning("sd15", seed=9), "attention": plan}
+        for keep_path in (False, True):
+            *_, (inversion, *_) = invert(pack, "sd15", model=model, keep_path=keep_path)
+            _, _, (moved, *_) = _optimize(pack, "sd15", model=model, inversion=inversion, learning_rate=0.1)
+            (plain,) = pack.call("Resample", model=model, inversion=inversion, **target)
+            if not keep_path:
+                sentence = "inversion must hold its path to tell where its source was"
+                refuses(lambda m=moved, t=target: pack.call("Resample", model=model, inversion=m, **t), sentence)
+                continue
+            (edited,) = pack.call("Resample", model=model, inversion=moved, **target)
+            assert bool(edited["samples"].isfinite().all()), source
+            assert relative(edited["samples"], plain["samples"]) > 1e-4, source
+
+
+def check_rows_of_different_size_in_half_precision(pack):
+    """Through a float16 network a row whose loss counts a billionth of its neighbour's has the same gradient."""
+    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
+    stepper = inversion.get_method("euler").down
+    for kind in ("sd15", "sd3"):
+        model, samples = pack.tiny.model(kind, dtype=torch.float16), pack.tiny.latent(kind, batch=2)["samples"]
+
+        def slopes(field, device, on_step, x=samples):
+            found = []
+            for weight in (1.0, 2.0**30):
+                weights = torch.tensor([1.0, weight], dtype=torch.float64).reshape(2, 1, 1, 1)
+                loss = inversion.walk_gradient(
+                    field, x.double(), FALLING, stepper, lambda end, w=weights: (w * end.square()).sum()
+                )
+                found.append(loss.start / weights)
+            return found
+
+        with torch.inference_mode():
+            alike, apart = runs.run_script(
+                model, pack.tiny.conditioning(kind), None, 1.0, samples, FALLING, slopes, gradients=True
+            )
+        for row in range(2):
+            assert bool(alike[row].any()) and relative(apart[row], alike[row]) < 0.01, (kind, row)
+
+
 def check_spd_on_every_kind(pack):
     """No step ends worse than it starts, rows are inverted each for itself, and the report tells the losses."""
     for kind in pack.tiny.KINDS:

@@ -143,6 +143,38 @@ def check_half_precision_networks(pack):
                 assert bool(edited.isfinite().all()) and relative(edited, latent["samples"]) > 1e-3, (kind, node_id)
 
 
+def check_half_precision_of_the_other_methods(pack):
+    """Direct inversion is exact at any cfg, a full pull gives the picture, and a descent beats where it begins."""
+    for dtype in (torch.bfloat16, torch.float16):
+        for kind in ("sd15", "sd3"):
+            model, latent = pack.tiny.model(kind, dtype=dtype), pack.tiny.latent(kind, batch=2)
+            source, target, negative = (pack.tiny.conditioning(kind, seed) for seed in (0, 9, 5))
+            guided = {"cfg": CFG, "negative": negative}
+            # The pulls of RF-Inversion: none at all, half way, and one that leaves nothing of the model's answer.
+            direct, plain, pulled, full = (
+                _walk(pack, "Invert", model, source, latent, method=method, **settings)
+                for method, settings in (
+                    ("direct", guided),
+                    ("rf_inversion", {"rf_inversion_gamma": 0.0, "rf_inversion_eta": 0.0}),
+                    ("rf_inversion", {"rf_inversion_eta": 0.5}),
+                    ("rf_inversion", {"rf_inversion_eta": 1.0, "rf_inversion_stop": 1.0}),
+                )
+            )
+            for bundle in (direct, plain, pulled, full):
+                assert bundle.record.x.dtype == torch.float64 and bool(bundle.record.x.isfinite().all())
+                edited = _back(pack, model, bundle, positive=target, **guided)
+                assert bool(edited.isfinite().all()), (kind, dtype, bundle.record.method)
+            for back in (_back(pack, model, direct), _back(pack, model, full, positive=target, **guided)):
+                assert relative(back, latent["samples"]) < 1e-6, (kind, dtype)
+            euler = _walk(pack, "Invert", model, source, latent, method="euler")
+            assert torch.equal(plain.record.x, euler.record.x), (kind, dtype)
+            solved = _walk(pack, "Invert", model, source, latent, method="spd", spd_iterations=2, spd_stop=0.0)
+            assert bool(solved.record.x.isfinite().all()), (kind, dtype)
+            for step in str(solved.record.meta["losses"]).split():
+                first, last = map(float, step.split(">"))
+                assert 0.0 <= last < first, (kind, dtype, step)
+
+
 def check_half_precision_null_text(pack):
     """Fits through bfloat16 and float16 networks stay finite and never end worse than they start."""
     for dtype in (torch.bfloat16, torch.float16):
