@@ -144,9 +144,10 @@ def check_nothing_is_left_of_an_attended_sampler(pack):
     """An interrupt in the middle leaves the model as it was and ends within a call; the next run is right."""
     for kind in KINDS:
         model, bundle, *start = _by_midpoint(pack, kind)
-        wanted = _sampled(model, kind, _rf(pack, bundle, plan(pack)), start)
         before = snapshot(model)
+        wanted = _sampled(model, kind, _rf(pack, bundle, plan(pack)), start)
         counter = Counter(model, interrupt_after=2)
+        watched = snapshot(counter.model)
         sampler = _rf(pack, bundle, plan(pack))
         with no_interrupt():
             try:
@@ -157,6 +158,7 @@ def check_nothing_is_left_of_an_attended_sampler(pack):
                 raise AssertionError("the interrupt was swallowed")
         assert counter.calls == 2
         same_snapshot(model, before)
+        same_snapshot(counter.model, watched)
         assert torch.equal(_sampled(model, kind, sampler, start), wanted), kind
 
 
