@@ -106,11 +106,10 @@ def masactrl() -> Graph:
 def plug_and_play() -> Graph:
     graph = Graph("plug_and_play")
     start = _start(
-        graph, "eps", size="big", colour="blue", shape="cross", position="right", background="yellow", seed=1
+        graph, "eps", size="big", colour="green", shape="triangle", position="left", background="white", seed=2
     )
-    target = _prompt(
-        graph, start, 1, "Target prompt: other colours", "a big white cross on the right of a green background"
-    )
+    # Without a word on the place: the layout is to come from the source.
+    target = _prompt(graph, start, 1, "Target prompt: other colours", "a big purple triangle on a yellow background")
     negative = _prompt(graph, start, 1, "Negative prompt", "")
     inversion = _inverted(graph, start)
     # SD1.5's own are output:4-11 and block 4 of 12; this UNet has four output blocks.

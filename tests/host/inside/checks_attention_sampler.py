@@ -86,7 +86,8 @@ def check_samplers_with_stock_solvers_and_guiders(pack):
         latent=tiny_dits.latent(kind, batch=2, seed=5, size=(4, 6)), cfg=1.0, strength=1.0, keep_path=True,
     )[0]  # fmt: skip
     assert relative(_sampled(model, kind, _rf(pack, other, plan(pack)), start), one) > 1e-3
-    guided, held, *begin = _by_midpoint(pack, kind, cfg=2.0, negative=negative_of(kind))
+    # Made under a negative of its own, which the uncond side of the source is read under.
+    guided, held, *begin = _by_midpoint(pack, kind, cfg=2.0, negative=tiny_dits.conditioning(kind, seed=6))
     both = plan(pack, source_for="both")
     wanted = resampled(pack, guided, held, kind, both, 3.0)
     assert relative(_sampled(guided, kind, _rf(pack, held, both), begin, 3.0), wanted) < FLOAT32
@@ -126,9 +127,11 @@ def check_samplers_blend_and_mask(pack):
         masked, fresh = {"samples": samples, "noise_mask": mask}, _Fresh()
         for make in (_rf, _resume):
             found = advanced(model, target, make(pack, bundle, rules), sigmas, masked, fresh)
-            assert relative(found[kept], samples[kept]) < 1e-5, (kind, make, relative(found[kept], samples[kept]))
+            # The midpoint of the last step lies below an eps model's lowest level, sigma 0.03, which takes its place.
+            near = 0.03 if (kind, make) == ("eps", _rf) else 1e-5
+            assert relative(found[kept], samples[kept]) < near, (kind, make, relative(found[kept], samples[kept]))
             free = advanced(model, target, make(pack, bundle, rules), sigmas, {"samples": samples}, fresh)
-            assert relative(free[kept], samples[kept]) > 1e-3, (kind, make)
+            assert relative(free[kept], samples[kept]) > 2.0 * near, (kind, make)
         refuses(
             lambda b=bundle, p=blended, arguments=(sigmas, given, noise), m=model, t=target: advanced(
                 m, t, _resume(pack, b, p, "heun"), *arguments
@@ -141,9 +144,10 @@ def check_nothing_is_left_of_an_attended_sampler(pack):
     """An interrupt in the middle leaves the model as it was and ends within a call; the next run is right."""
     for kind in KINDS:
         model, bundle, *start = _by_midpoint(pack, kind)
-        wanted = _sampled(model, kind, _rf(pack, bundle, plan(pack)), start)
         before = snapshot(model)
+        wanted = _sampled(model, kind, _rf(pack, bundle, plan(pack)), start)
         counter = Counter(model, interrupt_after=2)
+        watched = snapshot(counter.model)
         sampler = _rf(pack, bundle, plan(pack))
         with no_interrupt():
             try:
@@ -154,6 +158,7 @@ def check_nothing_is_left_of_an_attended_sampler(pack):
                 raise AssertionError("the interrupt was swallowed")
         assert counter.calls == 2
         same_snapshot(model, before)
+        same_snapshot(counter.model, watched)
         assert torch.equal(_sampled(model, kind, sampler, start), wanted), kind
 
 
