@@ -185,9 +185,7 @@ def rf_edit(size: int = 1024, steps: int = 25, inject: int = 5, width: int = 307
     """RF-Edit on Flux: values of all tokens in single blocks 20 to 37, two evaluations a step."""
     sites = flux(size)
     plan = get_preset("value").build(Settings(end=inject / steps), "flux")
-    asked = [
-        Step(index, steps, 1.0 - index / steps, evaluation) for index in range(steps) for evaluation in range(2)
-    ]
+    asked = [Step(index, steps, 1.0 - index / steps, evaluation) for index in range(steps) for evaluation in range(2)]
     return Case(
         f"RF-Edit, Flux, {size} x {size}, {inject} of {steps} steps",
         plan,

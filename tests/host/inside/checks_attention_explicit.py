@@ -114,8 +114,7 @@ def check_every_form_against_explicit_probabilities(pack):
             for site, _, tensors, mask, scale, out in calls:
                 (source, target), masks = _rows(tensors, mask)
                 plain = [
-                    _probabilities(q, k, columns, scale) @ v
-                    for (q, k, v), columns in zip((source, target), masks)
+                    _probabilities(q, k, columns, scale) @ v for (q, k, v), columns in zip((source, target), masks)
                 ]
                 edited = explicit(site, source, target, masks, scale) if site.kind in acts else plain[1]
                 for have, want in zip(out, (plain[0], edited)):

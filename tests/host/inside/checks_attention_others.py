@@ -29,7 +29,10 @@ class _Seen:
     def __call__(self, func, *args, **kwargs):
         self.calls += 1
         found = func(*args, **kwargs) if self.previous is None else self.previous(func, *args, **kwargs)
-        return found if self.factor == 1.0 else found * self.factor
+        if self.factor == 1.0:
+            return found
+        # Not the same for all channels, which a norm behind the attention would take away.
+        return found * torch.linspace(self.factor, 1.0, found.shape[-1])
 
 
 class _Failing(_Seen):
@@ -199,7 +202,9 @@ class _Residuals(_Control):
     def get_control(self, x, t, cond, batched, options=None):
         side = 64 * 2 if self.kind.startswith("sd3") else {"qwen": 48}.get(self.kind, 32)
         tokens = (x.shape[-2] // 2) * (x.shape[-1] // 2)
-        added = [torch.full((x.shape[0], tokens, side), self.weight) for _ in range(2)]
+        # Norms take away what is the same in every channel.
+        channels = self.weight * torch.randn(side, generator=torch.Generator().manual_seed(2))
+        added = [channels.expand(x.shape[0], tokens, side) for _ in range(2)]
         return {"input": added, "output": [] if self.kind == "qwen" else added, "middle": []}
 
 

@@ -170,10 +170,10 @@ def check_prompt_to_prompt_of_prompts_of_two_lengths(pack):
         model, found = tiny_dits.model(kind), {}
         family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family
         source, one = _by_table(pack, kind, "a red cat on a mat", False, 9)
-        for length in (9, 11, 13):
+        _, bundle = attending.inverted(pack, kind, model=model, source=one)
+        for length in (9, 13):
             target, other = _by_table(pack, kind, "a red cat on a mat", False, length)
             tokens = pack.module("attention.token_map").token_map(source, target, "replace", window=(0.0, 1.0))
-            _, bundle = attending.inverted(pack, kind, model=model, source=one)
             for variant in ("text", "joint"):
                 settings = module.Settings(layers="all", start=0.0, end=1.0, text=tokens, variant=variant)
                 plan = module.get_preset("p2p").build(settings, family)
