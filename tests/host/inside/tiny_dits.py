@@ -258,7 +258,8 @@ def conditioning(kind, seed=0, batch=1, tokens=None):
     if kind in ("ltx", "lumina"):
         extras = {"attention_mask": torch.ones(batch, tokens, dtype=torch.long)}
     if kind == "chroma":
-        extras = {"guidance": 0.0}
+        # As its text encoder gives it, which has no pooled part.
+        extras = {"guidance": 0.0, "pooled_output": None}
     made = torch.randn(batch, tokens, tiny.CONTEXT, generator=generator)
     if kind == "wan_i2v":
         seen = torch.randn(1, SEEN, SEEN_CHANNELS, generator=torch.Generator().manual_seed(7))
