@@ -81,8 +81,8 @@ class Layers:
     """A set of sites, written as `double:0,1,17-18; single:20-37`, `output:4-11`, `self#10-15`, `0.35-1.0` or `all`.
 
     Clauses stand between semicolons and add up. `stack:` takes blocks of a stack (`input:8.3` is transformer 3 inside
-    block 8, a bare `single` the whole stack), `kind#` running numbers of a kind (a bare `joint` the whole kind), a range
-    of decimals the depth in the network. Make one with `Layers.parse`.
+    block 8, a bare `single` the whole stack), `kind#` running numbers of a kind (a bare `joint` all of it), a range of
+    decimals the depth in the network. Make one with `Layers.parse`.
     """
 
     text: str
@@ -157,6 +157,6 @@ def _depths(clause: str) -> _Pick:
 
 def _unknown(clause: str) -> ValueError:
     return ValueError(
-        f"layers must be like double:0,1,17-18, output:4-11, self#10-15, joint, 0.35-1.0 or all, got {clause!r}; the stacks "
-        f"are {', '.join(STACKS)} and the kinds {', '.join(KINDS)}."
+        f"layers must be like double:0,1,17-18, output:4-11, self#10-15, joint, 0.35-1.0 or all, got {clause!r}; the "
+        f"stacks are {', '.join(STACKS)} and the kinds {', '.join(KINDS)}."
     )

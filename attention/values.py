@@ -101,24 +101,23 @@ def _others(k: Kept, v: Kept, others: Tensor) -> Tensor:
     Raises:
         ValueError: If the image tokens are not equally many.
     """
-    words = [kept.text[1] - kept.text[0] for kept in (k, v) if kept.text is not None]
-    wanted = k.length - words[0]
+    (wanted, here, size), (_, there, have) = _counts(k), _counts(v)
     if others.shape[1] == wanted:
         return others
-    if k.image is None or v.image is None or k.image[1] - k.image[0] != v.image[1] - v.image[0]:
+    if not size or size != have:
         raise ValueError(
             f"image tokens of both branches must be equally many, got {wanted} and {others.shape[1]}; use pictures of "
             "one size."
         )
-    # Places of the image among the others.
-    here, there = (kept.image[0] - _before(kept.text, kept.image) for kept in (k, v))  # type: ignore[index,arg-type]
-    size = v.image[1] - v.image[0]
     head, image, tail = others[:, :there], others[:, there : there + size], others[:, there + size :]
     return torch.cat([_of_length(head, here), image, _of_length(tail, wanted - here - size)], 1)
 
 
-def _before(text: Span, image: Span) -> int:
-    return text[1] - text[0] if text[0] < image[0] else 0
+def _counts(kept: Kept) -> tuple[int, int, int]:
+    """Tokens that are no text, those of them before the image, and the image's."""
+    start, stop = kept.text or (0, 0)
+    first, last = kept.image or (0, 0)
+    return kept.length - (stop - start), first - (stop - start if start < first else 0), last - first
 
 
 def _of_length(tokens: Tensor, length: int) -> Tensor:

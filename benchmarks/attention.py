@@ -1,11 +1,11 @@
-"""What rules cost: all attention calls of one evaluation, with a preset's rules and without.
+"""What rules cost: time of all attention calls of one evaluation, and memory of a bank over a run.
 
-    python benchmarks/attention.py [--repeats 5] [--size 512]
+    python benchmarks/attention.py [--repeats 5] [--size 512] [--only time | memory]
 
 Two rows, source and target, through the 32 attention calls of an SD1.5 UNet at a picture size, and through the joint
 calls of a transformer with 24 heads; random operands, float32, processor time. Nothing else of a network runs, so that
 every ratio is an upper bound of what a user sees. The same prompt-to-prompt edit with explicit probabilities runs in
-turns with ours.
+turns with ours. Memory is counted on tensors of the real size without numbers, see attention_memory.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "_standalone.py"))["load_package"]()
 
+import attention_memory  # noqa: E402
 import torch  # noqa: E402
 from provenance import provenance, table, write  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -190,18 +191,11 @@ def measured(calls: list[Any], family: str, repeats: int) -> list[dict[str, Any]
     ]
 
 
-def main() -> None:
-    """Measure and write benchmarks/results/attention.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--size", type=int, default=512)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    about = provenance()
+def time_part(size: int, repeats: int) -> tuple[str, list[dict[str, Any]]]:
+    """Ratios as text, and their data."""
     with torch.inference_mode():
-        rows = measured(unet(given.size), "sd15", given.repeats)
-        rows += measured(transformer(given.size), "flux", given.repeats)
+        rows = measured(unet(size), "sd15", repeats)
+        rows += measured(transformer(size), "flux", repeats)
     cells = []
     for row in rows:
         wanted = WANTED[row["kind"]]
@@ -210,11 +204,46 @@ def main() -> None:
         cells.append([row["network"], row["edit"], f"**{row['median']:.2f}**", f"{least:.2f} to {most:.2f}", limit])
     text = (
         "# Cost of rules inside attention\n\n"
-        f"All attention calls of an evaluation of two rows at {given.size} x {given.size} pixels, over the same calls "
-        f"without rules: processor time, float32, {given.repeats} runs in turns. The rest of a network is left out, so "
+        f"All attention calls of an evaluation of two rows at {size} x {size} pixels, over the same calls "
+        f"without rules: processor time, float32, {repeats} runs in turns. The rest of a network is left out, so "
         "that these are upper bounds.\n\n" + table(["network", "edit", "ratio (median)", "all", "wanted"], cells)
     )
-    write("attention", text, {"provenance": about, "rows": rows, "size": given.size})
+    return text, rows
+
+
+def memory_part() -> tuple[str, list[list[str]]]:
+    """What a bank holds as text, and its data."""
+    rows = attention_memory.rows_of([attention_memory.rf_edit(), attention_memory.mutual()])
+    text = (
+        "## Memory of a bank\n\n"
+        "A source is evaluated and leaves what the edit reads, then the edit is evaluated. Gigabytes in float16, "
+        "counted from outside of the bank over all evaluations: what the rules ask for, the limit of the whole, what "
+        "of it may stay on the device; what lay on the device and in main memory between two evaluations at most; and "
+        "the most that was alive on the device in any call beyond a run without rules, with what is on its way to main "
+        "memory or back.\n\n" + table(attention_memory.HEAD, rows)
+    )
+    return text, rows
+
+
+def main() -> None:
+    """Measure and write benchmarks/results/attention.md, or attention_time.md and attention_memory.md alone."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--only", choices=["time", "memory"])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    about = provenance()
+    data: dict[str, Any] = {"provenance": about, "size": given.size}
+    texts = []
+    if given.only != "memory":
+        text, data["rows"] = time_part(given.size, given.repeats)
+        texts.append(text)
+    if given.only != "time":
+        text, data["memory"] = memory_part()
+        texts.append(text)
+    write("attention" if given.only is None else f"attention_{given.only}", "\n\n".join(texts), data)
 
 
 if __name__ == "__main__":

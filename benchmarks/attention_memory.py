@@ -92,16 +92,22 @@ class Held:
     """What was found, in bytes.
 
     Attributes:
-        estimate: What the rules would ask a bank for, as said before the run.
         bank: Most that is alive between two evaluations, by device: the bank's.
         peak: Most that is alive on the device in any call, beyond a run without rules.
         refused: What the bank said, if it did not take all.
     """
 
-    estimate: int
     bank: Counter[str] = field(default_factory=Counter)
     peak: int = 0
     refused: str = ""
+
+
+def wanted(case: Case) -> int:
+    """Bytes that the rules of a case would ask a bank for, as they are told before a run."""
+    run = AttentionRun(case.plan)
+    read = [step for step in case.steps if run.active(step)]
+    widths = dict(zip((site.stack for site in case.sites), case.width, strict=True))
+    return estimate(Executor(run.rules), case.sites, read, widths, itemsize=2, rows=case.rows)
 
 
 def held(case: Case, limit: int, on_device: int) -> Held:
@@ -115,11 +121,9 @@ def held(case: Case, limit: int, on_device: int) -> Held:
     bank = Bank(limit, on_device)
     run = AttentionRun(case.plan, bank)
     run.chunks = ("cond",)
-    read = [step for step in case.steps if run.active(step)]
-    widths = dict(zip((site.stack for site in case.sites), case.width, strict=True))
-    found = Held(estimate(Executor(run.rules), case.sites, read, widths, itemsize=2, rows=case.rows))
+    found = Held()
     with FakeTensorMode(), Alive() as alive, torch.no_grad():
-        plain = max(_evaluate(AttentionRun(AttentionPlan()), case, "target", step, alive) for step in case.steps[:1])
+        plain = _evaluate(AttentionRun(AttentionPlan()), case, "target", case.steps[0], alive)
         for branch in ("source", "target"):
             for step in case.steps:
                 try:
@@ -145,6 +149,9 @@ def _evaluate(run: AttentionRun, case: Case, branch: str, step: Step, alive: Ali
         return out
 
     for site, heads, width in zip(case.sites, case.heads, case.width, strict=True):
+        # Where no rule acts a call is the network's own.
+        if run.rules and not any(rule.covers(site) for rule in run.rules):
+            continue
         run.run(site, rows, step, *_operands(case, site, heads, width), attend)
     return most
 
@@ -189,28 +196,38 @@ def rf_edit(size: int = 1024, steps: int = 25, inject: int = 5, width: int = 307
     )
 
 
-def mutual(sites: Sequence[Site], widths: Sequence[int], steps: int = 50, rows: int = 1) -> Case:
-    """MasaCtrl on SD1.5: keys and values of self-attention 10 to 15 from step 4 on, one evaluation a step."""
+def mutual(size: int = 1024, steps: int = 28, act: int = 8, width: int = 3072, heads: int = 24) -> Case:
+    """Keys and values of the image tokens in the layers of FreeFlux, one evaluation a step, the first `act` of them."""
+    sites = flux(size)
     asked = [Step(index, steps, 1.0 - index / steps, 0) for index in range(steps)]
-    plan = get_preset("mutual").build(Settings(), "sd15")
-    return Case(f"MasaCtrl, SD1.5, {steps} steps", plan, sites, [8] * len(sites), widths, asked, rows)
+    plan = get_preset("mutual").build(Settings(start=0.0, end=act / steps), "flux")
+    count = len(sites)
+    return Case(
+        f"mutual k, v, Flux, {size} x {size}, {act} of {steps} steps",
+        plan,
+        sites,
+        [heads] * count,
+        [width] * count,
+        asked[: act + 1],
+    )
 
 
 def rows_of(cases: Sequence[Case]) -> list[list[str]]:
-    """A table of every case with all, a quarter and nothing of it on the device, and with too small a limit."""
+    """A table of every case: all, a quarter and nothing of it on the device, and a limit of half of what it needs."""
     table = []
     for case in cases:
-        need = held(case, 2**50, 2**50).estimate
-        for share in (1.0, 0.25, 0.0):
-            found = held(case, need, int(share * need))
-            table.append(_cells(case, found, need, int(share * need)))
-        table.append(_cells(case, held(case, need // 2, 0), need // 2, 0))
+        need = wanted(case)
+        for limit, on_device in ((need, need), (need, need // 4), (need, 0), (need // 2, need // 8)):
+            table.append(_cells(case, held(case, limit, on_device), limit, on_device))
     return table
+
+
+HEAD = ["run", "asked for", "limit", "may stay", "on the device", "in memory", "most in a call", "bank"]
 
 
 def _cells(case: Case, found: Held, limit: int, on_device: int) -> list[str]:
     total = sum(found.bank.values())
     fits = total <= limit and found.bank[DEVICE] <= on_device
-    numbers = (found.estimate, limit, on_device, found.bank[DEVICE], found.bank[MEMORY], found.peak)
+    numbers = (wanted(case), limit, on_device, found.bank[DEVICE], found.bank[MEMORY], found.peak)
     cells = [case.name, *(f"{number / GIGABYTE:.3f}" for number in numbers)]
     return [*cells, ("refused, " if found.refused else "") + ("within" if fits else "**beyond**")]

@@ -12,11 +12,13 @@ import torch
 from ...attention import AttentionPlan
 from ...attention.pieces import Style, piece_text, style_of
 from ...attention.token_map import TokenMap
-from ...attention.tokens import Prompt, Segment, Token, roles
+from ...attention.tokens import Prompt, Role, Segment, Token, roles
 from .fingerprint import fingerprint_conditioning
 
 # Where a prompt ends in the chat templates around it: <|im_end|> of Qwen and <|eot_id|> of Llama 3.
 _TEMPLATE_ENDS = {"<|im_end|>", "<|eot_id|>", "<end_of_turn>"}
+# Where a turn of Qwen's template begins, with a role and a line break behind it; Z-Image encodes them with the prompt.
+_TURN, _TURN_TOKENS = "<|im_start|>", 3
 # The two halves of one CLIP context: by channel, so that both have the same keys.
 _CLIPS = ("l", "g")
 
@@ -138,11 +140,19 @@ def _segment(clip: Any, name: str, rows: Sequence[Sequence[Any]]) -> Segment:
 
 
 def _without_template(line: list[Token], pieces: dict[int, str]) -> list[Token]:
-    """Mark what a chat template puts behind the prompt as the end of it."""
+    """Mark what a chat template puts around the prompt as its start and its end."""
     marks = [i for i, token in enumerate(line) if token.role == "word" and _piece(token.id, pieces) in _TEMPLATE_ENDS]
     if not marks:
         return line
-    return [t._replace(role="end") if i >= marks[-1] and t.role == "word" else t for i, t in enumerate(line)]
+    turns = [i for i, token in enumerate(line[: marks[-1]]) if _piece(token.id, pieces) == _TURN]
+    first = turns[-1] + _TURN_TOKENS if turns else 0
+
+    def role(place: int, token: Token) -> Role:
+        if token.role != "word" or first <= place < marks[-1]:
+            return token.role
+        return "start" if place < first else "end"
+
+    return [token._replace(role=role(place, token)) for place, token in enumerate(line)]
 
 
 def _tokenizer(clip: Any, name: str) -> Any:

@@ -167,6 +167,39 @@ def test_one_forward_and_one_after_the_other_agree(name):
     assert len(store) == 2 * len(asked)
 
 
+@pytest.mark.parametrize("name", everything())
+def test_large_pieces_are_asked_for_one_by_one(name, monkeypatch):
+    """A copy into a common batch would cost more than a call; the answers are the same."""
+    site, rule = joint_site(), everything()[name]
+    q, k, v = tensors(site, rows=4)
+    stacked, single = Counted(), Counted()
+    whole = run([rule], site, q, k, v, pair(items=2), attention=stacked)
+    monkeypatch.setattr("retrace.attention.calls.STACKED", 0)
+    parts = run([rule], site, q, k, v, pair(items=2), attention=single)
+    assert float((whole - parts).abs().max()) <= 1e-6
+    # A call of every row stays one call.
+    assert {call[0].shape[0] for call in single.calls} <= {1, 4} and len(single.calls) >= len(stacked.calls)
+
+
+def test_rows_that_read_the_same_share_it_without_a_copy():
+    site = self_site()
+    q, k, v = tensors(site)
+    counted = Counted()
+    run([Rule("a", (MUTUAL,))], site, q, k, v, attention=counted)
+    ((_, keys, values, _),) = counted.calls
+    assert keys.data_ptr() == k.data_ptr() and values.data_ptr() == v.data_ptr()
+    assert keys.stride(0) == values.stride(0) == 0
+
+
+@pytest.mark.parametrize("name", everything())
+def test_answers_lie_as_the_networks_own_do(name):
+    """Tokens before heads, so that what stands behind the attention need not turn them."""
+    site, rule = joint_site(), everything()[name]
+    q, k, v = (tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors(site))
+    out = run([rule], site, q, k, v)
+    assert out.transpose(1, 2).is_contiguous()
+
+
 def test_nothing_is_kept_where_all_readers_are_in_the_call():
     site, store = self_site(), Store()
     run([Rule("a", (MUTUAL,))], site, *tensors(site), store=store)

@@ -103,7 +103,7 @@ def check_reading_differs_by_who_reads(pack):
 
 def check_windows_join(pack):
     """Invariant 7: two windows that meet are one window; outside of it steps are those without a plan."""
-    for kind in ("sd15", "flux"):
+    for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind, steps=4)
         for source in ("pinned", "free"):
             whole = plan(pack, window=(0.0, 1.0), source=source)
@@ -206,7 +206,7 @@ def check_unequal_text_lengths(pack):
 
 def check_twice_is_equal(pack):
     """A second run of the same plan, and of a clone of the model, gives the same bits: nothing is left behind."""
-    for kind in ("sd15", "flux", "wan"):
+    for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind, batch=2)
         rules = plan(pack)
         first = resampled(pack, model, bundle, kind, rules, 3.0)

@@ -53,6 +53,29 @@ def check_every_preset_runs_on_every_architecture(pack):
         same_snapshot(model, before)
 
 
+def check_every_preset_of_equal_prompts_is_the_source(pack):
+    """Invariant 3: with one prompt, latent and noise, every preset's target is its source, guided or not."""
+    attention = pack.module("attention")
+    mask = torch.zeros(1, 32, 48)
+    mask[:, :16] = 1.0
+    for kind in tiny_dits.KINDS:
+        model, bundle = inverted(pack, kind)
+        wanted = bundle_state(pack, model, bundle)
+        plans = {
+            f"{preset.name} {variant}": _injected(pack, model, preset.name, variant=variant or OWN, mask=mask)[0]
+            for preset in pack.module("nodes.host.attention_listing").offered()
+            for variant in preset.variants or ("",)
+            # Adding doubles values; foreground and background read a part of the picture each.
+            if preset.name != "pnp" and variant not in ("add", "masked")
+        }
+        if kind in tiny_dits.UNETS:
+            plans["feature"] = attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", 1),))
+        for name, rules in plans.items():
+            free = replace(rules, source="free")
+            found = edited(pack, model, bundle, kind, free, None, target=bundle.source)
+            assert relative(found, wanted) < ROUNDING, (kind, name, relative(found, wanted))
+
+
 def check_inject_settings(pack):
     """Each input of AttentionInject does something, plans chain, and misfits are refused."""
     model, bundle = inverted(pack, "sd15", steps=4)

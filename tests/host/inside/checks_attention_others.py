@@ -3,7 +3,9 @@
 import logging
 
 import comfy.controlnet
+import comfy.hooks
 import comfy.model_management
+import nodes
 import tiny_dits
 import torch
 from attending import edited, inverted, plan, resampled, target_of
@@ -27,7 +29,23 @@ class _Seen:
     def __call__(self, func, *args, **kwargs):
         self.calls += 1
         found = func(*args, **kwargs) if self.previous is None else self.previous(func, *args, **kwargs)
-        return found if self.factor == 1.0 else found * self.factor
+        if self.factor == 1.0:
+            return found
+        # Not the same for all channels, which a norm behind the attention would take away.
+        return found * torch.linspace(self.factor, 1.0, found.shape[-1])
+
+
+class _Failing(_Seen):
+    """Another pack's override that breaks in the midst of a forward."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.last = calls
+
+    def __call__(self, func, *args, **kwargs):
+        if self.calls == self.last:
+            raise RuntimeError("planted")
+        return super().__call__(func, *args, **kwargs)
 
 
 def _with_override(model, override):
@@ -38,7 +56,7 @@ def _with_override(model, override):
 
 def check_an_override_from_before_is_called(pack):
     """What another pack put into the slot is called for every call of the host, and does what it does."""
-    for kind in ("sd15", "flux", "sd3", "wan"):
+    for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind)
         rules = plan(pack)
         wanted = resampled(pack, model, bundle, kind, rules)
@@ -50,24 +68,29 @@ def check_an_override_from_before_is_called(pack):
         assert relative(halved, wanted) > 1e-4, kind
 
 
+_SLOT = "optimized_attention_override"
+
+
 def check_an_override_from_behind(pack):
     """A pack that sets the slot inside the forward and chains what is there changes nothing; one that drops it is
     reported, since no rule acts."""
-    for kind in ("sd15", "flux"):
+    for kind in tiny_dits.KINDS:
+        if kind in ("sd3", "sd35"):
+            continue  # the host lets nothing stand around their network
         model, bundle = inverted(pack, kind)
         rules = plan(pack)
         wanted = resampled(pack, model, bundle, kind, rules)
         for chains in (True, False):
             seen = []
 
-            def wrap(executor, x, timesteps, context, *args, chains=chains, seen=seen, **kwargs):
-                args = list(args)
-                place = next(i for i, value in enumerate(args) if isinstance(value, dict) and "patches" in str(value))
-                options = dict(args[place])
-                seen.append(_Seen(previous=options["optimized_attention_override"] if chains else None))
-                options["optimized_attention_override"] = seen[-1]
-                args[place] = options
-                return executor(x, timesteps, context, *args, **kwargs)
+            def wrap(executor, *args, chains=chains, seen=seen, **kwargs):
+                # Some networks take the options by position, some by name.
+                named = dict(enumerate(args)) | kwargs
+                place = next(key for key, value in named.items() if isinstance(value, dict) and _SLOT in value)
+                seen.append(_Seen(previous=named[place][_SLOT] if chains else None))
+                named[place] = {**named[place], _SLOT: seen[-1]}
+                args = [named.pop(key) for key in range(len(args))]
+                return executor(*args, **named)
 
             late = model.clone()
             late.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "late", wrap)
@@ -115,7 +138,9 @@ def check_a_replaced_site_is_told(pack):
 
 def check_other_block_patches_are_called(pack):
     """A pack's own replacement of a transformer block runs inside ours."""
-    for kind, key in (("flux", "double_block"), ("sd3", "double_block"), ("qwen", "double_block")):
+    for kind in tiny_dits.DITS:
+        if kind in ("lumina", "zimage"):
+            continue  # the host lets no block of theirs be replaced
         model, bundle = inverted(pack, kind)
         called = []
 
@@ -125,7 +150,7 @@ def check_other_block_patches_are_called(pack):
             return {**out, "img": out["img"] * 0.5}
 
         other = model.clone()
-        other.set_model_patch_replace(block, "dit", key, 0)
+        other.set_model_patch_replace(block, "dit", "double_block", 0)
         plain = resampled(pack, other, bundle, kind, None)
         count = len(called)
         found = resampled(pack, other, bundle, kind, plan(pack))
@@ -171,13 +196,71 @@ def check_controlnet_and_areas(pack):
     assert relative(found, wanted) < ROUNDING, relative(found, wanted)
 
 
+class _Residuals(_Control):
+    """A ControlNet that adds to the image tokens of each block of a transformer."""
+
+    def get_control(self, x, t, cond, batched, options=None):
+        side = 64 * 2 if self.kind.startswith("sd3") else {"qwen": 48}.get(self.kind, 32)
+        tokens = (x.shape[-2] // 2) * (x.shape[-1] // 2)
+        # Norms take away what is the same in every channel.
+        channels = self.weight * torch.randn(side, generator=torch.Generator().manual_seed(2))
+        added = [channels.expand(x.shape[0], tokens, side) for _ in range(2)]
+        return {"input": added, "output": [] if self.kind == "qwen" else added, "middle": []}
+
+
+def check_controlnets(pack):
+    """The stock node's ControlNet on UNets and residuals on transformers: rules act beside it, and it beside them."""
+    for kind in (*tiny_dits.UNETS, "sd3", "sd35", "flux", "chroma", "qwen"):
+        model, bundle = inverted(pack, kind, batch=2)
+        target = target_of(kind)
+        if kind in tiny_dits.UNETS:
+            image = torch.rand(1, 32, 48, 3, generator=torch.Generator().manual_seed(1))
+            apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+            controlled = apply(target, target, pack.tiny.control_net(kind), image, 0.5, 0.0, 1.0)[0]
+        else:
+            control = _Residuals(0.3)
+            control.kind = kind
+            controlled = [[target[0][0], {**target[0][1], "control": control, "control_apply_to_uncond": True}]]
+        before = snapshot(model)
+        for cfg in (1.0, 3.0):
+            found = resampled(pack, model, bundle, kind, plan(pack), cfg, controlled)
+            assert torch.isfinite(found).all()
+            assert relative(found, resampled(pack, model, bundle, kind, None, cfg, controlled)) > 1e-4, (kind, cfg)
+            assert relative(found, resampled(pack, model, bundle, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
+            # It belongs to the target alone, which no forward of both could tell.
+            one, two = (edited(pack, model, bundle, kind, plan(pack), way, cfg, controlled) for way in (True, False))
+            assert relative(one, two) < ROUNDING, (kind, cfg, relative(one, two))
+        same_snapshot(model, before)
+
+
+def check_lora_hooks(pack):
+    """Weights that a hook changes for the target alone: the branches run one after the other, and nothing stays."""
+    for kind in ("sd15", "flux", "wan"):
+        model, bundle = inverted(pack, kind)
+        before = snapshot(model)
+        weights = comfy.hooks.get_patch_weights_from_model(tiny_dits.model(kind, seed=1))
+        hooks = comfy.hooks.create_hook_model_as_lora(weights, None, 0.3, 0.0)
+        target = target_of(kind)
+        hooked = [[target[0][0], {**target[0][1], "hooks": hooks}]]
+        for cfg in (1.0, 3.0):
+            found = resampled(pack, model, bundle, kind, plan(pack), cfg, hooked)
+            assert torch.isfinite(found).all()
+            assert relative(found, resampled(pack, model, bundle, kind, None, cfg, hooked)) > 1e-4, (kind, cfg)
+            assert relative(found, resampled(pack, model, bundle, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
+            one, two = (edited(pack, model, bundle, kind, plan(pack), way, cfg, hooked) for way in (True, False))
+            assert relative(one, two) < ROUNDING, (kind, cfg, relative(one, two))
+            # The source has no hook: a plan that takes nothing from it leaves the hooked edit as it is.
+            empty = resampled(pack, model, bundle, kind, plan(pack, strength=0.0), cfg, hooked)
+            assert torch.equal(empty, resampled(pack, model, bundle, kind, None, cfg, hooked)), (kind, cfg)
+        same_snapshot(model, before)
+
+
 def check_loras(pack):
     """Weights that a LoRA changes are the branches' weights."""
-    for kind in ("sd15", "flux"):
+    values = ("qkv.weight", "to_v.weight", "attn.v.weight", "w2v.weight")
+    for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind)
-        name = next(
-            key for key in model.model.state_dict() if key.endswith("qkv.weight") or key.endswith("to_v.weight")
-        )
+        name = next(key for key in model.model.state_dict() if key.endswith(values))
         weight = model.model.state_dict()[name]
         patched = model.clone()
         patched.add_patches({name: (torch.full_like(weight, 0.05),)}, 1.0)
@@ -189,7 +272,7 @@ def check_loras(pack):
 
 def check_low_memory_splits(pack):
     """Where the card is full each branch has a forward of its own, with the same result."""
-    for kind in ("sd15", "flux"):
+    for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind, batch=2)
         rows = []
 
@@ -241,7 +324,7 @@ def check_features(pack):
 def check_nothing_is_left_after_failure_and_interrupt(pack):
     """An error or an interrupt in any call leaves model, options and hooks as they were, and the next run is right."""
     attention = pack.module("attention")
-    for kind in ("sd15", "flux", "lumina"):
+    for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind)
         rules = plan(pack)
         if kind == "sd15":
@@ -256,20 +339,12 @@ def check_nothing_is_left_after_failure_and_interrupt(pack):
                 pass
             else:
                 raise AssertionError("the interrupt was swallowed")
-        broken = model.clone()
-
-        def fail(executor, *args, **kwargs):
-            executor(*args, **kwargs)
-            raise RuntimeError("planted")
-
-        broken.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "fail", fail)
-        if kind != "sd3":
-            try:
-                resampled(pack, broken, bundle, kind, rules, 3.0)
-            except RuntimeError as error:
-                assert "planted" in str(error)
-            else:
-                raise AssertionError("the error was swallowed")
+        try:
+            resampled(pack, _with_override(model, _Failing(calls=3)), bundle, kind, rules, 3.0)
+        except RuntimeError as error:
+            assert "planted" in str(error)
+        else:
+            raise AssertionError("the error was swallowed")
         assert not _hooks(model)
         same_snapshot(model, before)
         assert torch.equal(resampled(pack, model, bundle, kind, rules, 3.0), wanted), kind

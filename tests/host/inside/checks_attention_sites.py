@@ -192,9 +192,8 @@ def check_image_tokens_are_the_picture(pack):
         other["samples"][..., -1, -1] += 3.0
         seen = [_first_block(pack, model, kind, latent) for latent in (first, other)]
         kinds = {site.kind for site, _ in seen[0]}
-        assert kinds == {"sd35": {"joint", "self"}}.get(kind, {"self", "cross"} if kind in _CROSSED else {"joint"}), (
-            kind
-        )
+        usual = {"self", "cross"} if kind in _CROSSED else {"joint"}
+        assert kinds == ({"joint", "self"} if kind == "sd35" else usual), (kind, kinds)
         for (site, a), (_, b) in zip(*seen):
             if site.kind == "cross":
                 assert torch.equal(a, b), kind
@@ -214,7 +213,7 @@ _REFINED = ("lumina", "zimage")
 
 
 def check_text_tokens_are_the_prompt(pack):
-    """Where the resolver says that the text lies, keys follow the prompt, token by token unless a refiner mixes them."""
+    """Where the resolver says that the text lies, keys follow the prompt, token by token where no refiner mixes."""
     for kind in tiny_dits.KINDS:
         model, latent = tiny_dits.model(kind), tiny_dits.latent(kind)
         first = tiny_dits.conditioning(kind)
@@ -222,7 +221,6 @@ def check_text_tokens_are_the_prompt(pack):
             other = [[first[0][0].clone(), first[0][1]]]
             other[0][0][:, token] += 1.0
             seen = [_first_block(pack, model, kind, latent, conditioning) for conditioning in (first, other)]
-            # The state of a UNet has read the text before the first joint or crossed block has its next.
             pairs = [(site, _changed(a, b)) for (site, a), (_, b) in zip(*seen) if site.text is not None]
             assert pairs, kind
             for site, changed in pairs:

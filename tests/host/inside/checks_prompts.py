@@ -1,13 +1,16 @@
 """Words and tokens with the tokenizers that the host brings, in the key order of each family of models."""
 
 import functools
+import importlib.util
 import types
 
 import comfy.sd1_clip
 import comfy.sdxl_clip
+import comfy.text_encoders.aura_t5
 import comfy.text_encoders.flux
 import comfy.text_encoders.hunyuan_video
 import comfy.text_encoders.lt
+import comfy.text_encoders.pixart_t5
 import comfy.text_encoders.qwen_image
 import comfy.text_encoders.sd3_clip
 import torch
@@ -38,6 +41,11 @@ def _build():
     yield "flux", _clip(encoders.flux.FluxTokenizer()), ("t5xxl",)
     yield "ltx", _clip(encoders.lt.LTXVT5Tokenizer()), ("t5xxl",)
     yield "qwen", _clip(encoders.qwen_image.QwenImageTokenizer()), ("qwen25_7b",)
+    yield "chroma", _clip(encoders.pixart_t5.PixArtTokenizer()), ("t5xxl",)
+    yield "aura", _clip(encoders.aura_t5.AuraT5Tokenizer()), ("pile_t5xl",)
+    if importlib.util.find_spec("comfy.text_encoders.z_image"):  # newer hosts
+        encoder = importlib.import_module("comfy.text_encoders.z_image")
+        yield "zimage", _clip(encoder.ZImageTokenizer()), ("qwen3_4b",)
 
 
 def _read(pack, family, clip, names, text):
@@ -63,7 +71,7 @@ def check_words_are_found_in_every_vocabulary(pack):
             assert _words(prompt, keys) == folded * copies, (family, phrase, _words(prompt, keys))
         assert _words(prompt, prompt.find("red")) == "redred" * copies
         assert prompt.find("red", 2) == tuple(k for k in prompt.find("red boat") if k in prompt.find("red")), family
-        for absent in ("sky", "assistant", "describe", "ca", "dog"):
+        for absent in ("sky", "assistant", "user", "describe", "ca", "dog"):
             refuses(lambda p=prompt, w=absent: p.find(w), f"word {absent!r} must be in the prompt")
 
 

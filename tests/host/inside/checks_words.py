@@ -167,12 +167,36 @@ def check_prompt_to_prompt_on_every_architecture(pack):
         assert relative(results["other", True], results["other", False]) > 1e-4, kind
 
 
-def _by_table(pack, kind, text, reads_clip):
+def check_prompt_to_prompt_of_prompts_of_two_lengths(pack):
+    """Networks without CLIP take prompts of any length, which Z-Image fills up to different numbers of tokens."""
+    module = pack.module("attention")
+    for kind in tiny_dits.DITS:
+        if kind in (*tiny_dits.READS_CLIP, "wan", "wan_i2v"):
+            continue  # rows of 77, and the host pads Wan's text to one length
+        model, found = tiny_dits.model(kind), {}
+        family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family
+        source, one = _by_table(pack, kind, "a red cat on a mat", False, 9)
+        _, bundle = attending.inverted(pack, kind, model=model, source=one)
+        for length in (9, 13):
+            target, other = _by_table(pack, kind, "a red cat on a mat", False, length)
+            tokens = pack.module("attention.token_map").token_map(source, target, "replace", window=(0.0, 1.0))
+            for variant in ("text", "joint"):
+                settings = module.Settings(layers="all", start=0.0, end=1.0, text=tokens, variant=variant)
+                plan = module.get_preset("p2p").build(settings, family)
+                found[length, variant] = attending.resampled(pack, model, bundle, kind, plan, target=other)
+                assert torch.isfinite(found[length, variant]).all(), (kind, length)
+        # More pads are another prompt, but hardly another edit; no map is.
+        for variant in ("text", "joint"):
+            plain = attending.resampled(pack, model, bundle, kind, None, target=other)
+            assert relative(found[13, variant], plain) > 1e-4, (kind, variant)
+
+
+def _by_table(pack, kind, text, reads_clip, length=12):
     """A prompt and a conditioning whose every token has the vector of its id and place."""
     tokenizer = comfy.sd1_clip.SD1Tokenizer() if reads_clip else comfy.text_encoders.flux.FluxTokenizer()
     rows = tokenizer.tokenize_with_weights(text)
     name = "l" if reads_clip else "t5xxl"
-    rows = {name: [row if reads_clip else row[:12] for row in rows[name]]}
+    rows = {name: [row if reads_clip else row[:length] for row in rows[name]]}
     length = len(rows[name][0])
     clip = types.SimpleNamespace(tokenizer=tokenizer, cond_stage_model=types.SimpleNamespace())
     prompt = pack.module("nodes.host.prompts").prompt_of(clip, text, rows, length)

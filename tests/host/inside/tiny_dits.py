@@ -194,9 +194,26 @@ def _wan_i2v():
     return made, lambda: comfy.model_base.WAN21(made, image_to_video=True)
 
 
+def _pixart():
+    """An architecture that has no resolver."""
+    config = comfy.supported_models.PixArtAlpha(
+        {
+            "image_model": "pixart_alpha",
+            "hidden_size": 32,
+            "depth": 1,
+            "num_heads": 2,
+            "caption_channels": tiny.CONTEXT,
+            "pe_interpolation": 1.0,
+            "micro_condition": False,
+            "model_max_length": TEXT,
+        }
+    )
+    return config, lambda: comfy.model_base.PixArt(config)
+
+
 def _build(kind):
     own = {"hunyuan": _hunyuan, "qwen": _qwen, "ltx": _ltx, "lumina": _lumina}
-    own.update(zimage=_zimage, chroma=_chroma, aura=_aura, wan_i2v=_wan_i2v)
+    own.update(zimage=_zimage, chroma=_chroma, aura=_aura, wan_i2v=_wan_i2v, pixart=_pixart)
     if kind in own:
         return own[kind]()
     config, make = tiny._build("sd3" if kind == "sd35" else kind)
@@ -213,7 +230,7 @@ def _build(kind):
 
 
 def model(kind, seed=0):
-    """A MODEL of one of KINDS."""
+    """A MODEL of one of KINDS, or of "pixart", whose attention nobody knows."""
     with torch.inference_mode():
         config, make = _build(kind)
         config.manual_cast_dtype = None
@@ -241,7 +258,8 @@ def conditioning(kind, seed=0, batch=1, tokens=None):
     if kind in ("ltx", "lumina"):
         extras = {"attention_mask": torch.ones(batch, tokens, dtype=torch.long)}
     if kind == "chroma":
-        extras = {"guidance": 0.0}
+        # As its text encoder gives it, which has no pooled part.
+        extras = {"guidance": 0.0, "pooled_output": None}
     made = torch.randn(batch, tokens, tiny.CONTEXT, generator=generator)
     if kind == "wan_i2v":
         seen = torch.randn(1, SEEN, SEEN_CHANNELS, generator=torch.Generator().manual_seed(7))
@@ -259,6 +277,6 @@ def others(kind, image):
 def latent(kind, batch=1, seed=0, size=(8, 12), frames=3):
     """A non-square LATENT of the kind's channels; a clip for video."""
     generator = torch.Generator().manual_seed(200 + seed)
-    channels = {"sd15": 4, "sdxl": 4, "aura": 4, "ltx": 128}.get(kind, 16)
+    channels = {"sd15": 4, "sdxl": 4, "aura": 4, "pixart": 4, "ltx": 128}.get(kind, 16)
     times = {"qwen": (1,)}.get(kind, (frames,) if kind in VIDEO else ())
     return {"samples": torch.randn(batch, channels, *times, *size, generator=generator)}

@@ -1,0 +1,70 @@
+"""The count of what a bank holds, against sizes that are known, and against a bank that breaks its word."""
+
+import sys
+
+import pytest
+import torch
+
+from retrace.attention import Bank
+
+
+@pytest.fixture(scope="module")
+def memory(root):
+    """The module of the benchmark."""
+    folder = str(root / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        import attention_memory
+    finally:
+        sys.path.remove(folder)
+    return attention_memory
+
+
+@pytest.fixture
+def case(memory):
+    """RF-Edit with 256 image and 512 text tokens, 16 channels, 18 layers, two evaluations of one step."""
+    return memory.rf_edit(size=256, steps=4, inject=1, width=16, heads=2)
+
+
+EACH = 768 * 16 * 2
+WHOLE = 18 * 2 * EACH
+
+
+@pytest.mark.parametrize("stays", [36, 5, 0])
+def test_a_bank_holds_what_it_may(memory, case, stays):
+    assert memory.wanted(case) == WHOLE
+    found = memory.held(case, WHOLE, stays * EACH)
+    assert (found.bank["cuda"], found.bank["cpu"]) == (stays * EACH, WHOLE - stays * EACH) and not found.refused
+    # One operand is on its way at a time.
+    assert stays * EACH <= found.peak <= (stays + 2) * EACH
+
+
+def test_a_limit_that_is_too_small_is_kept_and_told(memory, case):
+    found = memory.held(case, WHOLE // 2, WHOLE // 2)
+    assert sum(found.bank.values()) <= WHOLE // 2 and "must stay within" in found.refused
+
+
+@pytest.mark.parametrize("fault", ["spills nothing", "keeps a copy"])
+def test_a_bank_that_breaks_its_word_is_found_out(memory, case, fault, monkeypatch):
+    class Broken(Bank):
+        def put(self, site, step, who, name, kept):
+            if fault == "spills nothing":
+                self.on_device = 2**40
+            else:
+                self.copies = [*getattr(self, "copies", []), kept]
+            super().put(site, step, who, name, kept)
+
+    monkeypatch.setattr(memory, "Bank", Broken)
+    row = memory._cells(case, memory.held(case, WHOLE, 0), WHOLE, 0)
+    assert row[-1] == "**beyond**"
+
+
+def test_views_of_one_storage_count_once(memory):
+    with memory.Alive() as alive:
+        one = torch.zeros(8)
+        two, three = one[:4], one.view(2, 4)
+        assert alive.bytes["cpu"] == 32
+        del one
+        assert alive.bytes["cpu"] == 32
+        del two, three
+        assert alive.bytes["cpu"] == 0
