@@ -45,7 +45,7 @@ class Damage:
         # What couples frames may have masks for those that it leaves; the operator itself knows.
         if not self.over_time and self.pictures not in (1, frames):
             raise ValueError(
-                f"mask must hold {one_or(frames)} for the pictures here, got {self.pictures}; "
+                f"mask must hold {one_or(frames)} here, got {self.pictures}; "
                 "pick one of them or make one for each picture."
             )
         shape = (channels, height, width)
@@ -78,5 +78,5 @@ def combined(damages: Sequence[Damage]) -> Damage:
 
 
 def one_or(count: int) -> str:
-    """A number of pictures that may also be one for all: "1" or "1 or 4"."""
-    return "1" if count == 1 else f"1 or {count}"
+    """A number of pictures that may also be one for all: "1 picture" or "1 or 4 pictures"."""
+    return "1 picture" if count == 1 else f"1 or {count} pictures"

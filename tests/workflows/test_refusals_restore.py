@@ -152,7 +152,7 @@ CASES = {
         ("kernel must be connected", "got nothing"),
     ),
     "more photos than latents": (lambda: swapped_photo(2), ("must hold 1 or 2 pictures", "got 3")),
-    "several photos for one latent": (lambda: swapped_photo(1), ("must hold 1 pictures", "got 3")),
+    "several photos for one latent": (lambda: swapped_photo(1), ("must hold 1 picture for", "got 3")),
     "a mask of another size": (lambda: masked(width=32), ("mask must be 64 x 64", "got 32 x 64")),
     "a mask that covers everything": (lambda: masked(), ("mask must keep a part", "all of it")),
     "masks of another number": (lambda: masks(3, batch=2, frames=2), ("mask must hold 1 or 2", "got 3")),
