@@ -158,9 +158,9 @@ def pixels(bench: Bench, repeats: int, channels: int, size: int, only: Sequence[
     head = ["damage", "a bare call", "DDS over bare calls", "middle half", "on the wall", f"wanted {WANTED}"]
     text = (
         f"Pictures of {size} x {size}, batch 1, {bench.steps} steps, a UNet of SD1.5 type on pixels with "
-        f"{parameters:.0f} million parameters; medians of {repeats} pairs of runs in turns, in processor time. The run is that of the "
-        "SAMPLER under the stock guider with all that the host does around it; the bare one makes as many calls of "
-        "the network and nothing else. Forwards are counted.\n\n" + _table(head, rows)
+        f"{parameters:.0f} million parameters; medians of {repeats} pairs of runs in turns, in processor time. The "
+        "run is that of the SAMPLER under the stock guider with all that the host does around it; the bare one makes "
+        "as many calls of the network and nothing else. Forwards are counted.\n\n" + _table(head, rows)
     )
     return text, {"size": size, "million_parameters": parameters, "rows": found}
 
