@@ -29,9 +29,12 @@ def test_a_picture_off_by_the_noise_moves_half_way_and_one_far_off_nearly_all_of
     assert torch.allclose(snap(measurement, near) - measurement.y, torch.full_like(truth, NOISE / 2))
     left = (snap(measurement, far) - measurement.y).abs() / NOISE
     assert torch.allclose(left, torch.full_like(truth, 100 / (1 + 100**2)))
+    # One that is nearer than the noise keeps half of its own.
+    nearer = measurement.y + NOISE / 2
+    assert torch.allclose(snap(measurement, nearer) - measurement.y, torch.full_like(truth, NOISE / 4))
     # Every picture by its own: one that is far off leaves the others alone.
-    mixed = torch.cat([near[:3], far[3:]])
-    assert torch.allclose(snap(measurement, mixed)[:3], snap(measurement, near)[:3])
+    mixed = torch.cat([far[:3], near[3:]])
+    assert torch.allclose(snap(measurement, mixed)[3:], snap(measurement, near)[3:])
 
 
 def test_smoothing_takes_the_flicker_and_leaves_the_picture():
