@@ -29,6 +29,7 @@ from retrace.restoration.operators import (  # noqa: E402
     Operator,
     quality_tables,
 )
+from retrace.restoration.snap import snap  # noqa: E402
 from retrace.restoration.solvers.dds import Consistency, dds  # noqa: E402
 from retrace.restoration.solvers.fresh import Fresh, fresh_noise  # noqa: E402
 from retrace.restoration.solvers.guided import Energy, guided, unit_start  # noqa: E402
@@ -279,5 +280,4 @@ METHODS = {
 
 def snapped(measured: Measurement, shown: Tensor) -> Tensor:
     """Pictures behind SnapToMeasurement, in [-1, 1]."""
-    weight = measured.chi2(shown).reshape(-1, 1, 1, 1).clamp_min(1.0)
-    return measured.correct(shown, weight).clamp(-1.0, 1.0)
+    return snap(measured, shown).clamp(-1.0, 1.0)

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..restoration.measurement import NOISE_FLOOR, Measurement
 from ..restoration.noise_level import noise_level
+from ..restoration.snap import snap
 from .host.compat import declare, schema
 from .host.damage import Damage, OperatorType
 from .host.pictures import damaged_pixels, image_of, per_sample, pixels_of
@@ -147,13 +148,25 @@ class SnapToMeasurement(io.ComfyNode):
             display_name="Snap to Measurement (Retrace)",
             category=CATEGORY,
             description="Draws a restored picture onto what the photo shows, in pixels: what the VAE has lost comes "
-            "back where the photo has it. A JPEG then saves to the same file again.",
-            search_aliases=["data consistency", "paste original pixels", "back projection"],
+            "back where the photo has it. A JPEG then saves to the same file again. Takes the flicker out of clips.",
+            search_aliases=["data consistency", "paste original pixels", "back projection", "deflicker"],
             inputs=[
-                declare(io.Image.Input, "image", tooltip="The restored picture."),
+                declare(io.Image.Input, "image", tooltip="The restored picture, or the frames of a restored clip."),
                 operator_input(),
                 damaged_input(),
                 noise_input(),
+                declare(
+                    io.Float.Input,
+                    "temporal_smoothing",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="For clips: differences between frames below about this many times the photo's noise are "
+                    "taken for noise and held still; what moves keeps its edges. 1 to 2 are usual. All pictures of "
+                    "the batch are then one clip.",
+                ),
             ],
             outputs=[
                 declare(
@@ -170,14 +183,12 @@ class SnapToMeasurement(io.ComfyNode):
         return check_noise(noise)
 
     @classmethod
-    def execute(cls, image: torch.Tensor, operator: Damage, damaged: torch.Tensor, noise: float) -> io.NodeOutput:
+    def execute(
+        cls, image: torch.Tensor, operator: Damage, damaged: torch.Tensor, noise: float, temporal_smoothing: float = 0.0
+    ) -> io.NodeOutput:
         """Draw the picture onto the photo."""
         measurement, pixels = measurement_of(image, operator, damaged, noise)
-        # What the picture misses beyond the noise is its own error, whose variance the photo is weighed against.
-        chi2 = measurement.chi2(pixels).reshape(-1, *([1] * len(measurement.operator.shape)))
-        weight = chi2.clamp_min(1.0)
-        weight = weight[0] if measurement.operator.shape == tuple(pixels.shape) else weight
-        return io.NodeOutput(image_of(measurement.correct(pixels, weight)).clamp(0.0, 1.0))
+        return io.NodeOutput(image_of(snap(measurement, pixels, temporal_smoothing)).clamp(0.0, 1.0))
 
 
 class RestoreReport(io.ComfyNode):

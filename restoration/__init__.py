@@ -11,6 +11,7 @@ place of PixelConsistency.
 from .levels import Denoise, Report, Space
 from .measurement import NOISE_FLOOR, Measurement
 from .noise_level import noise_level
+from .snap import snap
 from .solvers.dds import Consistency, PixelConsistency, dds
 from .solvers.fresh import fresh_noise
 from .solvers.guided import Energy, guided
@@ -37,4 +38,5 @@ __all__ = [
     "guided",
     "noise_level",
     "red_diff",
+    "snap",
 ]

@@ -312,6 +312,22 @@ def check_snapping_brings_back_what_the_photo_has(pack):
         assert after < 0.3 * before and psnr(snapped, image) > psnr(lossy, image), (name, before, after)
 
 
+def check_snapping_takes_the_flicker_out_of_a_clip(pack):
+    """Frames that are alike and a decoder's answers to them that are not: with smoothing they are alike again."""
+    still = picture(pack)[0].expand(4, -1, -1, -1)
+    flickering = still + 0.05 * torch.randn(still.shape, generator=torch.Generator().manual_seed(4))
+    small = pack.call("DamageLowResolution", scale=2.0, filter="box")[0]
+    for operator in (small, pack.call("DamageFrames", pattern="dropped", every=2, operator=small)[0]):
+        (damaged,) = pack.call("ApplyDamage", image=still, operator=operator, noise=8.0, seed=1)
+        inputs = {"image": flickering.clamp(0, 1), "operator": operator, "damaged": damaged, "noise": 8.0}
+        (alone,) = pack.call("SnapToMeasurement", **inputs)
+        (without,) = pack.call("SnapToMeasurement", **inputs, temporal_smoothing=0.0)
+        (together,) = pack.call("SnapToMeasurement", **inputs, temporal_smoothing=2.0)
+        assert torch.equal(alone, without)
+        flicker = [float(clip.diff(dim=0).square().mean().sqrt()) for clip in (alone, together)]
+        assert flicker[1] < 0.5 * flicker[0] and psnr(together, still) > psnr(alone, still), flicker
+
+
 def check_previews_and_interrupt(pack):
     """A preview of the corrected prediction at every step; an interrupt ends the run within one call."""
     image, _ = picture(pack)

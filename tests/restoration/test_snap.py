@@ -1,0 +1,89 @@
+"""The last step in pixels: against its own optimum, and what it does to flicker."""
+
+import pytest
+import torch
+
+from retrace.restoration import Measurement, snap
+from retrace.restoration.operators import DroppedFrames, LowResolution, Mask
+from retrace.restoration.solvers.temporal import difference
+
+FRAMES, SHAPE, NOISE = 6, (1, 8, 8), 0.1
+
+
+def noisy(operator, truth, seed=0):
+    drawn = torch.randn(operator.forward(truth).shape, generator=torch.Generator().manual_seed(seed)).to(truth)
+    return Measurement(operator, operator.seen(operator.forward(truth) + NOISE * drawn), NOISE)
+
+
+def still(operator=None):
+    """Frames that are alike, and a restored clip of them that flickers by three deviations of the noise."""
+    picture = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)).double().clamp(-1, 1)
+    truth = picture.expand(FRAMES, *SHAPE).contiguous()
+    flicker = torch.randn(truth.shape, generator=torch.Generator().manual_seed(2)).double()
+    return truth, noisy(operator or LowResolution(SHAPE, 2, "box"), truth), truth + 3 * NOISE * flicker
+
+
+def test_a_picture_off_by_the_noise_moves_half_way_and_one_far_off_nearly_all_of_it():
+    truth, measurement, _ = still(Mask(SHAPE, torch.ones(1, 8, 8)))
+    near, far = measurement.y + NOISE, measurement.y + 100 * NOISE
+    assert torch.allclose(snap(measurement, near) - measurement.y, torch.full_like(truth, NOISE / 2))
+    left = (snap(measurement, far) - measurement.y).abs() / NOISE
+    assert torch.allclose(left, torch.full_like(truth, 100 / (1 + 100**2)))
+    # One that is nearer than the noise keeps half of its own.
+    nearer = measurement.y + NOISE / 2
+    assert torch.allclose(snap(measurement, nearer) - measurement.y, torch.full_like(truth, NOISE / 4))
+    # Every picture by its own: one that is far off leaves the others alone.
+    mixed = torch.cat([far[:3], near[3:]])
+    assert torch.allclose(snap(measurement, mixed)[3:], snap(measurement, near)[3:])
+
+
+def test_smoothing_takes_the_flicker_and_leaves_the_picture():
+    truth, measurement, restored = still()
+    alone, together = snap(measurement, restored), snap(measurement, restored, 2.0)
+
+    def off(x):
+        return float((x - truth).square().mean())
+
+    assert float(difference(together).square().mean()) < 0.2 * float(difference(alone).square().mean())
+    assert off(together) < 0.5 * off(alone) < off(restored)
+
+
+def test_what_moves_far_stays_where_it_is():
+    """A bright edge that moves on by a pixel a frame is not smeared along its way."""
+    truth = -torch.ones(FRAMES, *SHAPE, dtype=torch.float64)
+    for number in range(FRAMES):
+        truth[number, :, :, : number + 1] = 1.0
+    measurement = noisy(LowResolution(SHAPE, 2, "box"), truth)
+    moved = snap(measurement, truth, 1.5) - truth
+    # A step of 2 loses at most the threshold over the weight at each of its ends.
+    assert float(moved.abs().max()) < 4 * NOISE
+
+
+@pytest.mark.parametrize("smoothing", [0.5, 3.0])
+def test_the_result_is_the_minimum(smoothing):
+    """No direction leads down from it: along random ones the objective rises."""
+    _, measurement, restored = still()
+    x = snap(measurement, restored, smoothing)
+    weight = float(measurement.chi2(restored).clamp_min(1).mean())
+
+    def objective(z):
+        data = (measurement.forward(z) - measurement.y).square().sum()
+        return float(
+            (z - restored).square().sum() / 2 + weight / 2 * data + smoothing * NOISE * difference(z).abs().sum()
+        )
+
+    best = objective(x)
+    for seed in range(20):
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+        if seed % 2:
+            direction = direction[:1].expand_as(x)
+        assert objective(x + 0.02 * direction) > best - 1e-4 * abs(best)
+    assert objective(snap(measurement, restored)) > best
+
+
+def test_dropped_frames_are_one_sample():
+    truth, *_ = still()
+    measurement = noisy(DroppedFrames((FRAMES, *SHAPE), 2), truth)
+    restored = truth + 0.3
+    assert snap(measurement, restored).shape == truth.shape
+    assert float((snap(measurement, restored, 1.0) - truth).abs().mean()) < 0.3
