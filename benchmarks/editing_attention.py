@@ -373,6 +373,7 @@ ATTENDED = (
         "midpoint + value",
         attended("midpoint", "value", layers="all", end=0.5),
         both(1.0),
+        by_hand=True,
         note=f"RF-Edit: v in all layers and half of the steps, the best of the windows below; {_NOTE}",
     ),
     Entry(
