@@ -92,9 +92,10 @@ def test_it_costs_what_it_says(steps):
     autoencoder.calls.update(decode=0, encode=0)
     DecodeCorrectEncode(measured, autoencoder.decode, autoencoder.encode)(prediction, 0.2)
     assert autoencoder.calls == {"decode": 3, "encode": 6}
-    autoencoder.calls.update(decode=0, encode=0)
+    # A photo this exact takes all iterations.
+    measured, autoencoder, prediction = problem(sigma=0.02)
     DecoderGradient(measured, autoencoder.decode)(prediction, 0.2)
-    assert 2 <= autoencoder.calls["decode"] <= 6 and autoencoder.calls["encode"] == 0
+    assert autoencoder.calls == {"decode": 6, "encode": 0}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
