@@ -135,7 +135,7 @@ def test_a_small_run_writes_everything_and_is_resumed(parts, tmp_path, capsys):
 def test_clips_stand_or_move_under_a_grain_that_stands(parts):
     clips = parts[2]
     still, moving = clips.CLIPS["a square stands"].draw(3), clips.CLIPS["a circle, 1 pixel right"].draw(3)
-    assert torch.equal(still[0], still[2]) and clips.flicker(still, still) == 0.0
+    assert torch.equal(still[0], still[2]) and clips.flicker(moving, moving) == 0.0
     assert not torch.equal(moving[0], moving[1]) and torch.equal(moving[0, :, :4], moving[2, :, :4])
     # Frames that alternate by a level of 255 up and down differ by two.
     blinking = still + torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1) / clips.LEVELS
