@@ -372,9 +372,16 @@ ATTENDED = (
     Entry(
         "midpoint + value",
         attended("midpoint", "value", layers="all", end=0.5),
-        both(1.0),
+        {"flow": Setting(1.0)},
         by_hand=True,
         note=f"RF-Edit: v in all layers and half of the steps, the best of the windows below; {_NOTE}",
+    ),
+    Entry(
+        "midpoint + value, late",
+        attended("midpoint", "value", layers=_LATE),
+        {"eps": Setting(1.0)},
+        by_hand=True,
+        note=f"the same on a UNet: v in the later half of the layers and a fifth of the steps; {_NOTE}",
     ),
     Entry(
         "ddim + mutual",
