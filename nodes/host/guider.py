@@ -36,16 +36,16 @@ class SteadyGuider(comfy.samplers.CFGGuider):
         self.inner_set_conds(conds)
         self.set_cfg(cfg)
 
-    def inner_set_conds(self, conds: dict[str, Any]) -> None:
-        """Set the conditionings; called by guiders.
+    def sample(self, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Sample; called by nodes and by the host's, arguments as there.
 
         Raises:
-            ValueError: If one is empty: the host would answer zeros in its place.
+            ValueError: If a conditioning is empty: the host would answer zeros in its place.
         """
-        for name, cond in conds.items():
-            if len(cond) == 0:
+        for name, conds in self.original_conds.items():
+            if not conds:
                 raise ValueError(f"{name} must hold a conditioning, got an empty list; connect a text encoder.")
-        super().inner_set_conds(conds)
+        return super().sample(noise, *args, **kwargs)
 
     def predict_noise(
         self,
