@@ -349,7 +349,8 @@ def report(rows: Sequence[dict[str, Any]], used: dict[str, dict[str, float]], st
     most = max((len(group.numbers) for group in groups.values()), default=0)
     parts = [
         "# Restoration of held-out Shapes pictures",
-        f"Up to {most} pictures (see the column), {steps} steps of DDS at cfg 1 under the caption, one seed, trust 1; "
+        f"Up to {most} pictures (costly methods on the first few, see the column), {steps} steps of DDS at cfg 1 under "
+        "the caption, one seed, trust 1; "
         f"RED-diff takes {METHODS['RED-diff'].steps:g} times the steps. All settings are those of the nodes, STSL's "
         "weight a fifth of PSLD's for its five inner steps. The truth through the VAE is the ceiling of what comes out "
         "of one. `snapped` is behind SnapToMeasurement, which every row may have. `object`: colour, shape, size and "
