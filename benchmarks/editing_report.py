@@ -150,8 +150,8 @@ def verdict(rows: Sequence[Row]) -> str:
         parts["both" if len(better) == 2 else better[0] if better else "none"].append(label(row))
     said = {
         "both": "Better than the baseline in both",
-        "success": "Better in success, worse in PSNR",
-        "psnr": "Better in PSNR, worse in success",
+        "success": "Better in success, not in PSNR",
+        "psnr": "Better in PSNR, not in success",
         "none": "No better than the baseline in either",
     }
     lines += [f"- {said[key]}: {', '.join(names)}." for key, names in parts.items() if names]
