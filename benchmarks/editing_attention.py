@@ -279,7 +279,7 @@ in dB; a *-* was not tried. Every row changed what was asked for in all of its p
 | midpoint + structure, all layers, 0.5 | 1 | 34.3 | 22.6 | 42.0 | 36.8 | 33.93 |
 | infedit + unified, words 0.2, self 0.1 (success 94 %) | 2 | 32.7 | 22.2 | 40.1 | 34.6 | 32.4 |
 
-RF-Edit and structure once more, on 32 such pictures, 8 of each kind, which have another plain row:
+RF-Edit and structure once more, on 32 such pictures, 8 of each kind:
 
 | flow model | cfg | success % | colour | background | shape | position | all |
 | --- | --- | --- | --- | --- | --- | --- | --- |
