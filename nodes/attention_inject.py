@@ -11,9 +11,10 @@ from comfy_api.latest import io
 from ..attention import AttentionPlan, Settings, get_preset
 from .host.attention_listing import check_layers, offered
 from .host.attention_masks import picture_mask
-from .host.attention_sites import refuse_compiled_model, resolver_for
+from .host.attention_sites import resolver_for
 from .host.attention_type import attention_input, attention_output
 from .host.compat import declare, schema, show_progress_text
+from .host.compiled import refuse_compiled_model
 
 OWN = "preset's own"
 OWN_BLOCK = -1

@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from .host.attention_listing import listing
-from .host.attention_sites import refuse_compiled_model, resolver_for
+from .host.attention_sites import resolver_for
 from .host.compat import declare, schema
+from .host.compiled import refuse_compiled_model
 from .host.latents import source_samples
 
 # A square picture of 512 pixels, where no latent says otherwise.

@@ -12,10 +12,11 @@ from comfy_api.latest import io
 from ..attention import AttentionPlan, Settings, get_preset
 from ..inversion import Method, get_method, own_method, strength_to_level
 from .host.attention_listing import check_layers
-from .host.attention_sites import refuse_compiled_model, resolver_for
+from .host.attention_sites import resolver_for
 from .host.bundle import Bundle, InversionType, source_of
 from .host.checks import check_cfg
 from .host.compat import declare, schema, show_progress_text
+from .host.compiled import refuse_compiled_model
 from .host.grid import check_strength, read_sigmas, rising_sigmas
 from .host.inverting import inversion_output, refusal
 from .host.rf_edit import GIGABYTE, climb_and_keep, describe_beside

@@ -11,9 +11,10 @@ from ..attention import ALL, AttentionPlan, Layers, Settings, get_preset
 from ..attention.token_map import MODES, token_map
 from ..attention.unified_blend import UnifiedBlend, with_unified_blend
 from ..attention.word_list import parse_weights, parse_words
-from .host.attention_sites import refuse_compiled_model, resolver_for
+from .host.attention_sites import resolver_for
 from .host.attention_type import attention_input, attention_output
 from .host.compat import declare, schema, show_progress_text
+from .host.compiled import refuse_compiled_model
 from .host.parametrisation import model_sampling_of, space_of
 from .host.prompts import alignment_text, cosines, encode, encodings
 

@@ -8,9 +8,10 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from .host.attention_sites import refuse_compiled_model, resolver_for
+from .host.attention_sites import resolver_for
 from .host.checks import refuse_skipping
 from .host.compat import declare, schema
+from .host.compiled import refuse_compiled_model
 from .host.grid import check_steps
 from .host.latents import keep_outside, source_samples
 from .host.masks import on_latent_grid

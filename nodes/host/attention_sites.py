@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...attention.sites import Grid, Kind, Site, Span
+from .compiled import refuse_compiled
 
 Options = dict[str, Any]
 
@@ -444,10 +445,6 @@ _RESOLVERS: dict[tuple[str, str], type[Resolver]] = {
     ("lightricks.model", "LTXVModel"): _LTX,
     ("lumina.model", "NextDiT"): _Lumina,
 }
-_COMPILED = (
-    "model must not be compiled to control its attention, got one of torch.compile; "
-    "connect the MODEL from before that node."
-)
 _KNOWN = "SD1.x, SD2.x, SDXL, SD3, Flux, Chroma, AuraFlow, Qwen-Image, Wan, HunyuanVideo, LTX, Lumina 2 and Z-Image"
 
 
@@ -466,33 +463,6 @@ def resolver_for(network: Any) -> Resolver:
     if found is None:
         raise ValueError(_unknown(kind.__name__))
     return found(network)
-
-
-def refuse_compiled(network: Any) -> None:
-    """Refuse a network that torch.compile has frozen, in which no hook runs.
-
-    Raises:
-        ValueError: If it is compiled.
-    """
-    # What torch.compile returns holds the module under this name.
-    if hasattr(network, "_orig_mod"):
-        raise ValueError(_COMPILED)
-
-
-def refuse_compiled_model(model: Any) -> None:
-    """Refuse a MODEL that a node compiles when it runs.
-
-    Raises:
-        ValueError: If it does.
-    """
-    options = getattr(model, "model_options", {}) or {}
-    wrappers = options.get("transformer_options", {}).get("wrappers", {})
-    keys = {str(key) for keyed in (*wrappers.values(), *(model.wrappers or {}).values()) for key in keyed}
-    patched = [value for name, value in model.object_patches.items() if name.startswith("diffusion_model")]
-    if "torch.compile" in keys or "torch_compile_kwargs" in options:
-        raise ValueError(_COMPILED)
-    for value in patched:
-        refuse_compiled(value)
 
 
 def _unknown(name: str) -> str:

@@ -24,7 +24,8 @@ import torch
 from ...attention import AttentionPlan, AttentionRun, Shelf, Step
 from .attention_masks import on_grid_of
 from .attention_override import Forwards, Layout, step_of
-from .attention_sites import Resolver, refuse_compiled_model, resolver_for
+from .attention_sites import Resolver, resolver_for
+from .compiled import refuse_compiled_model
 from .guider import EVALUATE, SteadyGuider
 from .prompts import warn_of_other_prompts
 

@@ -14,9 +14,10 @@ from ...attention.word_list import Word
 from ...attention.words import word_probe
 from ...inversion import Field, Inversion, mix, state_at, work_dtype
 from ...inversion.paired import Noises
-from .attention_sites import refuse_compiled_model, resolver_for
+from .attention_sites import resolver_for
 from .branches import Branch, BranchGuider
 from .checks import refuse_skipping
+from .compiled import refuse_compiled_model
 from .field import Callback, field_of
 from .latents import into_model
 from .parametrisation import model_sampling_of, space_of
