@@ -163,6 +163,7 @@ class SnapToMeasurement(io.ComfyNode):
                     max=10.0,
                     step=0.1,
                     round=0.001,
+                    optional=True,
                     tooltip="For clips: differences between frames below about this many times the photo's noise are "
                     "taken for noise and held still; what moves keeps its edges. 1 to 2 are usual. All pictures of "
                     "the batch are then one clip.",
