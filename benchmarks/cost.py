@@ -16,19 +16,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
-import os
 import runpy
 import statistics
-import subprocess
 import sys
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import in_host
+
 ROOT = Path(__file__).resolve().parents[1]
-INSIDE = "RETRACE_COST_INSIDE"
 # Wanted by kind of row: time over that of the bare calls.
 WANTED = {"plain": 1.05, "null-text": 1.15}
 # Short settings where the defaults would take minutes and say nothing more about a call.
@@ -347,18 +345,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="sides of the latent (32)")
     parser.add_argument("--only", nargs="*", default=[], help="rows to measure, and 'memory'; all without it")
     chosen = parser.parse_args()
-    if os.environ.get(INSIDE):
+    if in_host.is_inside():
         inside(chosen.steps, chosen.repeats, chosen.channels, chosen.size, chosen.only)
         return
-    tools = runpy.run_path(str(ROOT / "tests" / "hosts.py"))
-    hosts = tools["find_hosts"]()
-    if not hosts:
-        raise SystemExit("COMFYUI_PATH must name a ComfyUI checkout, got none; set it and run this again.")
-    host = hosts[-1]
-    with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(host), "OMP_NUM_THREADS": "1", "TMPDIR": scratch}
-        command = [tools["host_python"](), str(Path(__file__).resolve()), *sys.argv[1:]]
-        raise SystemExit(subprocess.run(command, cwd=host, env=environment, check=False).returncode)
+    in_host.run_inside(__file__)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,18 @@ import argparse
 import ctypes
 import gc
 import importlib
-import os
 import re
 import runpy
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import in_host
+
 ROOT = Path(__file__).resolve().parents[1]
-INSIDE = "RETRACE_BENCHMARK_INSIDE"
 # A call must take at least this long for a ratio of runs to say something about models that people use.
 SHORTEST_CALL = 0.1
 WANTED = 1.05
@@ -233,18 +231,10 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=64, help="width of the UNet's first level (64)")
     parser.add_argument("--size", type=int, default=32, help="sides of the latent (32)")
     chosen = parser.parse_args()
-    if os.environ.get(INSIDE):
+    if in_host.is_inside():
         inside(chosen.steps, chosen.repeats, chosen.channels, chosen.size)
         return
-    tools = runpy.run_path(str(ROOT / "tests" / "hosts.py"))
-    hosts = tools["find_hosts"]()
-    if not hosts:
-        raise SystemExit("COMFYUI_PATH must name a ComfyUI checkout, got none; set it and run this again.")
-    host = hosts[-1]
-    with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(host), "OMP_NUM_THREADS": "1", "TMPDIR": scratch}
-        command = [tools["host_python"](), str(Path(__file__).resolve()), *sys.argv[1:]]
-        raise SystemExit(subprocess.run(command, cwd=host, env=environment, check=False).returncode)
+    in_host.run_inside(__file__)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import runpy
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import in_host
+
 ROOT = Path(__file__).resolve().parents[1]
-INSIDE = "RETRACE_RESTORATION_COST_INSIDE"
 WANTED = 1.1
 LATENT_STEPS = 3
 DDS = {
@@ -286,18 +284,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="damages to measure; all without it")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     chosen = parser.parse_args()
-    if os.environ.get(INSIDE):
+    if in_host.is_inside():
         inside(chosen.steps, chosen.repeats, chosen.channels, chosen.size, chosen.only, chosen.output)
         return
-    tools = runpy.run_path(str(ROOT / "tests" / "hosts.py"))
-    hosts = tools["find_hosts"]()
-    if not hosts:
-        raise SystemExit("COMFYUI_PATH must name a ComfyUI checkout, got none; set it and run this again.")
-    host = hosts[-1]
-    with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, INSIDE: "1", "PYTHONPATH": str(host), "OMP_NUM_THREADS": "1", "TMPDIR": scratch}
-        command = [tools["host_python"](), str(Path(__file__).resolve()), *sys.argv[1:]]
-        raise SystemExit(subprocess.run(command, cwd=host, env=environment, check=False).returncode)
+    in_host.run_inside(__file__)
 
 
 if __name__ == "__main__":
