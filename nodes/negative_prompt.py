@@ -11,6 +11,7 @@ from ..inversion import PROX, NegativePrompt
 from .host.bundle import Bundle, InversionType
 from .host.compat import declare, schema
 from .host.negative_prompt import run_negative_prompt
+from .shared_inputs import mask_inputs
 
 UNIT = {"min": 0.0, "max": 1.0, "step": 0.05, "round": 0.001}
 
@@ -105,22 +106,7 @@ class NegativePromptInversion(io.ComfyNode):
                     optional=True,
                     tooltip="Prompt of the inversion, only needed for one that was loaded from a file.",
                 ),
-                declare(
-                    io.Mask.Input,
-                    "mask",
-                    optional=True,
-                    tooltip="White where the edit may act. Everything outside ends bit-equal to the source latent.",
-                ),
-                declare(
-                    io.Int.Input,
-                    "feather",
-                    default=0,
-                    min=0,
-                    max=256,
-                    step=1,
-                    optional=True,
-                    tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
-                ),
+                *mask_inputs(),
             ],
             outputs=[
                 declare(

@@ -8,6 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .host.compat import declare
+from .shared_inputs import mask_inputs
 
 SEEDS = 2**64 - 1
 
@@ -108,22 +109,7 @@ def optional_inputs() -> list[Any]:
             optional=True,
             tooltip="Noise levels to use instead of steps and scheduler, rising or falling, all the way to 0.",
         ),
-        declare(
-            io.Mask.Input,
-            "mask",
-            optional=True,
-            tooltip="White where the edit may act. Everything outside ends bit-equal to the source latent.",
-        ),
-        declare(
-            io.Int.Input,
-            "feather",
-            default=0,
-            min=0,
-            max=256,
-            step=1,
-            optional=True,
-            tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
-        ),
+        *mask_inputs(),
     ]
 
 

@@ -17,6 +17,7 @@ from .host.compat import declare, schema, show_progress_text
 from .host.compiled import refuse_compiled_model
 from .host.prompts import alignment_text, cosines, encode, encodings
 from .host.word_maps import word_layers
+from .shared_inputs import prompt_inputs
 
 REWEIGHT = "reweight"
 
@@ -46,28 +47,7 @@ class PromptToPrompt(io.ComfyNode):
             "arXiv:2208.01626.",
             search_aliases=["P2P", "prompt2prompt", "cross attention control", "attention reweight", "word swap"],
             inputs=[
-                declare(
-                    io.Model.Input,
-                    "model",
-                    tooltip="Model of the edit, whose layers the plan is for. It is not changed.",
-                ),
-                declare(io.Clip.Input, "clip", tooltip="The model's text encoder: words are found by its tokens."),
-                declare(
-                    io.String.Input,
-                    "source_text",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    default="",
-                    tooltip="Prompt that describes the picture as it is.",
-                ),
-                declare(
-                    io.String.Input,
-                    "target_text",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    default="",
-                    tooltip="The same prompt as it should become: with words swapped, added or left out.",
-                ),
+                *prompt_inputs(),
                 declare(
                     io.Combo.Input,
                     "mode",

@@ -13,6 +13,7 @@ from .host.bundle import Bundle, InversionType
 from .host.compat import declare, schema
 from .host.method_inputs import method_names
 from .host.runs import run_replay
+from .shared_inputs import mask_inputs
 
 SAME = "same as inversion"
 
@@ -56,22 +57,7 @@ class Resample(io.ComfyNode):
                     optional=True,
                     tooltip="Negative prompt of the edit. Needed when cfg is not 1, left out after NullTextOptimize.",
                 ),
-                declare(
-                    io.Mask.Input,
-                    "mask",
-                    optional=True,
-                    tooltip="White where the edit may act. Everything outside ends bit-equal to the source latent.",
-                ),
-                declare(
-                    io.Int.Input,
-                    "feather",
-                    default=0,
-                    min=0,
-                    max=256,
-                    step=1,
-                    optional=True,
-                    tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
-                ),
+                *mask_inputs(),
                 declare(
                     io.Conditioning.Input,
                     "source",

@@ -21,6 +21,7 @@ from .host.grid import check_strength, read_sigmas, rising_sigmas
 from .host.inverting import inversion_output, refusal
 from .host.rf_edit import GIGABYTE, climb_and_keep, describe_beside
 from .host.runs import check_model_fits, run_invert, run_replay
+from .shared_inputs import mask_inputs
 
 OWN = "preset's own"
 BANK, BESIDE = "bank", "beside"
@@ -146,22 +147,7 @@ class RFEdit(io.ComfyNode):
                     optional=True,
                     tooltip="Negative prompt of the edit. Needed when cfg is not 1.",
                 ),
-                declare(
-                    io.Mask.Input,
-                    "mask",
-                    optional=True,
-                    tooltip="White where the edit may act. Everything outside ends bit-equal to the source latent.",
-                ),
-                declare(
-                    io.Int.Input,
-                    "feather",
-                    default=0,
-                    min=0,
-                    max=256,
-                    step=1,
-                    optional=True,
-                    tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
-                ),
+                *mask_inputs(),
                 declare(
                     io.Sigmas.Input,
                     "sigmas",

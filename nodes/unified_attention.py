@@ -17,6 +17,7 @@ from .host.compat import declare, schema, show_progress_text
 from .host.compiled import refuse_compiled_model
 from .host.parametrisation import model_sampling_of, space_of
 from .host.prompts import alignment_text, cosines, encode, encodings
+from .shared_inputs import prompt_inputs
 
 # Official: words are mapped as in refine, and similar ones are joined.
 _MODE = "similarity"
@@ -37,28 +38,7 @@ class UnifiedAttentionControl(io.ComfyNode):
             "may change. Goes into InfEdit. Xu et al. 2023, arXiv:2312.04965.",
             search_aliases=["UAC", "InfEdit", "mutual attention", "three branch", "cross attention control"],
             inputs=[
-                declare(
-                    io.Model.Input,
-                    "model",
-                    tooltip="Model of the edit, whose layers the plan is for. It is not changed.",
-                ),
-                declare(io.Clip.Input, "clip", tooltip="The model's text encoder: words are found by its tokens."),
-                declare(
-                    io.String.Input,
-                    "source_text",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    default="",
-                    tooltip="Prompt that describes the picture as it is.",
-                ),
-                declare(
-                    io.String.Input,
-                    "target_text",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    default="",
-                    tooltip="The same prompt as it should become: with words swapped, added or left out.",
-                ),
+                *prompt_inputs(),
                 declare(
                     io.Float.Input,
                     "cross_end",
