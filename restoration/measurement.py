@@ -73,7 +73,7 @@ class Measurement:
         """A^T y / |A| of the linear part."""
         return self.operator.linear_part.adjoint(y) / self.operator.norm
 
-    def weight(self, variance: float) -> Tensor | float:
+    def weight(self, variance: Tensor | float) -> Tensor | float:
         """Weight g = r^2 / sigma^2 of a clean picture that is known up to the variance r^2."""
         return variance / self.sigma**2
 

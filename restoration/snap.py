@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .error_variance import error_variance
 from .measurement import Measurement
 from .solvers.temporal import TemporalConsistency
 
@@ -14,11 +15,16 @@ _ROUNDS = 40
 def snap(measurement: Measurement, x: Tensor, smoothing: float = 0.0) -> Tensor:
     """Move pictures towards what was measured, and frames towards each other.
 
-        argmin_z 1/2 |z - x|^2 + g/2 |A z - y|^2 + smoothing s |D z|_1,   g = max(1, chi2 of x)
+        argmin_z 1/2 sum (z - x)^2 / v + 1/2 |A z - y|^2 / sigma^2
 
-    What a picture misses beyond the noise is its own error, whose variance the measurement is weighed against. D is the
-    difference between frames and s the deviation of the noise: small differences between frames are taken for noise and
-    held still, and an edge that moves loses little, as total variation takes the same from large ones.
+    What a picture misses beyond the noise is its own error, whose variance v (error_variance) the measurement is
+    weighed against: a picture that explains y within its noise stays as it is. A JPEG has no noise but cells, and x
+    goes to the nearest picture in them. For clips the minimum is that of
+
+        1/2 |z - x|^2 + g/2 |A z - y|^2 + smoothing s |D z|_1,   g = max(1, chi2 of x)
+
+    D is the difference between frames and s the deviation of the noise: small differences between frames are taken for
+    noise and held still, and an edge that moves loses little, as total variation takes the same from large ones.
 
     Args:
         measurement: What was measured, with one noise for all, and without what an autoencoder loses.
@@ -32,9 +38,11 @@ def snap(measurement: Measurement, x: Tensor, smoothing: float = 0.0) -> Tensor:
     Raises:
         ValueError: If the smoothing is negative.
     """
-    chi2 = measurement.chi2(x).clamp_min(1.0)
     if smoothing == 0.0:
-        return measurement.correct(x, chi2.reshape(*chi2.shape, *([1] * len(measurement.operator.shape))))
+        if not measurement.operator.linear:
+            return measurement.correct(x, 1.0)
+        return measurement.correct(x, measurement.weight(error_variance(measurement, x)))
+    chi2 = measurement.chi2(x).clamp_min(1.0)
     sigma = float(measurement.sigma)
     variance = float(chi2.mean()) * sigma**2
     noise = sigma * measurement.operator.norm

@@ -48,6 +48,10 @@ class BlackWhite(Operator):
         """Colours w y."""
         return self._weights.to(y) * y
 
+    def row_energy(self) -> Tensor:
+        """Squared length w . w, the same for all."""
+        return self._weights.square().sum(dim=0, keepdim=True)
+
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
         """Exact, pixel by pixel."""
         size = float(self._weights.square().sum())

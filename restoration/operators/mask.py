@@ -55,6 +55,10 @@ class Mask(Operator):
         """Kept part m y."""
         return self.forward(y)
 
+    def row_energy(self) -> Tensor:
+        """Squared mask m^2."""
+        return self._keep.square()
+
     def seen(self, y: Tensor) -> Tensor:
         """Damaged picture where it is kept, zero where it is missing."""
         return torch.where(self._on(y) > 0, y, torch.zeros_like(y))

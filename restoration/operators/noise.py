@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .operator import Operator, Shape
@@ -21,6 +22,10 @@ class Noise(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         """The picture itself."""
         return y
+
+    def row_energy(self) -> Tensor:
+        """One for all."""
+        return torch.ones(1, 1, 1)
 
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
         """(x + g y) / (1 + g)."""

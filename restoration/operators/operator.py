@@ -71,6 +71,10 @@ class Operator(ABC):
         """Number of values that a sample of y holds; where samples differ, one for each: shape (..., 1, ..., 1)."""
         return math.prod(self.out_shape)
 
+    def row_energy(self) -> Tensor | None:
+        """Squared length of every row of A, broadcastable to out_shape, where each row holds one pixel; else None."""
+        return None
+
     def seen(self, y: Tensor) -> Tensor:
         """Damaged picture with zero where nothing was measured: what a photo shows inside a hole must not count."""
         return y

@@ -23,15 +23,13 @@ def still(operator=None):
     return truth, noisy(operator or LowResolution(SHAPE, 2, "box"), truth), truth + 3 * NOISE * flicker
 
 
-def test_a_picture_off_by_the_noise_moves_half_way_and_one_far_off_nearly_all_of_it():
+def test_a_picture_off_by_the_noise_stays_and_one_far_off_moves_nearly_all_of_the_way():
     truth, measurement, _ = still(Mask(SHAPE, torch.ones(1, 8, 8)))
     near, far = measurement.y + NOISE, measurement.y + 100 * NOISE
-    assert torch.allclose(snap(measurement, near) - measurement.y, torch.full_like(truth, NOISE / 2))
+    # Away from the sides a window sees the same everywhere: what is above the noise is the picture's own error.
+    assert torch.allclose(snap(measurement, near), near)
     left = (snap(measurement, far) - measurement.y).abs() / NOISE
-    assert torch.allclose(left, torch.full_like(truth, 100 / (1 + 100**2)))
-    # One that is nearer than the noise keeps half of its own.
-    nearer = measurement.y + NOISE / 2
-    assert torch.allclose(snap(measurement, nearer) - measurement.y, torch.full_like(truth, NOISE / 4))
+    assert torch.allclose(left, torch.full_like(truth, 100 / 100**2), rtol=1e-3)
     # Every picture by its own: one that is far off leaves the others alone.
     mixed = torch.cat([far[:3], near[3:]])
     assert torch.allclose(snap(measurement, mixed)[3:], snap(measurement, near)[3:])
