@@ -216,7 +216,7 @@ def _red_diff(bench: Bench, measured: Measurement) -> Tensor:
 
     def data_gradient(mu: Tensor) -> Tensor:
         decoded = bench.decode(mu)
-        wanted = measured.adjoint(measured.residual(decoded)) / measured.operator.measured
+        wanted = measured.adjoint(measured.residual(decoded)) / decoded[0].numel()
         size = wanted.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-20).reshape(-1, 1, 1, 1) / DIRECTION
         moved = bench.encode(decoded + wanted / size) - bench.encode(decoded)
         return PIXEL_VARIANCE * decoded.numel() / mu.numel() * moved * size

@@ -148,7 +148,8 @@ class SnapToMeasurement(io.ComfyNode):
             display_name="Snap to Measurement (Retrace)",
             category=CATEGORY,
             description="Draws a restored picture onto what the photo shows, in pixels: what the VAE has lost comes "
-            "back where the photo has it. A JPEG then saves to the same file again. Takes the flicker out of clips.",
+            "back where the photo has it, and the photo's noise does not. A JPEG then saves to the same file again. "
+            "Takes the flicker out of clips.",
             search_aliases=["data consistency", "paste original pixels", "back projection", "deflicker"],
             inputs=[
                 declare(io.Image.Input, "image", tooltip="The restored picture, or the frames of a restored clip."),
@@ -173,7 +174,7 @@ class SnapToMeasurement(io.ComfyNode):
                 declare(
                     io.Image.Output,
                     display_name="image",
-                    tooltip="The picture, nearer to the photo the farther it was off.",
+                    tooltip="The picture, nearer to the photo the farther it was off; as it is where it explains the photo.",
                 )
             ],
         )

@@ -348,11 +348,8 @@ class REDDiffSampler(Restorer):
 
         def data_gradient(mu: torch.Tensor) -> torch.Tensor:
             decoded = coder.decode(mu)
-            # Measured values of a row of the state, which may be one frame of a sample or hold several samples.
-            residual = measurement.residual(decoded)
-            values = measurement.values(residual, run.joined)
-            values = values / mu.shape[0] if run.joined else values.reshape(-1, *([1] * (decoded.ndim - 1)))
-            wanted = measurement.adjoint(residual) / values
+            # By the values of the picture and not by those measured: a prior weighs the same however few these are.
+            wanted = measurement.adjoint(measurement.residual(decoded)) * (mu.shape[0] / decoded.numel())
             if run.pixel_model:
                 return coder.encode(wanted)
             # As in EncoderAdjoint: a difference of that size survives any dtype.

@@ -53,7 +53,9 @@ def red_diff(
         start: First mu, shape (B, ...).
         sigmas: Falling levels, one for a step; a last 0 is left out. Levels above 5 to 10 only blur.
         space: "ve" or "flow".
-        data_gradient: Gradient of |A mu - y|^2 / (2 m), m the number of measured values.
+        data_gradient: Gradient of the data term. In the paper that is |A mu - y|^2 / (2 m), m the number of measured
+            values; with the number of values of the picture in place of m a prior weighs the same however few were
+            measured.
         fresh: Draws unit noise of the shape of mu.
         prior: Weight of the regulariser.
         step: Learning rate.

@@ -71,12 +71,13 @@ def test_snapped_pictures_explain_the_photo_and_stay_pictures(parts):
         assert float(after.abs().max()) <= 1.0
 
 
-def planted(model, damage, method, first, psnr, chi2=1.0):
+def planted(model, damage, method, first, psnr, chi2=1.0, gain=1.0):
     count = len(psnr)
     return {
         "job": {"model": model, "damage": damage, "method": method, "first": first, "count": count},
-        **{key: [1.0] * count for key in ("ssim", "object", "background", "snapped_psnr", "snapped_chi2")},
+        **{key: [1.0] * count for key in ("ssim", "object", "background", "snapped_chi2")},
         "psnr": psnr,
+        "snapped_psnr": [value + gain for value in psnr],
         "chi2": [chi2] * count,
         "seconds": 0.1,
         "calls": 2,
@@ -93,16 +94,19 @@ def test_the_verdict_compares_the_same_pictures(parts):
         planted("eps", "mask", "noise mask, euler", 0, [27.0, 30.0]),
         planted("eps", "mask", "first guess", 0, [20.0, 20.0]),
         planted("flow", "mask", methods.DDS, 0, [30.0, 30.0]),
-        planted("flow", "mask", "first guess", 0, [29.0, 28.5]),
+        planted("flow", "mask", "first guess", 0, [29.0, 28.5], gain=0.25),
     ]
     groups = restoration.grouped(rows)
     ours = groups["eps", "mask", methods.DDS]
     assert ours.mean("psnr") == 25.5 and ours.mean("chi2") == 2.0
     assert ours.ahead(groups["eps", "mask", "noise mask, euler"]) == pytest.approx((2.5, 0.5, 2))
     assert restoration.verdict(groups).splitlines()[2:] == [
-        "| eps, mask | first guess | +11.00 ± 1.00 dB | reached | 2.00 | **not reached** |",
-        "| eps, mask | noise mask, euler | +2.50 ± 0.50 dB | reached |  |  |",
-        "| flow, mask | first guess | +1.25 ± 0.25 dB | **not reached** | 1.00 | reached |",
+        "| eps, mask | first guess | +11.00 ± 1.00 dB | reached | +12.00 ± 1.00 dB | reached | +11.00 ± 1.00 dB "
+        "| 2.00 | **not reached** |",
+        "| eps, mask | noise mask, euler | +2.50 ± 0.50 dB | reached | +3.50 ± 0.50 dB | reached | +2.50 ± 0.50 dB "
+        "|  |  |",
+        "| flow, mask | first guess | +1.25 ± 0.25 dB | **not reached** | +2.25 ± 0.25 dB | reached "
+        "| +2.00 ± 0.25 dB | 1.00 | reached |",
     ]
 
 
