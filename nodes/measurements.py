@@ -174,7 +174,7 @@ class SnapToMeasurement(io.ComfyNode):
                 declare(
                     io.Image.Output,
                     display_name="image",
-                    tooltip="The picture, nearer to the photo the farther it was off; as it is where it explains the photo.",
+                    tooltip="The picture, nearer to the photo the farther it was off; unchanged where it explains it.",
                 )
             ],
         )
