@@ -146,6 +146,23 @@ def test_clips_stand_or_move_under_a_grain_that_stands(parts):
     assert clips.flicker(blinking, still) == pytest.approx(2.0, rel=1e-4)
 
 
+def test_an_error_that_moves_along_has_flicker_and_no_warping_error(parts):
+    clips = parts[2]
+    scene = clips.CLIPS["a circle, 1 pixel right"]
+    truth = scene.draw(4)
+    speckled = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    taken = torch.stack([speckled.roll(number, dims=1) for number in range(4)])[:, None]
+    inside = scene.covered(4) == 1.0
+    moved = torch.where(inside, truth + taken, truth)
+    assert clips.flicker(moved, truth) > 10.0 and clips.warping_error(moved, truth, scene) < 1e-3
+    # Noise of its own in each frame: the difference of two has twice the variance.
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)) / clips.LEVELS
+    assert clips.warping_error(truth + noise, truth, scene) == pytest.approx(2**0.5, rel=0.03)
+    # What stands while the object moves on is no error of the ground, and one of the object.
+    stuck = torch.where(inside, truth + speckled, truth)
+    assert clips.warping_error(stuck, truth, scene) > 10.0
+
+
 def test_a_small_run_of_clips_writes_a_verdict(parts, tmp_path):
     names = ["a square stands", "a circle, 1 pixel right"]
     command = ["--frames", "2", "--steps", "2", "--kinds", "flow", "--output", str(tmp_path)]
