@@ -69,8 +69,8 @@ class RestoreGuided(io.ComfyNode):
                     min=1,
                     max=50,
                     step=1,
-                    tooltip="Gradient steps at a level: 1 is PSLD, 5 is STSL. Each is a model call and its backward "
-                    "pass; lower measurement_weight with it.",
+                    tooltip="Gradient steps at a level: 1 is PSLD, 5 is STSL, which has no gluing. Each is a model call "
+                    "and its backward pass.",
                 ),
                 declare(
                     io.Float.Input,
@@ -87,7 +87,8 @@ class RestoreGuided(io.ComfyNode):
                     io.Boolean.Input,
                     "start_from_photo",
                     default=False,
-                    tooltip="Start from a noisy first guess of the picture instead of from pure noise.",
+                    tooltip="Start from a noisy first guess of the picture instead of from pure noise. A flow model's "
+                    "first level is pure noise in any case: leave it out with SplitSigmas.",
                 ),
                 vae_input(),
                 declare(

@@ -117,6 +117,8 @@ def guided(
     fixed length can overshoot it, most of all in few steps. Hence the bound on l: in the units of unit variance no
     step is longer than a share of the noise in the state, which has the length (b / c) sqrt(d) for d values.
 
+    MEASURED
+
     Args:
         denoise: D(x, sigma), differentiable in x.
         x: State at sigmas[0].

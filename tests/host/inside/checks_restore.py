@@ -267,7 +267,9 @@ def check_guided(pack):
     """Gradients through denoiser and VAE under the host's inference mode; weights and conditioning are as before."""
     image, _ = picture(pack)
     operator = damages(pack)["small"]
-    (damaged,) = pack.call("ApplyDamage", image=image, operator=operator, noise=4.0, seed=1)
+    damaged, noisy = (
+        pack.call("ApplyDamage", image=image, operator=operator, noise=noise, seed=1)[0] for noise in (4.0, 10.0)
+    )
     inputs = {
         "noise": 4.0,
         "measurement_weight": 1.0,
@@ -296,12 +298,12 @@ def check_guided(pack):
         ):
             drawn[name] = run(**changes)
             assert residual(drawn[name]) < 0.9 * free, (kind, name)
-        with torch.inference_mode():
-            guess = vae.decode(vae.encode(_bicubic(damaged, image)))
-        for name in ("alone", "bounded"):
-            assert psnr(drawn[name], image) > psnr(guess, image) + 1.0, (kind, name)
         unbounded = run(measurement_weight=30.0, largest_step=0.0)
         assert psnr(unbounded, image) < psnr(drawn["bounded"], image) - 1.0, kind
+        restored = restore(pack, kind, operator, noisy, node="RestoreGuided", steps=15, **{**inputs, "noise": 10.0})
+        with torch.inference_mode():
+            guess = vae.decode(vae.encode(_bicubic(noisy, image)))
+        assert psnr(restored, image) > psnr(guess, image) + 1.0, (kind, psnr(restored, image), psnr(guess, image))
         same_snapshot(model, before[0])
         now = vae.first_stage_model.state_dict()
         assert all(torch.equal(now[name], value) for name, value in before[1].items())

@@ -135,9 +135,9 @@ def check_restore_clips_of_video_models(pack):
 
 
 def check_restore_latent_methods_on_a_flow(pack):
-    for kind in ("flux", "sdxl"):
+    for kind in ("flux", "sdxl", "wan"):
         (blur,) = pack.call("DamageBlur", kind="motion", radius=1.0, length=3.0, angle=20.0, edges="reflect")
-        damaged = photo(kind, 1, 32, 48)
+        damaged = photo(kind, *size_of(pack, kind))
         for method in ("decode, correct, encode", "decoder gradient"):
             drawn = run(pack, kind, blur, damaged, latent_method=method)
             assert bool(torch.isfinite(drawn).all()), (kind, method)
