@@ -69,8 +69,8 @@ class RestoreGuided(io.ComfyNode):
                     min=1,
                     max=50,
                     step=1,
-                    tooltip="Gradient steps at a level: 1 is PSLD, 5 is STSL, which has no gluing. Each is a model call "
-                    "and its backward pass.",
+                    tooltip="Gradient steps at a level: 1 is PSLD, 5 is STSL, which has no gluing. Each is a model "
+                    "call and its backward pass.",
                 ),
                 declare(
                     io.Float.Input,

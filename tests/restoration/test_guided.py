@@ -78,12 +78,17 @@ def test_no_step_is_longer_than_a_share_of_the_noise(joined):
             end = guided(field, start, levels, space, lambda d: weight * energy(d), None, joined=joined, **settings)
             return end / unit[1]
 
-        def moved(weight, step=step, **settings):
-            return (step(weight, **settings) - step(0.0)).flatten(0 if joined else 1).norm(dim=-1)
+        def way(weight, step=step, **settings):
+            return (step(weight, **settings) - step(0.0)).flatten(0 if joined else 1)
+
+        def moved(weight, way=way, **settings):
+            return way(weight, **settings).norm(dim=-1)
 
         most = 0.1 * levels[0] / unit[0] * (noise.numel() if joined else noise[0].numel()) ** 0.5
         assert torch.allclose(moved(100.0), torch.full_like(moved(0.0), most))
         assert torch.allclose(moved(100.0, largest=0.02), torch.full_like(moved(0.0), 0.2 * most))
+        same = torch.cosine_similarity(way(100.0), way(100.0, largest=math.inf), dim=-1)
+        assert torch.allclose(same, torch.ones_like(same))
         # A weight whose step is shorter is left alone, and so is every other without a bound.
         assert torch.equal(step(1e-4), step(1e-4, largest=math.inf))
         assert bool((moved(100.0, largest=math.inf) > 10 * most).all())
