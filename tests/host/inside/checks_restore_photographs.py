@@ -30,7 +30,15 @@ DDS = {
     "share_noise": False,
 }
 RED = {"prior": 0.05, "step": 0.1, "weight": "linear", "schedule": "constant", "sigma_max": 10.0}
-GUIDED = {"measurement_weight": 0.3, "gluing": 0.1, "inner_steps": 1, "curvature": 0.0, "start_from_photo": True}
+GUIDED = {
+    "measurement_weight": 0.3,
+    "gluing": 0.1,
+    "inner_steps": 1,
+    "curvature": 0.0,
+    "start_from_photo": True,
+    # The bound leaves a gradient through a model of nonsense no way to go in so few steps.
+    "largest_step": 0.0,
+}
 UNGUIDED = {**GUIDED, "measurement_weight": 0.0, "gluing": 0.0, "start_from_photo": False}
 
 
