@@ -112,7 +112,7 @@ def run(job: Job) -> dict[str, Any]:
     measured = DAMAGES[job.damage].measured(truth, job.first)
     times = 1.0 if job.method == CEILING else METHODS[job.method].steps
     captions = [scene.caption for scene in scenes]
-    bench = Bench(job.model, captions, round(job.steps * times), SEED + job.first, job.half)
+    bench = Bench(job.model, captions, round(job.steps * times), SEED + job.first, _half(job))
     started = time.process_time()
     try:
         restored = (
@@ -141,6 +141,10 @@ def run(job: Job) -> dict[str, Any]:
         **bench.calls,
         "provenance": _where(),
     }
+
+
+def _half(job: Job) -> bool:
+    return job.half and not (job.method in METHODS and METHODS[job.method].full)
 
 
 def _psnr(shown: Tensor, truth: Tensor) -> list[float]:
@@ -235,7 +239,7 @@ def memory(models: Sequence[str], methods: Sequence[str], half: bool) -> dict[st
             try:
                 # Once to warm up what the libraries keep.
                 for _ in range(2):
-                    bench = Bench(model, captions, MEMORY_STEPS, half=half)
+                    bench = Bench(model, captions, MEMORY_STEPS, half=half and not method.full)
                     overhead.peak_reset()
                     before = overhead.peak_bytes()
                     method.run(bench, measured)
@@ -360,12 +364,16 @@ def report(rows: Sequence[dict[str, Any]], used: dict[str, dict[str, float]], st
         "# Restoration of held-out Shapes pictures",
         f"Up to {most} pictures (costly methods on the first few, see the column), {steps} steps of DDS at cfg 1 under "
         "the caption, one seed, trust 1; "
-        f"RED-diff takes {METHODS['RED-diff'].steps:g} times the steps. All settings are those of the nodes, STSL's "
-        "weight a fifth of PSLD's for its five inner steps. The truth through the VAE is the ceiling of what comes out "
+        f"RED-diff takes {METHODS['RED-diff'].steps:g} times the steps. All settings are those of the nodes; STSL is "
+        "PSLD with five inner steps and without gluing. The truth through the VAE is the ceiling of what comes out "
         "of one. `snapped` is behind SnapToMeasurement, which every row may have. `object`: colour, shape, size and "
         "position read right. Seconds are of the processor, one thread; MiB is the peak of resident memory above what "
         f"the process held with its models loaded, in a batch of {MEMORY_ROWS}."
-        + (" The autoencoder runs in bfloat16, the denoisers in float32." if half else ""),
+        + (
+            " The autoencoder runs in bfloat16, but in float32 under gradients (PSLD, STSL); the denoisers in float32."
+            if half
+            else ""
+        ),
         "## What was wanted",
         "PSNR of DDS over the plain baselines (mean over the pictures of both ± its standard error), and chi2; once "
         "more with SnapToMeasurement behind DDS, as the templates have it, and behind both. chi2 of a JPEG counts the "

@@ -230,10 +230,10 @@ def _red_diff(bench: Bench, measured: Measurement) -> Tensor:
     return bench.decode(red_diff(bench.field, start, levels, bench.space, data_gradient, bench.fresh()))
 
 
-def _guided(inner: int, omega: float) -> Callable[[Bench, Measurement], Tensor]:
+def _guided(inner: int = 1, gluing: float = 0.1) -> Callable[[Bench, Measurement], Tensor]:
     def restore(bench: Bench, measured: Measurement) -> Tensor:
         fresh = bench.fresh()
-        energy = Energy(bench.with_loss(measured), bench.decode, bench.encode, omega)
+        energy = Energy(bench.with_loss(measured), bench.decode, bench.encode, gamma=gluing)
         start = unit_start(fresh(), None, bench.sigmas[0], bench.space)
         return bench.decode(guided(bench.field, start, bench.sigmas, bench.space, energy, fresh, inner=inner))
 
@@ -251,6 +251,8 @@ class Method:
         steps: Times the steps of DDS.
         damages: Where it makes sense.
         models: For which models it is meant.
+        full: Whether the autoencoder runs in float32 in any case: on a processor its backward pass takes twice as long
+            in bfloat16.
     """
 
     run: Callable[[Bench, Measurement], Tensor]
@@ -259,10 +261,11 @@ class Method:
     steps: float = 1.0
     damages: tuple[str, ...] = tuple(DAMAGES)
     models: tuple[str, ...] = MODELS
+    full: bool = False
 
 
 DDS = "DDS, encoder adjoint"
-# The official weights of PSLD are for full-size models; STSL's node says to lower them with the inner steps.
+# STSL has no gluing term.
 METHODS = {
     "first guess": Method(lambda bench, measured: measured.initial(), plain=True),
     "bicubic": Method(_bicubic, plain=True, damages=("small",)),
@@ -273,8 +276,8 @@ METHODS = {
     DDS: Method(_encoder_adjoint),
     "DDS, decode-correct-encode": Method(_decode_correct_encode, costly=1),
     "RED-diff": Method(_red_diff, costly=1, steps=2.0),
-    "PSLD": Method(_guided(1, 1.0), costly=1, models=("eps",)),
-    "STSL": Method(_guided(5, 0.2), costly=4, damages=("mask", "small", "blur"), models=("eps",)),
+    "PSLD": Method(_guided(), costly=1, full=True),
+    "STSL": Method(_guided(5, 0.0), costly=4, full=True),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..restoration.solvers.guided import LARGEST
 from .host.compat import declare, schema
 from .host.damage import Damage
 from .host.guided_restoring import GuidedSampler, GuidedSettings
@@ -34,7 +35,7 @@ class RestoreGuided(io.ComfyNode):
             category=CATEGORY,
             description="For experts: restores by gradients through the denoiser and the VAE, which costs several "
             "times the memory and time of the DDS sampler. PSLD, Rout et al. 2023, arXiv:2307.00619; with inner steps "
-            "the form of STSL, arXiv:2312.00852. For eps and v models.",
+            "the form of STSL, arXiv:2312.00852.",
             search_aliases=["PSLD", "STSL", "DPS", "posterior sampling", "gradient guidance"],
             inputs=[
                 operator_input(),
@@ -68,8 +69,8 @@ class RestoreGuided(io.ComfyNode):
                     min=1,
                     max=50,
                     step=1,
-                    tooltip="Gradient steps at a level: 1 is PSLD, 5 is STSL. Each is a model call and its backward "
-                    "pass; lower measurement_weight with it.",
+                    tooltip="Gradient steps at a level: 1 is PSLD, 5 is STSL, which has no gluing. Each is a model "
+                    "call and its backward pass.",
                 ),
                 declare(
                     io.Float.Input,
@@ -86,9 +87,23 @@ class RestoreGuided(io.ComfyNode):
                     io.Boolean.Input,
                     "start_from_photo",
                     default=False,
-                    tooltip="Start from a noisy first guess of the picture instead of from pure noise.",
+                    tooltip="Start from a noisy first guess of the picture instead of from pure noise. A flow model's "
+                    "first level is pure noise in any case: leave it out with SplitSigmas.",
                 ),
                 vae_input(),
+                declare(
+                    io.Float.Input,
+                    "largest_step",
+                    default=LARGEST,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip="The farthest that a step moves the latent, as a share of the noise in it. Keeps few steps "
+                    "and high weights from overshooting the photo; 0 for no bound, the published form.",
+                    advanced=True,
+                ),
             ],
             outputs=[sampler_output()],
         )
@@ -110,7 +125,8 @@ class RestoreGuided(io.ComfyNode):
         curvature: float,
         start_from_photo: bool,
         vae: Any = None,
+        largest_step: float = LARGEST,
     ) -> io.NodeOutput:
         """Make the sampler."""
-        settings = GuidedSettings(measurement_weight, gluing, inner_steps, curvature, start_from_photo)
+        settings = GuidedSettings(measurement_weight, gluing, inner_steps, curvature, start_from_photo, largest_step)
         return io.NodeOutput(GuidedSampler(Photo(operator, damaged, noise, vae), settings))

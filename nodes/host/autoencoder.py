@@ -8,6 +8,8 @@ from typing import Any
 import comfy.model_management
 import torch
 
+from .gradients import ordinary_format
+
 
 class Autoencoder:
     """Decodes states of a model to pictures and encodes pictures to states.
@@ -33,7 +35,7 @@ class Autoencoder:
         if not torch.allclose(probe.float(), torch.tensor([-1.0, 0.0, 1.0])):
             raise ValueError("vae must encode pictures, got one with another range; connect the model's own VAE.")
         self._vae = vae
-        self._format = latent_format
+        self._format = ordinary_format(latent_format)
         models = [vae.patcher] if load_with is None else [load_with, vae.patcher]
         needed = 0 if state is None else vae.memory_used_decode((1, *state[1:]), vae.vae_dtype)
         comfy.model_management.load_models_gpu(models, memory_required=needed)

@@ -8,6 +8,7 @@ context nothing may load, unload or patch weights.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,6 +115,14 @@ def deinference(value: Any) -> Any:
     if hasattr(value, "cond") and hasattr(value, "_copy_with"):
         return value._copy_with(deinference(value.cond))
     return value
+
+
+def ordinary_format(latent_format: Any) -> Any:
+    """A copy of a latent format whose means and deviations, where it has such, take part in gradients."""
+    twin = copy.copy(latent_format)
+    for name, value in vars(latent_format).items():
+        setattr(twin, name, deinference(value))
+    return twin
 
 
 def with_backward(model_options: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import comfy.model_management
 import torch
 
 from ...restoration.levels import Report
-from ...restoration.solvers.guided import Energy, guided, unit_start
+from ...restoration.solvers.guided import LARGEST, Energy, guided, unit_start
 from .gradients import deinference, differentiable, networks_of, normal_weights, with_backward
 from .restoring import Photo, Restorer, Run, refuse_streamed
 
@@ -25,6 +26,7 @@ class GuidedSettings:
     inner_steps: int = 1
     curvature: float = 0.0
     start_from_photo: bool = False
+    largest_step: float = LARGEST
 
 
 class GuidedSampler(Restorer):
@@ -34,13 +36,6 @@ class GuidedSampler(Restorer):
         """Set what is restored and how."""
         super().__init__(photo)
         self._settings = settings
-
-    def _check(self, levels: tuple[float, ...], space: str) -> None:
-        if space == "flow":
-            raise ValueError(
-                "model must be an eps or v model for guided restoration, got a flow model, on which its steps fail; "
-                "use RestoreDDS."
-            )
 
     def _enter(self, stack: contextlib.ExitStack, guider: Any, extra_args: dict[str, Any]) -> dict[str, Any]:
         refuse_streamed(guider.model_patcher, "model")
@@ -79,5 +74,7 @@ class GuidedSampler(Restorer):
             run.fresh(),
             inner=settings.inner_steps,
             trace=settings.curvature,
+            largest=settings.largest_step or math.inf,
+            joined=run.joined,
             on_step=on_step,
         )

@@ -1,5 +1,6 @@
 """The restoration benchmarks: their figures against known answers, and small runs of both."""
 
+import dataclasses
 import json
 import sys
 
@@ -36,9 +37,8 @@ def test_batches_hold_every_picture_once(parts):
         name: [(job.first, job.count) for job in found if job.method == name] for name in ("first guess", "RED-diff")
     }
     assert held == {"first guess": [(0, 20), (20, 20), (40, 10)], "RED-diff": [(0, 20), (20, 10)]}
-    # Bicubic has no meaning for a missing area, and guidance refuses flow models.
+    # Bicubic has no meaning for a missing area.
     assert not any(job.method == "bicubic" for job in found)
-    assert not parts[0].jobs(["flow"], ["mask"], ["PSLD"], 4, 4, 4)[1:]
 
 
 def test_the_noise_mask_of_the_host_keeps_what_is_outside(parts, monkeypatch):
@@ -58,6 +58,15 @@ def test_the_noise_mask_of_the_host_keeps_what_is_outside(parts, monkeypatch):
             assert torch.allclose(seen[-1][~free], kept[~free], atol=1e-5) and not torch.allclose(
                 seen[-1][free], kept[free], atol=0.1
             )
+
+
+def test_guidance_is_measured_in_full_precision_on_both_models(parts):
+    restoration, methods, _ = parts
+    every = restoration.jobs(["eps", "flow"], ["mask"], ["PSLD", "STSL", methods.DDS], 4, 4, 4, True)
+    for name, half in (("PSLD", False), ("STSL", False), (methods.DDS, True)):
+        found = [job for job in every if job.method == name]
+        assert [job.model for job in found] == ["eps", "flow"] and all(restoration._half(job) == half for job in found)
+        assert not any(restoration._half(dataclasses.replace(job, half=False)) for job in found)
 
 
 def test_snapped_pictures_explain_the_photo_and_stay_pictures(parts):

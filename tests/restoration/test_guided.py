@@ -1,5 +1,8 @@
 """Gradient guidance: the published step in these units, and two identities of its terms."""
 
+import math
+from functools import partial
+
 import pytest
 import torch
 
@@ -21,13 +24,19 @@ def problem(gamma=0.1, omega=1.0):
     return prior, Energy(measured, lambda z: z, lambda x: x, omega, gamma), truth
 
 
+def standard(rows):
+    return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
 def test_a_step_is_the_published_one():
     """A VP reference: state x / sqrt(1 + s^2) of unit variance, DDIM, then the gradient with respect to that state."""
     prior, energy, _ = problem()
     sigma, after = 2.0, 1.2
     x = sigma * torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     # A hundred steps of which the rest do nothing would be the same: 50 / 1 is the length of a single step.
-    found = guided(prior.denoise, x, (sigma, after), "ve", lambda d: energy(d) / 50, fresh_noise(x, 0))
+    found = guided(
+        prior.denoise, x, (sigma, after), "ve", lambda d: energy(d) / 50, fresh_noise(x, 0), largest=math.inf
+    )
     small, kept, kept_after = x / (1 + sigma**2) ** 0.5, 1 / (1 + sigma**2), 1 / (1 + after**2)
     small = small.requires_grad_(True)
     clean = prior.denoise(small * (1 + sigma**2) ** 0.5, sigma)
@@ -54,6 +63,51 @@ def test_flow_and_ve_take_the_same_steps():
     scale = [sum(w**2 for w in weights(s, space)) ** 0.5 for s, space in ((levels[1], "flow"), (sigmas[1], "ve"))]
     assert torch.allclose(first / scale[0], again / scale[1], atol=1e-9)
     assert bool(torch.isfinite(ve).all())
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_no_step_is_longer_than_a_share_of_the_noise(joined):
+    """The length that is bounded is that of the state of unit variance, where eps and flow are one."""
+    prior, energy, _ = problem()
+    noise, ends = standard(2), []
+    for space, levels in (("ve", (2.0, 1.2)), ("flow", as_flow((2.0, 1.2)))):
+        unit = [sum(w**2 for w in weights(level, space)) ** 0.5 for level in levels]
+
+        def step(weight, levels=levels, space=space, unit=unit, **settings):
+            start, field = levels[0] * noise, partial(prior.denoise, space=space)
+            end = guided(field, start, levels, space, lambda d: weight * energy(d), None, joined=joined, **settings)
+            return end / unit[1]
+
+        def way(weight, step=step, **settings):
+            return (step(weight, **settings) - step(0.0)).flatten(0 if joined else 1)
+
+        def moved(weight, way=way, **settings):
+            return way(weight, **settings).norm(dim=-1)
+
+        most = 0.1 * levels[0] / unit[0] * (noise.numel() if joined else noise[0].numel()) ** 0.5
+        assert torch.allclose(moved(100.0), torch.full_like(moved(0.0), most))
+        assert torch.allclose(moved(100.0, largest=0.02), torch.full_like(moved(0.0), 0.2 * most))
+        same = torch.cosine_similarity(way(100.0), way(100.0, largest=math.inf), dim=-1)
+        assert torch.allclose(same, torch.ones_like(same))
+        # A weight whose step is shorter is left alone, and so is every other without a bound.
+        assert torch.equal(step(1e-4), step(1e-4, largest=math.inf))
+        assert bool((moved(100.0, largest=math.inf) > 10 * most).all())
+        ends.append(step(100.0))
+    assert torch.allclose(*ends, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_few_steps_do_not_overshoot(space):
+    """In ten steps the published form ends far behind the measurement at a weight that suits a bounded one."""
+    prior, energy, _ = problem()
+    sigmas = vp_sigmas(10) if space == "ve" else as_flow(vp_sigmas(10))
+
+    def chi2(**settings):
+        field = partial(prior.denoise, space=space)
+        drawn = guided(field, sigmas[0] * standard(4), sigmas, space, energy, None, **settings)
+        return float(energy.measurement.chi2(drawn).mean())
+
+    assert chi2() < 0.2 * chi2(largest=math.inf)
 
 
 def test_the_trace_term_has_no_gradient_on_a_gaussian():
@@ -122,7 +176,12 @@ def test_the_start_from_the_photo():
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"inner": 0}, "inner steps must be at least 1"), ({"energy": 1e9}, "must stay finite")]
+    ("settings", "words"),
+    [
+        ({"inner": 0}, "inner steps must be at least 1"),
+        ({"largest": 0.0}, "largest step must be above 0"),
+        ({"energy": 1e9}, "must stay finite"),
+    ],
 )
 def test_refusals_are_one_sentence(settings, words):
     prior = Gaussian(torch.eye(36, dtype=torch.float64), SHAPE)

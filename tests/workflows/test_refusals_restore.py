@@ -118,7 +118,6 @@ def other_sampler(kind, **inputs):
 
 
 RED = {"prior": 0.25, "step": 0.1, "weight": "linear", "schedule": "constant", "sigma_max": 10.0}
-GUIDED = {"measurement_weight": 1.0, "gluing": 0.1, "inner_steps": 1, "curvature": 0.0, "start_from_photo": False}
 
 
 def cut_short(prompt):
@@ -196,10 +195,6 @@ CASES = {
     "RED-diff below every level": (
         lambda: changed(other_sampler("RestoreREDDiff", **{**RED, "sigma_max": 0.1}), "sigmas", steps=1),
         ("sigma_max must leave a level", "got 0.1"),
-    ),
-    "guided on a flow model": (
-        lambda: changed(other_sampler("RestoreGuided", **GUIDED), "model", kind="flow"),
-        ("must be an eps or v model", "use RestoreDDS"),
     ),
 }
 

@@ -267,9 +267,9 @@ def check_guided(pack):
     """Gradients through denoiser and VAE under the host's inference mode; weights and conditioning are as before."""
     image, _ = picture(pack)
     operator = damages(pack)["small"]
-    (damaged,) = pack.call("ApplyDamage", image=image, operator=operator, noise=4.0, seed=1)
-    model, vae, _ = loaded(pack, "eps")
-    before = snapshot(model), {n: v.clone() for n, v in vae.first_stage_model.state_dict().items()}
+    damaged, noisy = (
+        pack.call("ApplyDamage", image=image, operator=operator, noise=noise, seed=1)[0] for noise in (4.0, 10.0)
+    )
     inputs = {
         "noise": 4.0,
         "measurement_weight": 1.0,
@@ -278,24 +278,40 @@ def check_guided(pack):
         "curvature": 0.0,
         "start_from_photo": False,
     }
+    for kind in KINDS:
+        model, vae, _ = loaded(pack, kind)
+        before = snapshot(model), {n: v.clone() for n, v in vae.first_stage_model.state_dict().items()}
 
-    def run(kind="eps", **changes):
-        return restore(pack, kind, operator, damaged, node="RestoreGuided", **{**inputs, **changes})
+        def run(kind=kind, **changes):
+            return restore(pack, kind, operator, damaged, node="RestoreGuided", **{**inputs, **changes})
 
-    def residual(restored):
-        return pack.call("RestoreReport", image=restored, operator=operator, damaged=damaged, noise=4.0)[0]
+        def residual(restored):
+            return pack.call("RestoreReport", image=restored, operator=operator, damaged=damaged, noise=4.0)[0]
 
-    free = residual(run(measurement_weight=0.0, gluing=0.0))
-    for changes in (
-        {},
-        {"measurement_weight": 0.1, "gluing": 0.0, "inner_steps": 3, "curvature": 0.001},
-        {"start_from_photo": True},
-    ):
-        assert residual(run(**changes)) < 0.9 * free, changes
-    same_snapshot(model, before[0])
-    now = vae.first_stage_model.state_dict()
-    assert all(torch.equal(now[name], value) for name, value in before[1].items())
-    refuses(lambda: run("flow"), "eps or v model", "use RestoreDDS")
+        free = residual(run(measurement_weight=0.0, gluing=0.0))
+        drawn = {}
+        for name, changes in (
+            ("alone", {}),
+            ("inner", {"measurement_weight": 0.1, "gluing": 0.0, "inner_steps": 3, "curvature": 0.001}),
+            ("from the photo", {"start_from_photo": True}),
+            ("bounded", {"measurement_weight": 30.0}),
+        ):
+            drawn[name] = run(**changes)
+            assert residual(drawn[name]) < 0.9 * free, (kind, name)
+        unbounded = run(measurement_weight=30.0, largest_step=0.0)
+        assert psnr(unbounded, image) < psnr(drawn["bounded"], image) - 1.0, kind
+        restored = restore(pack, kind, operator, noisy, node="RestoreGuided", steps=15, **{**inputs, "noise": 10.0})
+        with torch.inference_mode():
+            guess = vae.decode(vae.encode(_bicubic(noisy, image)))
+        assert psnr(restored, image) > psnr(guess, image) + 1.0, (kind, psnr(restored, image), psnr(guess, image))
+        same_snapshot(model, before[0])
+        now = vae.first_stage_model.state_dict()
+        assert all(torch.equal(now[name], value) for name, value in before[1].items())
+
+
+def _bicubic(small, like):
+    size = tuple(like.shape[1:3])
+    return torch.nn.functional.interpolate(small.movedim(-1, 1), size=size, mode="bicubic").movedim(1, -1).clamp(0, 1)
 
 
 def check_snapping_brings_back_what_the_photo_has(pack):

@@ -43,21 +43,23 @@ def latent_of(pack, kind, batch=2):
     return torch.zeros_like(pack.tiny.latent(kind, batch=batch)["samples"])
 
 
-def run(pack, kind, operator, damaged, batch=2, seed=4, **changes):
+DDS = {
+    "trust": 1.0,
+    "freshness": 0.85,
+    "latent_method": "encoder adjoint",
+    "inner_steps": 1,
+    "temporal_smoothing": 0.0,
+    "share_noise": False,
+}
+GUIDED = {"measurement_weight": 1.0, "gluing": 0.1, "inner_steps": 1, "curvature": 0.0, "start_from_photo": False}
+
+
+def run(pack, kind, operator, damaged, batch=2, seed=4, node="RestoreDDS", **changes):
     model, prompt = pack.tiny.model(kind), pack.tiny.conditioning(kind)
     latent = latent_of(pack, kind, batch)
-    inputs = {
-        "noise": 4.0,
-        "trust": 1.0,
-        "freshness": 0.85,
-        "latent_method": "encoder adjoint",
-        "inner_steps": 1,
-        "temporal_smoothing": 0.0,
-        "share_noise": False,
-        **changes,
-    }
+    inputs = {"noise": 4.0, **(DDS if node == "RestoreDDS" else GUIDED), **changes}
     vae = vae_for(pack, latent.shape[1], video=kind == "wan")
-    (sampler,) = pack.call("RestoreDDS", operator=operator, damaged=damaged, vae=vae, **inputs)
+    (sampler,) = pack.call(node, operator=operator, damaged=damaged, vae=vae, **inputs)
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(prompt, prompt)
@@ -75,21 +77,48 @@ def photo(kind, count, height, width):
     return torch.rand(count, height, width, 3, generator=generator)
 
 
+def size_of(pack, kind):
+    """Pictures of a run of two latents, or frames of a clip, and their height and width."""
+    latent = latent_of(pack, kind)
+    vae = vae_for(pack, latent.shape[1], video=kind == "wan")
+    with torch.inference_mode():
+        decoded = vae.first_stage_model.decode(latent[:1])
+    return (decoded.shape[2] if kind == "wan" else 2), *decoded.shape[-2:]
+
+
 def check_restore_every_kind(pack):
     """Finite, of the latent's shape, the same bits twice, and moved by the photo."""
     (small,) = pack.call("DamageLowResolution", scale=2.0, filter="box")
     for kind in pack.tiny.KINDS:
         latent = latent_of(pack, kind)
-        vae = vae_for(pack, latent.shape[1], video=kind == "wan")
-        with torch.inference_mode():
-            decoded = vae.first_stage_model.decode(latent[:1])
-        height, width = decoded.shape[-2:]
-        count = decoded.shape[2] if kind == "wan" else 2
+        count, height, width = size_of(pack, kind)
         damaged = photo(kind, count, height // 2, width // 2)
         drawn = run(pack, kind, small, damaged)
         assert drawn.shape == latent.shape and bool(torch.isfinite(drawn).all()), kind
         assert torch.equal(drawn, run(pack, kind, small, damaged)), kind
         assert not torch.equal(drawn, run(pack, kind, small, 1.0 - damaged)), kind
+
+
+def check_restore_guided_on_every_kind(pack):
+    """Gradients through eps and flow models of every type; what a mask hides says nothing, and each row is alone."""
+    for kind in pack.tiny.KINDS:
+        latent = latent_of(pack, kind)
+        count, height, width = size_of(pack, kind)
+        hidden = torch.zeros(1, height, width)
+        hidden[:, : height // 2, 2 : width // 2] = 1.0
+        (operator,) = pack.call("DamageMask", mask=hidden, grow=0)
+        damaged = photo(kind, count, height, width)
+        drawn = run(pack, kind, operator, damaged, node="RestoreGuided")
+        assert drawn.shape == latent.shape and bool(torch.isfinite(drawn).all()), kind
+        assert torch.equal(drawn, run(pack, kind, operator, damaged, node="RestoreGuided")), kind
+        unseen = torch.where(hidden[..., None] > 0, 1.0 - damaged, damaged)
+        assert torch.equal(drawn, run(pack, kind, operator, unseen, node="RestoreGuided")), kind
+        assert not torch.equal(drawn, run(pack, kind, operator, 1.0 - damaged, node="RestoreGuided")), kind
+        if kind != "wan":
+            other = torch.cat([damaged[:1], 1.0 - damaged[1:]])
+            changed = run(pack, kind, operator, other, node="RestoreGuided")
+            assert torch.allclose(changed[0], drawn[0], atol=1e-4), kind
+            assert not torch.allclose(changed[1], drawn[1], atol=1e-3), kind
 
 
 def check_restore_clips_of_video_models(pack):
@@ -106,9 +135,9 @@ def check_restore_clips_of_video_models(pack):
 
 
 def check_restore_latent_methods_on_a_flow(pack):
-    for kind in ("flux", "sdxl"):
+    for kind in ("flux", "sdxl", "wan"):
         (blur,) = pack.call("DamageBlur", kind="motion", radius=1.0, length=3.0, angle=20.0, edges="reflect")
-        damaged = photo(kind, 1, 32, 48)
+        damaged = photo(kind, *size_of(pack, kind))
         for method in ("decode, correct, encode", "decoder gradient"):
             drawn = run(pack, kind, blur, damaged, latent_method=method)
             assert bool(torch.isfinite(drawn).all()), (kind, method)
