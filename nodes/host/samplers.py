@@ -23,6 +23,7 @@ from .field import Callback, field_of, reporter
 from .fingerprint import fingerprint_model
 from .gradients import differentiable_run
 from .grid import FLIPPED_ZERO, without_repeats
+from .misfits import explained
 from .parametrisation import PURE_NOISE, space_of
 
 Result = TypeVar("Result")
@@ -119,7 +120,8 @@ class SolverSampler(comfy.samplers.Sampler):
         from_pure_noise = not rising and self.max_denoise(guider, sigmas)
         x = _entry(model_sampling, levels[0], clean.to(dtype), None if rising else noise.to(dtype), from_pure_noise)
         stepper = self._solver.up() if rising else self._solver.down()
-        x = walk(field, x, levels, stepper, reporter(callback), self._blends and self._blends(levels))
+        with explained(guider, noise.shape[1]):
+            x = walk(field, x, levels, stepper, reporter(callback), self._blends and self._blends(levels))
         if field.space == "flow" and levels[-1] > PURE_NOISE:
             return x
         return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=dtype, device=x.device), x)
@@ -185,10 +187,11 @@ class ResumeSampler(comfy.samplers.Sampler):
             model, arguments = _inside_mask(guider, sigmas, clean, implied, denoise_mask, extra_args)
         field = field_of(model, model_sampling, arguments, dtype, guider)
         check_fit(record, field, fingerprints={"model": fingerprint_model(guider.model_patcher)})
-        if self._stock is None:
-            x = self._own(field, levels, state, noise.device, callback)
-        else:
-            x = self._by_stock(guider, sigmas, state.to(noise.dtype), model, arguments, callback, disable_pbar)
+        with explained(guider, noise.shape[1]):
+            if self._stock is None:
+                x = self._own(field, levels, state, noise.device, callback)
+            else:
+                x = self._by_stock(guider, sigmas, state.to(noise.dtype), model, arguments, callback, disable_pbar)
         return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=x.dtype, device=x.device), x)
 
     def _check_start(self, levels: list[float]) -> None:
