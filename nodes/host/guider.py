@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -85,6 +85,27 @@ class SteadyGuider(comfy.samplers.CFGGuider):
         """
         (answer,) = comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[branch]], x, timestep, model_options)
         return answer
+
+
+def completed(positive: Sequence[dict[str, Any]], negative: Any) -> Any:
+    """Return a negative with what the host lets a positive bring into it.
+
+    A ControlNet of the node that knows of no negative acts on both sides, and so does GLIGEN, unless the negative has
+    one of its own. The host does this for conditionings called positive and negative; here it is done for those of
+    each branch of a run.
+
+    Args:
+        positive: Conditioning of a running guider.
+        negative: As positive; None or empty comes back as it is.
+    """
+    # The host looks for entries for the whole picture to put it on, and divides by their number.
+    if not negative or all("area" in entry for entry in negative):
+        return negative
+    found = list(negative)
+    asking = [entry for entry in positive if entry.get("control_apply_to_uncond", False)]
+    for conds, name in ((asking, "control"), (positive, "gligen")):
+        comfy.samplers.apply_empty_x_to_equal_area(conds, found, name, lambda given, i: given[i])
+    return found
 
 
 def _one_by_one(args: dict[str, Any]) -> list[torch.Tensor]:
