@@ -1,4 +1,4 @@
-"""Load the checkout as `retrace`, keep torch on one thread, and say when the host tests did not run."""
+"""Load the checkout as `retrace`, keep torch on one thread, and say when the host or browser tests did not run."""
 
 import runpy
 import sys
@@ -18,6 +18,7 @@ sys.modules.setdefault("retrace_tests", _tests)
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from retrace_tests.browser.page import missing  # noqa: E402
 from retrace_tests.hosts import find_hosts, host_version  # noqa: E402
 from retrace_tests.workflows.server import Server  # noqa: E402
 
@@ -48,13 +49,16 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Name the hosts that were tested, or say loudly that none was."""
+    """Name the hosts that were tested, and say loudly where none was or no browser was there."""
     hosts = find_hosts()
     if hosts:
         terminalreporter.section("ComfyUI hosts")
         for host in hosts:
             version = ".".join(map(str, host_version(host)))
             terminalreporter.line(f"{host.name}: version {version}")
+        if missing() is not None:
+            terminalreporter.section("BROWSER TESTS SKIPPED", sep="!", yellow=True, bold=True)
+            terminalreporter.line(f"No template was opened in a browser: {missing()}.")
     else:
         terminalreporter.section("HOST TESTS SKIPPED", sep="!", yellow=True, bold=True)
         terminalreporter.line(

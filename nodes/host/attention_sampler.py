@@ -24,6 +24,7 @@ from .bundle import Bundle
 from .checks import check_state_fits
 from .field import Callback
 from .guider import SteadyGuider
+from .misfits import explained
 from .runs import check_model_fits
 from .samplers import Blends, on_device_precision
 
@@ -164,7 +165,9 @@ class AttendedSampler(comfy.samplers.Sampler):
             )
         record = on_device_precision(record, work_dtype(noise.device))
         beside = BesideGuider(guider, self._bundle, self._plan)
-        with beside.running(noise, latent_image, denoise_mask, extra_args.get("seed")):
+        running = beside.running(noise, latent_image, denoise_mask, extra_args.get("seed"))
+        # The source's conditioning is that of the inversion, the target's that of the guider.
+        with explained(guider), explained(beside), running:
             sampler = self._make(_blends(beside, record) if self._plan.latent_rules else None)
             asked = PinnedSource(beside, record)
             return sampler.sample(asked, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)

@@ -26,7 +26,7 @@ from .attention_masks import on_grid_of
 from .attention_override import Forwards, Layout, step_of
 from .attention_sites import Resolver, resolver_for
 from .compiled import refuse_compiled_model
-from .guider import EVALUATE, SteadyGuider
+from .guider import EVALUATE, SteadyGuider, completed
 from .prompts import warn_of_other_prompts
 
 # Patches see it beside the host's own entries, so it carries the pack's name.
@@ -214,9 +214,13 @@ class BranchGuider(SteadyGuider):
     ) -> torch.Tensor:
         """One branch by itself, as a guider of that branch alone would answer."""
         alone = copy.copy(self)
-        alone.conds = {"positive": self.conds[name], NEGATIVE: self.conds.get(self._negatives.get(name))}
+        alone.conds = {"positive": self.conds[name], NEGATIVE: self._uncond(name)}
         alone.cfg = self._branches[name].cfg
         return SteadyGuider.predict_noise(alone, x, rows, options, seed)
+
+    def _uncond(self, name: str) -> Any:
+        """The negative of one branch in a run, None where it has none."""
+        return completed(self.conds[name], self.conds.get(self._negatives.get(name)))
 
     def _chunks(self, name: str, asked: Asked, options: dict[str, Any]) -> tuple[str, ...]:
         """What of a branch has to be evaluated."""
@@ -246,7 +250,7 @@ class BranchGuider(SteadyGuider):
             names = [name for name in asked.names if chunk in self._chunks(name, asked, options)]
             if not names:
                 continue
-            conds = {name: self.conds[name if chunk == "cond" else self._negatives[name]] for name in names}
+            conds = {name: self.conds[name] if chunk == "cond" else self._uncond(name) for name in names}
             items = rows.shape[0]
             shared = self._shared([conds[name] for name in names], items, states[names[0]])
             if shared is not None:
@@ -336,7 +340,7 @@ class BranchGuider(SteadyGuider):
             self.inner_model,
             x,
             rows,
-            self.conds.get(self._negatives.get(name)),
+            self._uncond(name),
             self.conds[name],
             self._branches[name].cfg,
             model_options=own,

@@ -106,7 +106,7 @@ def run_null_text(
 
     sampler = _FitSampler(record, settings, told)
     try:
-        guider = SteadyGuider(whole_model(model), bundle.source, negative, settings.cfg)
+        guider = SteadyGuider(whole_model(model), bundle.source, negative, settings.cfg, "source")
         drive(guider, sampler, source_of(model, bundle), record.falling)
     except BaseException:  # the host's interrupt is no Exception from 0.30 on
         if save_unfinished and latest and len(latest[0].embeddings) > len(record.embeddings or ()):

@@ -14,7 +14,7 @@ from ...inversion import Field, InfEdit, OnStep, PairedEdit, work_dtype
 from .branches import Branch, BranchGuider
 from .checks import check_cfg, refuse_skipping
 from .field import Callback, field_of, reporter
-from .guider import SteadyGuider
+from .guider import SteadyGuider, completed
 from .infedit_branches import branched
 from .latents import into_model, keep_outside, out_of_model, source_samples
 from .masks import on_latent_grid
@@ -75,7 +75,8 @@ class PairedGuider(SteadyGuider):
         branch = (model_options or {})["transformer_options"][_BRANCH]
         # A view of this run as a guider of that branch alone would see it.
         alone = copy.copy(self)
-        alone.conds = {"positive": self.conds[branch], "negative": self.conds.get("negative")}
+        positive = self.conds[branch]
+        alone.conds = {"positive": positive, "negative": completed(positive, self.conds.get("negative"))}
         alone.cfg = self._scales[branch]
         return SteadyGuider.predict_noise(alone, x, timestep, model_options, seed)
 

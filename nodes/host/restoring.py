@@ -32,6 +32,7 @@ from .damage import Damage
 from .field import Callback, field_of
 from .gradients import differentiable
 from .grid import without_repeats
+from .misfits import explained
 from .parametrisation import coefficients, space_of
 from .pictures import damaged_pixels, per_sample
 
@@ -244,7 +245,8 @@ class Restorer(comfy.samplers.Sampler):
         with contextlib.ExitStack() as stack:
             arguments = self._enter(stack, guider, extra_args)
             run = Run(self._photo, guider, sigmas, arguments, noise, latent_image, self.smoothing)
-            x = self._solve(run, on_step)
+            with explained(guider, noise.shape[1]):
+                x = self._solve(run, on_step)
         if not bool(torch.isfinite(x).all()):
             raise ValueError("restoration must stay finite, got NaN or infinity; raise noise or lower trust.")
         level = torch.tensor(run.levels[-1], device=x.device)

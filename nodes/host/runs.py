@@ -114,7 +114,8 @@ def run_invert(
         return record
 
     falling = sigmas[level::-1]
-    record = run_script(model, source, negative, cfg, samples, falling, climb, method.needs_gradients, guider)
+    gradients = method.needs_gradients
+    record = run_script(model, source, negative, cfg, samples, falling, climb, gradients, guider, called="source")
     return Bundle(record, source, negative, samples, extras_of(latent))
 
 
@@ -178,7 +179,8 @@ def run_replay(
         return replay(fitted, source_field, field, after_step=after_step, on_step=told, device=device).cpu()
 
     if attention is None or reconstructs:
-        state = run_script(model, target, negative, cfg, source, record.falling, descend)
+        called = "source" if reconstructs else "positive"
+        state = run_script(model, target, negative, cfg, source, record.falling, descend, called=called)
     else:
         uncond = negative if cfg != 1.0 else None
         guider = replay_guider(model, bundle, target, uncond, cfg, attention, shelf=shelf)
@@ -281,6 +283,7 @@ def run_script(
     script: Callable[[Field, torch.device, Any], Result],
     gradients: bool = False,
     guider: Any = None,
+    called: str = "positive",
 ) -> Result:
     """Run a function on the field of a MODEL under conditionings.
 
@@ -294,6 +297,7 @@ def run_script(
         script: Called once with (field, device, on_step).
         gradients: Whether gradients are to pass through the field.
         guider: What answers; None for a guider of the conditionings.
+        called: The user's name of the positive, for errors.
 
     Returns:
         What the script returns.
@@ -301,7 +305,7 @@ def run_script(
     sampler: ScriptedSampler[Result] = ScriptedSampler(script, gradients)
     if guider is None:
         whole = whole_model(model) if gradients else model
-        guider = SteadyGuider(whole, positive, negative if cfg != 1.0 else None, cfg)
+        guider = SteadyGuider(whole, positive, negative if cfg != 1.0 else None, cfg, called)
     drive(guider, sampler, samples, falling)
     assert sampler.result is not None
     return sampler.result

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import comfy.samplers
 import torch
 
-from ...inversion import AfterStep, Field, Inversion, SingleState, implied_noise, replay, walk, work_dtype
+from ...inversion import AfterStep, Field, Inversion, SingleState, Stepper, implied_noise, replay, walk, work_dtype
 from ...inversion.api import check_fit, own_method
 from ...inversion.registry import get_method
 from .checks import check_state_fits, refuse_skipping
@@ -23,6 +23,7 @@ from .field import Callback, field_of, reporter
 from .fingerprint import fingerprint_model
 from .gradients import differentiable_run
 from .grid import FLIPPED_ZERO, without_repeats
+from .misfits import explained
 from .parametrisation import PURE_NOISE, space_of
 
 Result = TypeVar("Result")
@@ -117,9 +118,14 @@ class SolverSampler(comfy.samplers.Sampler):
             model, arguments = _inside_mask(guider, sigmas, clean, noise, denoise_mask, extra_args)
         field = field_of(model, model_sampling, arguments, dtype)
         from_pure_noise = not rising and self.max_denoise(guider, sigmas)
-        x = _entry(model_sampling, levels[0], clean.to(dtype), None if rising else noise.to(dtype), from_pure_noise)
+        start = _entry(model_sampling, levels[0], clean.to(dtype), None if rising else noise.to(dtype), from_pure_noise)
         stepper = self._solver.up() if rising else self._solver.down()
-        x = walk(field, x, levels, stepper, reporter(callback), self._blends and self._blends(levels))
+        after = self._blends and self._blends(levels)
+        if model is not guider:
+            mask = _last_mask(guider, sigmas, arguments, field)
+            after = _keeping(mask, start, clean.to(dtype), field, levels, self._solver.down(), after)
+        with explained(guider, noise.shape[1]):
+            x = walk(field, start, levels, stepper, reporter(callback), after)
         if field.space == "flow" and levels[-1] > PURE_NOISE:
             return x
         return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=dtype, device=x.device), x)
@@ -179,16 +185,25 @@ class ResumeSampler(comfy.samplers.Sampler):
         model_sampling = guider.inner_model.model_sampling
         model, arguments = guider, extra_args
         state = record.x.to(dtype).to(noise.device)
+        clean = None
         if denoise_mask is not None:
+            self._check_maskable()
             clean = record.x0.to(dtype).to(noise.device) if latent_image is None else latent_image
             implied = implied_noise(state, clean.to(dtype), record.sigma, record.space).to(noise.dtype)
             model, arguments = _inside_mask(guider, sigmas, clean, implied, denoise_mask, extra_args)
         field = field_of(model, model_sampling, arguments, dtype, guider)
         check_fit(record, field, fingerprints={"model": fingerprint_model(guider.model_patcher)})
-        if self._stock is None:
-            x = self._own(field, levels, state, noise.device, callback)
-        else:
-            x = self._by_stock(guider, sigmas, state.to(noise.dtype), model, arguments, callback, disable_pbar)
+        with explained(guider, noise.shape[1]):
+            if self._stock is None:
+                levels = self._levels(levels)
+                after = self._blends and self._blends(levels)
+                method = own_method(record)
+                if clean is not None and isinstance(method, SingleState):
+                    mask = _last_mask(guider, sigmas, arguments, field)
+                    after = _keeping(mask, state, clean.to(dtype), field, levels, method.down(), after)
+                x = self._own(field, levels, state, after, callback)
+            else:
+                x = self._by_stock(guider, sigmas, state.to(noise.dtype), model, arguments, callback, disable_pbar)
         return model_sampling.inverse_noise_scaling(torch.tensor(levels[-1], dtype=x.dtype, device=x.device), x)
 
     def _check_start(self, levels: list[float]) -> None:
@@ -203,19 +218,35 @@ class ResumeSampler(comfy.samplers.Sampler):
                 f"sigmas must fall, got {levels[0]:.6g} to {levels[-1]:.6g}; connect the SIGMAS output of Invert."
             )
 
-    def _own(
-        self, field: Field, levels: list[float], state: torch.Tensor, device: torch.device, callback: Callback | None
-    ) -> torch.Tensor:
+    def _check_maskable(self) -> None:
+        method = own_method(self._record)
+        if self._stock is None and not isinstance(method, SingleState):
+            raise ValueError(
+                f"latent must come without a noise_mask for the solver of {method.name}, which carries more than a "
+                "latent, got one; choose a stock sampler as sampler_name, or edit with Resample and its mask."
+            )
+
+    def _levels(self, levels: list[float]) -> list[float]:
+        """The levels of the record where those given mean them, else those given from the record's own start."""
         record = self._record
         falling = record.falling
         same = len(levels) == len(falling) and all(
             abs(now - then) <= _SIGMA_TOLERANCE * max(1.0, then) for now, then in zip(levels, falling, strict=True)
         )
-        levels = list(falling) if same else [record.sigma, *levels[1:]]
-        after = self._blends and self._blends(levels)
-        if same:
+        return list(falling) if same else [record.sigma, *levels[1:]]
+
+    def _own(
+        self,
+        field: Field,
+        levels: list[float],
+        state: torch.Tensor,
+        after: AfterStep | None,
+        callback: Callback | None,
+    ) -> torch.Tensor:
+        record = self._record
+        if levels == list(record.falling):
             fitted = on_device_precision(record, state.dtype)
-            return replay(fitted, field, field, after_step=after, on_step=reporter(callback), device=device)
+            return replay(fitted, field, field, after_step=after, on_step=reporter(callback), device=state.device)
         method = own_method(record)
         if not isinstance(method, SingleState) or record.embeddings:
             raise ValueError(
@@ -301,3 +332,51 @@ def _inside_mask(
     model = comfy.samplers.KSamplerX0Inpaint(guider, sigmas)
     model.latent_image, model.noise = clean, noise
     return model, {**extra_args, "denoise_mask": mask}
+
+
+def _last_mask(guider: Any, sigmas: torch.Tensor, arguments: dict[str, Any], field: Field) -> torch.Tensor:
+    """Return the denoise mask of the last evaluation, which a patch of the model may let depend on the level."""
+    mask: torch.Tensor = arguments["denoise_mask"]
+    change = arguments.get("model_options", {}).get("denoise_mask_function")
+    if change is None:
+        return mask
+    rows = mask.new_full((mask.shape[0],), max(float(sigmas[-1]), field.sigma_floor))
+    changed: torch.Tensor = change(rows, mask, extra_options={"model": guider, "sigmas": sigmas})
+    return changed
+
+
+def _keeping(
+    mask: torch.Tensor,
+    start: torch.Tensor,
+    clean: torch.Tensor,
+    field: Field,
+    levels: Sequence[float],
+    stepper: Stepper,
+    then: AfterStep | None,
+) -> AfterStep:
+    """Return what follows the steps of a walk under a denoise mask, for the kept part to end where it belongs.
+
+    Under the mask m the model answers m D + (1 - m) clean, so a walk is m times one of its own and 1 - m times one
+    along the straight line from start to clean. A solver that asks below the floor of the field ends off that line:
+    half a step of midpoint from the lowest level leaves half of its noise. Solvers are linear in the derivative, so
+    the walk of a single number tells how far off.
+
+    Args:
+        mask: 1 where the model acts, broadcastable to the states.
+        start: First state of the walk.
+        clean: What is kept.
+        field: The field of the walk.
+        levels: Its levels.
+        stepper: A fresh stepper of its solver.
+        then: What follows the steps after that, or None.
+    """
+    straight = Field(lambda one, sigma: torch.zeros_like(one), field.space, field.sigma_floor)
+    left = float(walk(straight, torch.ones(1, 1, 1, 1, dtype=torch.float64), levels, stepper))
+    off = levels[-1] / levels[0] - left
+
+    def hook(x: torch.Tensor, level: int) -> torch.Tensor:
+        if level == 0:
+            x = x + (1.0 - mask.to(x)) * (off * (start - clean))
+        return x if then is None else then(x, level)
+
+    return hook

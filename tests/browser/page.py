@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ def find_browser() -> str | None:
     """Return the path of an installed Chromium or Chrome, None without one."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def missing() -> str | None:
+    """Say what the tests in a browser lack, and what to do; None where they can run."""
+    if importlib.util.find_spec("playwright") is None:
+        return 'playwright is not installed; run pip install -e ".[test]"'
+    if find_browser() is None:
+        return "there is no chromium or chrome on the PATH; install one and run pytest again"
+    return None
 
 
 @contextmanager

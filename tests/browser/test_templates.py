@@ -6,16 +6,15 @@ import json
 
 import pytest
 
-from retrace_tests.browser.page import find_browser, front_end
+from retrace_tests.browser.page import front_end, missing
 from retrace_tests.workflows.graph import without_defaults
 from retrace_tests.workflows.server import ROOT
 
 pytestmark = [
     pytest.mark.host,
     pytest.mark.browser,
-    pytest.mark.skipif(find_browser() is None, reason="BROWSER TESTS SKIPPED: no chromium or chrome on the PATH"),
+    pytest.mark.skipif(missing() is not None, reason=f"BROWSER TESTS SKIPPED: {missing()}"),
 ]
-pytest.importorskip("playwright", reason="BROWSER TESTS SKIPPED: playwright is not installed")
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 

@@ -11,7 +11,7 @@ def rf_edit() -> Graph:
     begin = start(
         graph, "flow", size="big", colour="green", shape="triangle", position="left", background="purple", seed=4
     )
-    target = prompt(graph, begin, 1, "Target prompt", "a big yellow triangle on the left of a purple background")
+    target = prompt(graph, begin, 1, "Target prompt", "a big yellow triangle on the left of a blue background")
     shared = {
         "model": begin.model[0],
         "source": begin.source[0],
@@ -20,14 +20,14 @@ def rf_edit() -> Graph:
         "steps": 10,
     }
     plain = graph.add("RFEdit", 2, "RF-Solver alone: nothing read", **shared, inject=0)
-    some = graph.add("RFEdit", 2, "The first 3 of 10 steps read", **shared, inject=3, layers="all")
-    most = graph.add("RFEdit", 2, "The first 6 of 10 steps read", **shared, inject=6, layers="all")
+    most = graph.add("RFEdit", 2, "The first 9 of 10 steps read", **shared, inject=9, layers="all")
+    every = graph.add("RFEdit", 2, "All 10 steps read", **shared, inject=10, layers="all")
     fire = graph.add(
-        "RFEdit", 2, "FireFlow: half the calls", **shared, method="fireflow", inject=6, layers="all", aligned=True
+        "RFEdit", 2, "FireFlow: half the calls", **shared, method="fireflow", inject=10, layers="all", aligned=True
     )
-    graph.add("PreviewAny", 3, "What was kept", source=most[2])
-    decoded = [decode(graph, begin, 3, "Decode", edit[0])[0] for edit in (plain, some, most, fire)]
-    side_by_side(graph, 4, "Source | alone | 3 steps | 6 steps | FireFlow, 6 steps", begin.picture[0], *decoded)
+    graph.add("PreviewAny", 3, "What was kept", source=every[2])
+    decoded = [decode(graph, begin, 3, "Decode", edit[0])[0] for edit in (plain, most, every, fire)]
+    side_by_side(graph, 4, "Source | alone | 9 steps | 10 steps | FireFlow, 10 steps", begin.picture[0], *decoded)
     graph.group("Picture, model and prompts", 0, 1)
     graph.group("Into the noise and back", 2)
     graph.group("Look", 3, 5)
@@ -37,7 +37,7 @@ def rf_edit() -> Graph:
 def kv_edit() -> Graph:
     graph = Graph("kv_edit")
     begin = start(graph, "flow", size="big", colour="red", shape="circle", position="right", background="blue", seed=6)
-    target = prompt(graph, begin, 1, "Target prompt", "a big white square on the right of a blue background")
+    target = prompt(graph, begin, 1, "Target prompt", "a small white triangle on the right of a purple background")
     inversion = graph.add(
         "Invert",
         2,
@@ -56,10 +56,11 @@ def kv_edit() -> Graph:
     )
     shared = {"model": begin.model[0], "inversion": inversion[0], "positive": target[0], "cfg": 1.0}
     free = graph.add("Resample", 3, "No mask", **shared)
+    read = graph.add("Resample", 3, "Keys and values alone", **shared, attention=plan[0])
     pasted = graph.add("Resample", 3, "Mask on the latent alone", **shared, mask=mask[0])
     kept = graph.add("Resample", 3, "KV-Edit: mask on both", **shared, mask=mask[0], attention=plan[0])
-    decoded = [decode(graph, begin, 4, "Decode", edit[0])[0] for edit in (free, pasted, kept)]
-    side_by_side(graph, 5, "Source | no mask | latent alone | KV-Edit", begin.picture[0], *decoded)
+    decoded = [decode(graph, begin, 4, "Decode", edit[0])[0] for edit in (free, read, pasted, kept)]
+    side_by_side(graph, 5, "Source | no mask | keys and values | latent | KV-Edit", begin.picture[0], *decoded)
     graph.group("Picture, model and prompts", 0, 1)
     graph.group("Into the noise", 2)
     graph.group("And back", 3)

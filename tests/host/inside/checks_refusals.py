@@ -44,7 +44,7 @@ def check_misfits(pack):
     refuses(lambda: invert(pack, "sd3", model=flow, latent=small), "16 channels", "got 4")
     clip = {"samples": torch.randn(1, 4, 3, 8, 8)}
     refuses(lambda: invert(pack, "sd15", model=eps, latent=clip), "latent must be pictures", "(1, 4, 3, 8, 8)")
-    refuses(lambda: invert(pack, "sd15", model=eps, source=[]), "positive must hold a conditioning")
+    refuses(lambda: invert(pack, "sd15", model=eps, source=[]), "source must hold a conditioning")
     refuses(lambda: pack.call("Resample", model=eps, inversion=bundle, cfg=4.0, positive=source), "cfg must be 1")
     refuses(lambda: pack.call("InversionSampler", inversion=bundle, sampler_name="euler_ancestral"), "draws no noise")
     refuses(
