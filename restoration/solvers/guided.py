@@ -118,7 +118,7 @@ def guided(
     step is longer than a share of the noise in the state, which has the length (b / c) sqrt(d) for d values.
 
     On the demo models (10 pictures, a missing area) 15 steps give 29.7 dB on eps and 28.3 dB on flow, 27.4 and 27.5 dB
-    without the bound; in 50 steps the bound is reached in 1 to 3 % of the steps and changes nothing.
+    without the bound; in 50 steps (3 pictures) it is reached in 1 to 3 % of the steps and changes 0.03 dB.
 
     Args:
         denoise: D(x, sigma), differentiable in x.

@@ -22,7 +22,7 @@ def _prompts(pack, kind):
 
 def check_edits_without_an_inversion(pack):
     """InfEdit and FlowEdit give what they give where the node with two outputs puts it on both sides."""
-    for kind in UNETS:
+    for kind, rules in zip(UNETS, (None, plan(pack)), strict=True):
         model, latent = pack.tiny.model(kind), pack.tiny.latent(kind)
         source, negative, (_, controlled), (target, uncond) = _prompts(pack, kind)
         inputs = {"model": model, "latent": latent, "steps": STEPS, "scheduler": "simple", "seed": 3}
@@ -31,13 +31,12 @@ def check_edits_without_an_inversion(pack):
             ("InfEdit", {"strength": 1.0, "eta": 1.0}),
             ("FlowEdit", {"n_max": STEPS, "n_avg": 1, "n_min": 0}),
         ):
-            for attention in (None, plan(pack)):
-                edit = {**guided, **own, "attention": attention}
-                (wanted,) = pack.call(name, target=target, negative=uncond, **edit)
-                (found,) = pack.call(name, target=controlled, negative=negative, **edit)
-                (without,) = pack.call(name, target=target, negative=negative, **edit)
-                assert torch.equal(found["samples"], wanted["samples"]), (kind, name)
-                assert relative(without["samples"], wanted["samples"]) > 1e-4, (kind, name)
+            edit = {**guided, **own, "attention": rules}
+            (wanted,) = pack.call(name, target=target, negative=uncond, **edit)
+            (found,) = pack.call(name, target=controlled, negative=negative, **edit)
+            (without,) = pack.call(name, target=target, negative=negative, **edit)
+            assert torch.equal(found["samples"], wanted["samples"]), (kind, name)
+            assert relative(without["samples"], wanted["samples"]) > 1e-4, (kind, name)
 
 
 def check_resample_with_attention(pack):
