@@ -13,6 +13,7 @@ from ..restoration.snap import snap
 from .host.compat import declare, schema
 from .host.damage import Damage, OperatorType
 from .host.pictures import damaged_pixels, image_of, per_sample, pixels_of
+from .host.progress import progress
 from .host.restoring import LEVELS
 from .paired_inputs import SEEDS
 from .restore_inputs import CATEGORY, check_noise, damaged_input, noise_input, operator_input
@@ -168,6 +169,15 @@ class SnapToMeasurement(io.ComfyNode):
                     "taken for noise and held still; what moves keeps its edges. 1 to 2 are usual. All pictures of "
                     "the batch are then one clip.",
                 ),
+                declare(
+                    io.Boolean.Input,
+                    "follow_motion",
+                    default=False,
+                    optional=True,
+                    tooltip="For clips in which things move, with temporal_smoothing above 0: find where things go "
+                    "between frames, smooth along their way and sharpen their edges. Texture finer than the noise "
+                    "is flattened. Takes seconds a frame on large clips.",
+                ),
             ],
             outputs=[
                 declare(
@@ -185,11 +195,18 @@ class SnapToMeasurement(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, operator: Damage, damaged: torch.Tensor, noise: float, temporal_smoothing: float = 0.0
+        cls,
+        image: torch.Tensor,
+        operator: Damage,
+        damaged: torch.Tensor,
+        noise: float,
+        temporal_smoothing: float = 0.0,
+        follow_motion: bool = False,
     ) -> io.NodeOutput:
         """Draw the picture onto the photo."""
         measurement, pixels = measurement_of(image, operator, damaged, noise)
-        return io.NodeOutput(image_of(snap(measurement, pixels, temporal_smoothing)).clamp(0.0, 1.0))
+        snapped = snap(measurement, pixels, temporal_smoothing, follow_motion, progress())
+        return io.NodeOutput(image_of(snapped).clamp(0.0, 1.0))
 
 
 class RestoreReport(io.ComfyNode):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+from .following import follow
 from .measurement import Measurement
 from .solvers.temporal import TemporalConsistency
 
@@ -11,7 +14,13 @@ from .solvers.temporal import TemporalConsistency
 _ROUNDS = 40
 
 
-def snap(measurement: Measurement, x: Tensor, smoothing: float = 0.0) -> Tensor:
+def snap(
+    measurement: Measurement,
+    x: Tensor,
+    smoothing: float = 0.0,
+    follow_motion: bool = False,
+    tick: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Move pictures towards what was measured, and frames towards each other.
 
         argmin_z 1/2 |z - x|^2 + g/2 |A z - y|^2 + smoothing s |D z|_1,   g = max(1, chi2 of x)
@@ -25,16 +34,21 @@ def snap(measurement: Measurement, x: Tensor, smoothing: float = 0.0) -> Tensor:
         x: Pictures in [-1, 1], shape (..., *operator.shape); with smoothing the frames of one clip.
         smoothing: Weight of the differences between frames in deviations of the noise; 0 leaves each by itself, 1 to
             2 are usual.
+        follow_motion: Whether D goes along the motion between frames in place of staying at a pixel; see ``follow``,
+            which it is then. Without smoothing it does nothing.
+        tick: Told the rounds done and all rounds as the motion is followed; what it raises ends the work.
 
     Returns:
         Shape of x, not clipped.
 
     Raises:
-        ValueError: If the smoothing is negative.
+        ValueError: If the smoothing is negative, or if there are too few frames to be smoothed.
     """
     chi2 = measurement.chi2(x).clamp_min(1.0)
     if smoothing == 0.0:
         return measurement.correct(x, chi2.reshape(*chi2.shape, *([1] * len(measurement.operator.shape))))
+    if follow_motion and smoothing > 0.0:
+        return follow(measurement, x, smoothing, tick)
     sigma = float(measurement.sigma)
     variance = float(chi2.mean()) * sigma**2
     noise = sigma * measurement.operator.norm
