@@ -176,7 +176,7 @@ class SnapToMeasurement(io.ComfyNode):
                     optional=True,
                     tooltip="For clips in which things move, with temporal_smoothing above 0: find where things go "
                     "between frames, smooth along their way and sharpen their edges. Texture finer than the noise "
-                    "is flattened. Takes seconds a frame on large clips.",
+                    "is flattened. Slow: minutes for a frame of a megapixel.",
                 ),
             ],
             outputs=[
