@@ -83,6 +83,7 @@ class Setting:
     shared: bool = False
     smoothing: float = 0.0
     snapped: float | None = None
+    following: bool = False
 
     @property
     def title(self) -> str:
@@ -92,6 +93,8 @@ class Setting:
             words.append(f"temporal_smoothing {self.smoothing:g}")
         if self.snapped is not None:
             words.append(f"snapped with temporal_smoothing {self.snapped:g}" if self.snapped else "snapped")
+        if self.following:
+            words.append("follow_motion")
         return ", ".join(words)
 
 
@@ -100,10 +103,12 @@ ALONE = Setting()
 SETTINGS = (
     ALONE,
     Setting(snapped=2.0),
+    Setting(snapped=2.0, following=True),
     Setting(True),
     Setting(True, snapped=0.0),
     Setting(True, snapped=1.0),
     Setting(True, snapped=2.0),
+    Setting(True, snapped=2.0, following=True),
     Setting(True, 0.5),
     Setting(True, 2.0),
     Setting(True, 2.0, 2.0),
@@ -169,7 +174,7 @@ def run(kind: str, name: str, frames: int, steps: int, half: bool = False) -> li
                 started = time.process_time()
             restored, ready = before[same]
             if setting.snapped is not None:
-                restored = snap(photo, restored, setting.snapped).clamp(-1.0, 1.0)
+                restored = snap(photo, restored, setting.snapped, setting.following).clamp(-1.0, 1.0)
         error = (restored - truth).square().flatten(1).mean(dim=1)
         rows.append(
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 
@@ -13,6 +14,7 @@ from ..restoration.snap import snap
 from .host.compat import declare, schema
 from .host.damage import Damage, OperatorType
 from .host.pictures import damaged_pixels, image_of, per_sample, pixels_of
+from .host.progress import progress
 from .host.restoring import LEVELS
 from .paired_inputs import SEEDS
 from .restore_inputs import CATEGORY, check_noise, damaged_input, noise_input, operator_input
@@ -169,6 +171,15 @@ class SnapToMeasurement(io.ComfyNode):
                     "taken for noise and held still; what moves keeps its edges. 1 to 2 are usual. All pictures of "
                     "the batch are then one clip.",
                 ),
+                declare(
+                    io.Boolean.Input,
+                    "follow_motion",
+                    default=False,
+                    optional=True,
+                    tooltip="For clips in which things move, with temporal_smoothing above 0: find where things go "
+                    "between frames, smooth along their way and sharpen their edges. Texture finer than the noise "
+                    "is flattened. Slow: minutes for a frame of a megapixel.",
+                ),
             ],
             outputs=[
                 declare(
@@ -186,11 +197,20 @@ class SnapToMeasurement(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, operator: Damage, damaged: torch.Tensor, noise: float, temporal_smoothing: float = 0.0
+        cls,
+        image: torch.Tensor,
+        operator: Damage,
+        damaged: torch.Tensor,
+        noise: float,
+        temporal_smoothing: float = 0.0,
+        follow_motion: bool = False,
     ) -> io.NodeOutput:
         """Draw the picture onto the photo."""
         measurement, pixels = measurement_of(image, operator, damaged, noise)
-        return io.NodeOutput(image_of(snap(measurement, pixels, temporal_smoothing)).clamp(0.0, 1.0))
+        # To follow what moves takes seconds a frame on a processor; the rest is a solve.
+        device = comfy.model_management.get_torch_device() if follow_motion and temporal_smoothing > 0.0 else "cpu"
+        snapped = snap(measurement, pixels.to(device), temporal_smoothing, follow_motion, progress()).cpu()
+        return io.NodeOutput(image_of(snapped).clamp(0.0, 1.0))
 
 
 class RestoreReport(io.ComfyNode):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from .error_variance import error_variance
+from .following import follow
 from .measurement import Measurement
 from .solvers.temporal import TemporalConsistency
 
@@ -12,7 +15,13 @@ from .solvers.temporal import TemporalConsistency
 _ROUNDS = 40
 
 
-def snap(measurement: Measurement, x: Tensor, smoothing: float = 0.0) -> Tensor:
+def snap(
+    measurement: Measurement,
+    x: Tensor,
+    smoothing: float = 0.0,
+    follow_motion: bool = False,
+    tick: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Move pictures towards what was measured, and frames towards each other.
 
         argmin_z 1/2 sum (z - x)^2 / v + 1/2 |A z - y|^2 / sigma^2
@@ -31,17 +40,23 @@ def snap(measurement: Measurement, x: Tensor, smoothing: float = 0.0) -> Tensor:
         x: Pictures in [-1, 1], shape (..., *operator.shape); with smoothing the frames of one clip.
         smoothing: Weight of the differences between frames in deviations of the noise; 0 leaves each by itself, 1 to
             2 are usual.
+        follow_motion: Whether D goes along the motion between frames in place of staying at a pixel; see ``follow``,
+            which it is then. Without smoothing it does nothing.
+        tick: Told the rounds done and all rounds as the motion is followed; what it raises ends the work.
 
     Returns:
         Shape of x, not clipped.
 
     Raises:
-        ValueError: If the smoothing is negative.
+        ValueError: If the smoothing is negative, or if there are too few frames to be smoothed.
     """
+    measurement = measurement.to(x)
     if smoothing == 0.0:
         if not measurement.operator.linear:
             return measurement.correct(x, 1.0)
         return measurement.correct(x, measurement.weight(error_variance(measurement, x)))
+    if follow_motion and smoothing > 0.0:
+        return follow(measurement, x, smoothing, tick)
     chi2 = measurement.chi2(x).clamp_min(1.0)
     sigma = float(measurement.sigma)
     variance = float(chi2.mean()) * sigma**2

@@ -2,6 +2,7 @@
 
 import functools
 
+import comfy.model_management
 import comfy.samplers
 import nodes
 import torch
@@ -342,6 +343,34 @@ def check_snapping_takes_the_flicker_out_of_a_clip(pack):
         assert torch.equal(alone, without)
         flicker = [float(clip.diff(dim=0).square().mean().sqrt()) for clip in (alone, together)]
         assert flicker[1] < 0.5 * flicker[0] and psnr(together, still) > psnr(alone, still), flicker
+
+
+def check_snapping_follows_what_moves(pack):
+    """A picture that slides by a pixel a frame: nearer than without, nothing changed where it is off, and it ends."""
+    still = picture(pack)[0]
+    moving = torch.cat([still.roll(step, dims=2) for step in range(4)])
+    generator = torch.Generator().manual_seed(4)
+    flickering = (moving + 0.05 * torch.randn(moving.shape, generator=generator)).clamp(0, 1)
+    small = pack.call("DamageLowResolution", scale=2.0, filter="box")[0]
+    (damaged,) = pack.call("ApplyDamage", image=moving, operator=small, noise=8.0, seed=1)
+    inputs = {"image": flickering, "operator": small, "damaged": damaged, "noise": 8.0, "temporal_smoothing": 2.0}
+    (plain,) = pack.call("SnapToMeasurement", **inputs)
+    assert torch.equal(plain, pack.call("SnapToMeasurement", **inputs, follow_motion=False)[0])
+    (followed,) = pack.call("SnapToMeasurement", **inputs, follow_motion=True)
+    off = [float((clip.diff(dim=0) - moving.diff(dim=0)).square().mean().sqrt()) for clip in (plain, followed)]
+    assert off[1] < 0.85 * off[0] and psnr(followed, moving) > psnr(plain, moving), off
+    single = {**inputs, "image": flickering[:1], "damaged": damaged[:1]}
+    refuses(
+        lambda: pack.call("SnapToMeasurement", **single, follow_motion=True), "two frames", "turn follow_motion off"
+    )
+    with no_interrupt():
+        comfy.model_management.interrupt_current_processing()
+        try:
+            pack.call("SnapToMeasurement", **inputs, follow_motion=True)
+        except BaseException as error:
+            assert "Interrupt" in type(error).__name__
+        else:
+            raise AssertionError("an interrupt must end the work")
 
 
 def check_previews_and_interrupt(pack):
