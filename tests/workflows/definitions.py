@@ -11,6 +11,7 @@ from retrace_tests.workflows.definitions_restore import (
     restore_and_edit,
     restore_clip,
     restore_mask,
+    restore_moving_clip,
     restore_small_jpeg,
     restore_three_ways,
 )
@@ -463,6 +464,7 @@ WORKFLOWS: tuple[Callable[[], Graph], ...] = (
     restore_mask,
     restore_and_edit,
     restore_clip,
+    restore_moving_clip,
     rf_edit,
     kv_edit,
     infedit_unified,

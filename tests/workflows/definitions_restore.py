@@ -153,6 +153,64 @@ def restore_clip() -> Graph:
     return graph
 
 
+def restore_moving_clip() -> Graph:
+    graph = Graph("restore_moving_clip")
+    model = graph.add("LoadShapesModel", 0, kind="flow")
+    picture = graph.add(
+        "ShapesPicture",
+        0,
+        "A picture",
+        size="small",
+        colour="yellow",
+        shape="star",
+        position="middle",
+        background="blue",
+    )
+    wide = graph.add(
+        "ImageScale", 0, "Wider than a frame", image=picture[0], upscale_method="bicubic", width=80, height=80
+    )
+    clip = None
+    for number in range(6):
+        frame = graph.add(
+            "ImageCrop", 1, f"Frame {number + 1}", image=wide[0], width=64, height=64, x=3 + 2 * number, y=8
+        )
+        clip = frame if clip is None else graph.add("ImageBatch", 1, "The clip so far", image1=clip[0], image2=frame[0])
+    assert clip is not None
+    source = graph.add("CLIPTextEncode", 2, "Prompt: what the clip shows", text=picture[2], clip=model[1])
+    operator = graph.add("DamageLowResolution", 2, "Each frame: half the size", scale=2.0, filter="box")
+    damaged = graph.add("ApplyDamage", 2, image=clip[0], operator=operator[0], noise=10.0, seed=2)
+    larger = graph.add(
+        "ImageScale", 2, "Enlarged as usual", image=damaged[0], upscale_method="bicubic", width=64, height=64
+    )
+    latent = graph.add("VAEEncode", 2, "A latent of the restored size", pixels=larger[0], vae=model[2])
+    start = Start(picture, model, source, latent)
+    drawn = _restored(graph, start, 3, operator[0], damaged[0], latent[0], noise=10.0, steps=15)
+    decoded = decode(graph, start, 5, "Decode", drawn[0])
+    subject = {"operator": operator[0], "damaged": damaged[0], "noise": 10.0, "temporal_smoothing": 2.0}
+    still = graph.add("SnapToMeasurement", 5, "Smoothed in place", image=decoded[0], **subject)
+    along = graph.add(
+        "SnapToMeasurement", 5, "Smoothed along the motion", image=decoded[0], follow_motion=True, **subject
+    )
+    shown = [
+        graph.add("ImageFromBatch", 6, f"Frame 4 {words}", image=images[0], batch_index=3, length=1)[0]
+        for words, images in (
+            ("enlarged", larger),
+            ("restored", decoded),
+            ("smoothed", still),
+            ("along", along),
+            ("in truth", clip),
+        )
+    ]
+    side_by_side(graph, 7, "Frame 4 enlarged | restored | smoothed in place | along the motion | truth", *shown)
+    graph.group("Model and picture", 0)
+    graph.group("A clip that moves by 2 pixels a frame", 1)
+    graph.group("Damage", 2)
+    graph.group("Restore each frame", 3, 4)
+    graph.group("Take the flicker out", 5)
+    graph.group("Look", 6, 8)
+    return graph
+
+
 def restore_small_jpeg() -> Graph:
     graph = Graph("restore_small_jpeg")
     model = graph.add("LoadShapesModel", 0, kind="flow")
