@@ -7,6 +7,7 @@ import comfy.samplers
 import nodes
 import torch
 from helpers import Counter, no_interrupt, refuses, same_snapshot, snapshot
+from restore_settings import DDS
 
 KINDS = ("eps", "flow")
 CAPTION = "a big red star on the left of a cyan background"
@@ -62,16 +63,7 @@ def damages(pack):
 
 
 def settings(**changes):
-    return {
-        "noise": 4.0,
-        "trust": 1.0,
-        "freshness": 0.85,
-        "latent_method": "encoder adjoint",
-        "inner_steps": 1,
-        "temporal_smoothing": 0.0,
-        "share_noise": False,
-        **changes,
-    }
+    return {"noise": 4.0, **DDS, **changes}
 
 
 def empty(batch=1, size=16, channels=4):

@@ -11,6 +11,7 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from helpers import same_snapshot, snapshot
+from restore_settings import DDS, GUIDED
 
 
 @functools.cache
@@ -41,17 +42,6 @@ def vae_for(pack, channels, video=False):
 
 def latent_of(pack, kind, batch=2):
     return torch.zeros_like(pack.tiny.latent(kind, batch=batch)["samples"])
-
-
-DDS = {
-    "trust": 1.0,
-    "freshness": 0.85,
-    "latent_method": "encoder adjoint",
-    "inner_steps": 1,
-    "temporal_smoothing": 0.0,
-    "share_noise": False,
-}
-GUIDED = {"measurement_weight": 1.0, "gluing": 0.1, "inner_steps": 1, "curvature": 0.0, "start_from_photo": False}
 
 
 def run(pack, kind, operator, damaged, batch=2, seed=4, node="RestoreDDS", **changes):

@@ -6,21 +6,13 @@ import nodes
 import torch
 from helpers import Counter, no_interrupt, refuses, relative, same_snapshot, snapshot
 from photographs import BLOCK, Cosines, cosine_vae
+from restore_settings import DDS, GUIDED
 
 CELLS = (4, 6)
 HEIGHT, WIDTH = (BLOCK * side for side in CELLS)
 NOISE = 4.0
-DDS = {
-    "trust": 1.0,
-    "freshness": 0.85,
-    "latent_method": "encoder adjoint",
-    "inner_steps": 1,
-    "temporal_smoothing": 0.0,
-    "share_noise": False,
-}
 RED = {"prior": 0.25, "step": 0.1, "weight": "linear", "schedule": "constant", "sigma_max": 1000.0}
-GUIDED = {"measurement_weight": 0.1, "gluing": 0.1, "inner_steps": 1, "curvature": 0.0, "start_from_photo": False}
-SAMPLERS = {"RestoreDDS": DDS, "RestoreREDDiff": RED, "RestoreGuided": GUIDED}
+SAMPLERS = {"RestoreDDS": DDS, "RestoreREDDiff": RED, "RestoreGuided": {**GUIDED, "measurement_weight": 0.1}}
 
 
 def photo(count=1, seed=0, height=HEIGHT, width=WIDTH):

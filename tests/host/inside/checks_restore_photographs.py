@@ -14,6 +14,7 @@ import nodes
 import torch
 from helpers import refuses, same_snapshot, snapshot
 from photographs import BLOCK, NAMES, cosine_vae, photograph
+from restore_settings import DDS
 
 KINDS = {"sd15": 4, "sd3": 16}
 # The eps model's prediction is worth nothing at high levels, and more of the way has to be below them.
@@ -21,14 +22,6 @@ STEPS = {"sd15": 5, "sd3": 2}
 # Share of the residual without the photo that may be left; a gradient through a model of nonsense does less.
 LEFT, LEFT_BY_GRADIENTS = 0.8, 0.95
 NOISE = 4.0
-DDS = {
-    "trust": 1.0,
-    "freshness": 0.85,
-    "latent_method": "encoder adjoint",
-    "inner_steps": 1,
-    "temporal_smoothing": 0.0,
-    "share_noise": False,
-}
 RED = {"prior": 0.05, "step": 0.1, "weight": "linear", "schedule": "constant", "sigma_max": 10.0}
 GUIDED = {
     "measurement_weight": 0.3,
