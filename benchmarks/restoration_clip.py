@@ -258,7 +258,7 @@ def report(rows: Sequence[dict[str, Any]], frames: int, steps: int, half: bool) 
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """Means over clips that stand, that move, and that no constant was chosen on, and whether what was wanted is reached."""
+    """Means over clips that stand, move, and move and were not chosen on; and whether what was wanted is reached."""
     head = ["", "setting", "clips", "PSNR", "change", "flicker", "over frames by themselves", f"wanted {WANTED:g}"]
     head += ["warping error", "over frames by themselves", f"wanted {WANTED:g}"]
     cells = []
