@@ -265,7 +265,6 @@ class Method:
 
 
 DDS = "DDS, encoder adjoint"
-# STSL has no gluing term.
 METHODS = {
     "first guess": Method(lambda bench, measured: measured.initial(), plain=True),
     "bicubic": Method(_bicubic, plain=True, damages=("small",)),
@@ -277,6 +276,7 @@ METHODS = {
     "DDS, decode-correct-encode": Method(_decode_correct_encode, costly=1),
     "RED-diff": Method(_red_diff, costly=1, steps=2.0),
     "PSLD": Method(_guided(), costly=1, full=True),
+    # It has no gluing term.
     "STSL": Method(_guided(5, 0.0), costly=4, full=True),
 }
 

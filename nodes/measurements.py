@@ -21,6 +21,8 @@ from .restore_inputs import CATEGORY, check_noise, damaged_input, noise_input, o
 
 # A residual of so many deviations is white or black in the picture of it.
 _SHOWN_DEVIATIONS = 3.0
+# What smoothing along the motion holds for each pixel of a clip: 470 bytes were measured.
+_FOLLOWED_BYTES = 500
 
 
 def measurement_of(
@@ -150,8 +152,8 @@ class SnapToMeasurement(io.ComfyNode):
             display_name="Snap to Measurement (Retrace)",
             category=CATEGORY,
             description="Draws a restored picture onto what the photo shows, in pixels: what the VAE has lost comes "
-            "back where the photo has it, and the photo's noise does not. A JPEG then saves to the same file again. "
-            "Takes the flicker out of clips.",
+            "back where the photo has it, and the photo's noise does not. A JPEG to which nothing else happened then "
+            "saves to the same file again. Takes the flicker out of clips.",
             search_aliases=["data consistency", "paste original pixels", "back projection", "deflicker"],
             inputs=[
                 declare(io.Image.Input, "image", tooltip="The restored picture, or the frames of a restored clip."),
@@ -185,7 +187,7 @@ class SnapToMeasurement(io.ComfyNode):
                 declare(
                     io.Image.Output,
                     display_name="image",
-                    tooltip="The picture, nearer to the photo the farther it was off; unchanged where it explains it.",
+                    tooltip="The picture, nearer to the photo the farther it was off; hardly moved where it fits.",
                 )
             ],
         )
@@ -208,7 +210,10 @@ class SnapToMeasurement(io.ComfyNode):
         """Draw the picture onto the photo."""
         measurement, pixels = measurement_of(image, operator, damaged, noise)
         # To follow what moves takes seconds a frame on a processor; the rest is a solve.
-        device = comfy.model_management.get_torch_device() if follow_motion and temporal_smoothing > 0.0 else "cpu"
+        device = torch.device("cpu")
+        if follow_motion and temporal_smoothing > 0.0:
+            device = comfy.model_management.get_torch_device()
+            comfy.model_management.free_memory(_FOLLOWED_BYTES * pixels[:, 0].numel(), device)
         snapped = snap(measurement, pixels.to(device), temporal_smoothing, follow_motion, progress()).cpu()
         return io.NodeOutput(image_of(snapped).clamp(0.0, 1.0))
 

@@ -30,9 +30,13 @@ def error_variance(measurement: Measurement, x: Tensor) -> Tensor:
         x: Restored pictures, shape (..., *operator.shape).
 
     Returns:
-        Shape (..., 1, ..., 1), or (..., 1, H, W) where there is one for every pixel; zero where x explains y.
+        Shape (..., 1, ..., 1), or (..., 1, H, W) where there is one for every pixel; next to zero where x explains y.
     """
     operator = measurement.operator
+    dtype = x.dtype
+    # Sums of squares of a picture overflow half precision.
+    x = x if x.dtype == torch.float64 else x.float()
+    measurement = measurement.to(x)
     variance = torch.as_tensor(measurement.sigma).to(x) ** 2
     chi2 = measurement.chi2(x)
     chi2 = chi2.reshape(*chi2.shape, *([1] * len(operator.shape)))
@@ -41,8 +45,8 @@ def error_variance(measurement: Measurement, x: Tensor) -> Tensor:
     overall = variance * excess / _trace(measurement, x)
     rows = operator.row_energy()
     if rows is None:
-        return torch.minimum(overall, variance * chi2)
-    return _by_pixel(measurement.residual(x), rows.to(x) / operator.norm**2, variance, chi2, overall)
+        return torch.minimum(overall, variance * chi2).to(dtype)
+    return _by_pixel(measurement.residual(x), rows.to(x) / operator.norm**2, variance, chi2, overall).to(dtype)
 
 
 def _trace(measurement: Measurement, x: Tensor) -> Tensor:

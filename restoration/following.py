@@ -23,6 +23,8 @@ _ITERATIONS = 30
 _TIE = 2.5
 # Weight of the edges: p(gradient) falls with this power of it.
 _EDGES = 2.0
+# A parabola is off by f (1 - f) / 2 of its second difference between pixels; a step of a hard edge by up to 2.
+_OFF = 2.0
 # Side of the window in which a pixel and its place in another frame are compared.
 _SIDE = 3
 
@@ -59,8 +61,9 @@ class Ties:
     def weigh(self, x: Tensor, noise: float) -> None:
         """Set w = (1 + (m^2 + u^2) / s^2)^-2 (Geman and McClure 1987) from the frames.
 
-        m is the difference to the place in the other frame, u what interpolation between pixels may be off there by:
-        f (1 - f) times the second difference, f the broken part of the motion.
+        m^2 is the mean square difference to the place in the other frame over a window of 3 x 3 and all channels, u
+        what interpolation between pixels may be off there by: along each axis 2 f (1 - f) times the largest second
+        difference in the window of either frame, f the broken part of the motion, summed over both axes.
         """
         bends = [_bend(x, axis) for axis in (-2, -1)]
         for k, (motion, warp, difference) in enumerate(zip(self.motions, self._warps, self.forward(x), strict=True), 1):
@@ -71,7 +74,7 @@ class Ties:
                 between[:, axis : axis + 1] * torch.maximum(bend[:-k], warp.forward(bend[k:]))
                 for axis, bend in enumerate(bends)
             )
-            self.weights[k - 1] = (1.0 + (unlike + 4.0 * torch.as_tensor(off).square()) / noise**2) ** -2
+            self.weights[k - 1] = (1.0 + (unlike + (_OFF * torch.as_tensor(off)).square()) / noise**2) ** -2
 
     def tied(self, like: Tensor) -> Tensor:
         """How many frames each pixel is tied to, itself among them: shape (T, 1, H, W)."""
@@ -143,10 +146,15 @@ def follow(
     Raises:
         ValueError: If there are fewer than two frames, or sides of fewer than two pixels.
     """
-    if x.ndim != 4 or len(x) < 2 or min(x.shape[-2:]) < 2:
+    if x.ndim != 4 or len(x) < 2:
         raise ValueError(
-            f"clip must have two frames of 2 x 2 pixels at least for its motion to be followed, got shape "
-            f"{tuple(x.shape)}; connect all frames as one batch, or turn follow_motion off."
+            f"clip must have two frames at least for its motion to be followed, got shape {tuple(x.shape)}; "
+            "connect all frames as one batch, or turn follow_motion off."
+        )
+    if min(x.shape[-2:]) < 2:
+        raise ValueError(
+            f"frames must have 2 x 2 pixels at least to be followed, got {x.shape[-1]} x {x.shape[-2]}; "
+            "turn follow_motion off."
         )
     sigma = float(measurement.sigma)
     noise = sigma * measurement.operator.norm

@@ -27,8 +27,9 @@ def snap(
         argmin_z 1/2 sum (z - x)^2 / v + 1/2 |A z - y|^2 / sigma^2
 
     What a picture misses beyond the noise is its own error, whose variance v (error_variance) the measurement is
-    weighed against: a picture that explains y within its noise stays as it is. A JPEG has no noise but cells, and x
-    goes to the nearest picture in them. For clips the minimum is that of
+    weighed against: a picture that explains y within its noise as good as stays. A JPEG has no noise but cells: x
+    goes to the nearest picture in them, or towards them with g = max(1, chi2) where other damages came before. For
+    clips the minimum is that of
 
         1/2 |z - x|^2 + g/2 |A z - y|^2 + smoothing s |D z|_1,   g = max(1, chi2 of x)
 
@@ -42,7 +43,7 @@ def snap(
             2 are usual.
         follow_motion: Whether D goes along the motion between frames in place of staying at a pixel; see ``follow``,
             which it is then. Without smoothing it does nothing.
-        tick: Told the rounds done and all rounds as the motion is followed; what it raises ends the work.
+        tick: Told the rounds done and all rounds of smoothing; what it raises ends the work.
 
     Returns:
         Shape of x, not clipped.
@@ -53,7 +54,9 @@ def snap(
     measurement = measurement.to(x)
     if smoothing == 0.0:
         if not measurement.operator.linear:
-            return measurement.correct(x, 1.0)
+            # A JPEG alone takes no weight; one behind other damages is a soft step towards its cells.
+            chi2 = measurement.chi2(x).clamp_min(1.0)
+            return measurement.correct(x, chi2.reshape(*chi2.shape, *([1] * len(measurement.operator.shape))))
         return measurement.correct(x, measurement.weight(error_variance(measurement, x)))
     if follow_motion and smoothing > 0.0:
         return follow(measurement, x, smoothing, tick)
@@ -61,4 +64,4 @@ def snap(
     sigma = float(measurement.sigma)
     variance = float(chi2.mean()) * sigma**2
     noise = sigma * measurement.operator.norm
-    return TemporalConsistency(measurement, smoothing * noise / variance, rounds=_ROUNDS)(x, variance)
+    return TemporalConsistency(measurement, smoothing * noise / variance, rounds=_ROUNDS, tick=tick)(x, variance)

@@ -54,6 +54,10 @@ class Combine(Operator):
         """As of the last damage."""
         return self._operators[-1].seen(y)
 
+    def row_energy(self) -> Tensor | None:
+        """That of the only damage; rows of several may hold many pixels."""
+        return self._operators[0].row_energy() if len(self._operators) == 1 else None
+
     @property
     def measured(self) -> int | Tensor:
         """Values that are left after the last damage."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -109,7 +111,14 @@ class TemporalConsistency:
     scale of A. The object holds the state of one run.
     """
 
-    def __init__(self, measurement: Measurement, smoothing: float, trust: float = 1.0, rounds: int = 1) -> None:
+    def __init__(
+        self,
+        measurement: Measurement,
+        smoothing: float,
+        trust: float = 1.0,
+        rounds: int = 1,
+        tick: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Set up a run.
 
         Args:
@@ -117,6 +126,7 @@ class TemporalConsistency:
             smoothing: lambda, 0 or more; 5 smooths strongly. 0 is the measurement alone.
             trust: Multiplies g.
             rounds: ADMM rounds in a step.
+            tick: Told the rounds done and all rounds after each; what it raises ends the work.
 
         Raises:
             ValueError: If the smoothing is negative.
@@ -126,6 +136,7 @@ class TemporalConsistency:
         self._smoothing = smoothing
         self._trust = trust
         self._rounds = rounds
+        self._tick = tick
         self._split: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, denoised: Tensor, variance: float, index: int = 0, total: int = 1) -> Tensor:
@@ -149,7 +160,7 @@ class TemporalConsistency:
             return v + weight * data + coupling * difference_adjoint(difference(v))
 
         x = denoised
-        for _ in range(self._rounds):
+        for number in range(self._rounds):
             x = conjugate_gradient(
                 matrix,
                 right + coupling * difference_adjoint(z - u),
@@ -160,5 +171,7 @@ class TemporalConsistency:
             moved = difference(x) + u
             z = shrink(moved, self._smoothing / rho)
             u = moved - z
+            if self._tick is not None:
+                self._tick(number + 1, self._rounds)
         self._split = z, u
         return x

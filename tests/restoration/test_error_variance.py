@@ -6,6 +6,7 @@ import torch
 from retrace.restoration import Measurement, snap
 from retrace.restoration.error_variance import error_variance
 from retrace.restoration.operators import (
+    JPEG,
     BlackWhite,
     Combine,
     DroppedFrames,
@@ -13,6 +14,7 @@ from retrace.restoration.operators import (
     LowResolution,
     Mask,
     Noise,
+    quality_tables,
 )
 
 SHAPE, NOISE, ROWS = (3, 48, 40), 0.1, 4
@@ -86,6 +88,33 @@ def test_a_blur_hides_most_of_an_error_and_is_not_blamed_for_it():
     wrong = truth + 3 * NOISE * broad / broad.std()
     residual = measurement.chi2(wrong).reshape(-1, 1, 1, 1) * float(measurement.sigma) ** 2
     assert torch.allclose(error_variance(measurement, wrong), residual)
+
+
+def test_a_jpeg_behind_another_damage_is_drawn_into_its_cells():
+    small = LowResolution(SHAPE, 2, "box")
+    operator = Combine([small, JPEG(small.out_shape, quality_tables(75))])
+    truth = torch.nn.functional.avg_pool2d(unit((2, *SHAPE), 1), 9, 1, 4).clamp(-1, 1)
+    measurement = Measurement(operator, operator.forward(truth), 0.02)
+    wrong = truth + 0.5 * unit(truth.shape, 3)
+    snapped = snap(measurement, wrong)
+    assert float(measurement.chi2(wrong).min()) > 5.0 and float(measurement.chi2(snapped).max()) < 1.0
+    assert bool((off(snapped, truth) < off(wrong, truth)).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_finite(dtype):
+    truth, measurement = measured(Noise(SHAPE))
+    wrong = (truth + 6 * NOISE * unit(truth.shape, 3)).to(dtype)
+    found = snap(measurement, wrong)
+    assert found.dtype == dtype
+    assert bool((off(found.double(), truth) < 0.1 * off(wrong.double(), truth)).all())
+
+
+def test_a_combination_of_one_is_that_one():
+    truth, measurement = measured(Mask(SHAPE, KEEP))
+    single = Measurement(Combine([Mask(SHAPE, KEEP)]), measurement.y * measurement.operator.norm, NOISE)
+    wrong = truth + 2 * NOISE * unit(truth.shape, 3)
+    assert torch.equal(snap(single, wrong), snap(measurement, wrong))
 
 
 def test_snapping_reaches_what_the_true_variances_would():

@@ -46,6 +46,19 @@ def test_smoothing_takes_the_flicker_and_leaves_the_picture():
     assert off(together) < 0.5 * off(alone) < off(restored)
 
 
+def test_rounds_of_smoothing_are_told_and_can_be_ended():
+    _, measurement, restored = still()
+    told = []
+    snap(measurement, restored, 1.0, tick=lambda *done: told.append(done))
+    assert told == [(number, len(told)) for number in range(1, len(told) + 1)] and len(told) > 1
+
+    def stop(*done):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        snap(measurement, restored, 1.0, tick=stop)
+
+
 def test_what_moves_far_stays_where_it_is():
     """A bright edge that moves on by a pixel a frame is not smeared along its way."""
     truth = -torch.ones(FRAMES, *SHAPE, dtype=torch.float64)
