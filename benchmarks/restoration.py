@@ -376,7 +376,7 @@ def report(rows: Sequence[dict[str, Any]], used: dict[str, dict[str, float]], st
         ),
         "## What was wanted",
         "PSNR of DDS over the plain baselines (mean over the pictures of both ± its standard error), and chi2; once "
-        "more with SnapToMeasurement behind DDS, as the templates have it, and behind both. chi2 of a JPEG counts the "
+        "more with SnapToMeasurement behind DDS, as in restore_mask, and behind both. chi2 of a JPEG counts the "
         "distance to its cells, where 0 is right: its lower bound says nothing. `noise mask, euler` "
         "is what the host's KSampler does with a noise mask; `fresh noise` is the same with the steps of DDS.",
         verdict(groups),
