@@ -13,6 +13,7 @@ from .host.bundle import Bundle, InversionType
 from .host.compat import declare, schema, show_progress_text
 from .host.noise_optimize import DescentSettings, run_noise_optimize
 from .host.plot import descent_plot
+from .shared_inputs import feather_input
 
 
 class NoiseOptimize(io.ComfyNode):
@@ -104,16 +105,7 @@ class NoiseOptimize(io.ComfyNode):
                     optional=True,
                     tooltip="White where the reference is to be met. Elsewhere the result is free.",
                 ),
-                declare(
-                    io.Int.Input,
-                    "feather",
-                    default=0,
-                    min=0,
-                    max=256,
-                    step=1,
-                    optional=True,
-                    tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
-                ),
+                feather_input(),
                 declare(
                     io.Conditioning.Input,
                     "source",

@@ -18,17 +18,27 @@ def mask_inputs() -> list[Any]:
             optional=True,
             tooltip="White where the edit may act. Everything outside ends bit-equal to the source latent.",
         ),
-        declare(
-            io.Int.Input,
-            "feather",
-            default=0,
-            min=0,
-            max=256,
-            step=1,
-            optional=True,
-            tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
-        ),
+        feather_input(),
     ]
+
+
+def feather_input() -> Any:
+    """Soft edge of a mask."""
+    return declare(
+        io.Int.Input,
+        "feather",
+        default=0,
+        min=0,
+        max=256,
+        step=1,
+        optional=True,
+        tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
+    )
+
+
+def text_input(name: str, tooltip: str) -> Any:
+    """A prompt as text."""
+    return declare(io.String.Input, name, multiline=True, dynamic_prompts=True, default="", tooltip=tooltip)
 
 
 def prompt_inputs() -> list[Any]:
@@ -40,20 +50,6 @@ def prompt_inputs() -> list[Any]:
             tooltip="Model of the edit, whose layers the plan is for. It is not changed.",
         ),
         declare(io.Clip.Input, "clip", tooltip="The model's text encoder: words are found by its tokens."),
-        declare(
-            io.String.Input,
-            "source_text",
-            multiline=True,
-            dynamic_prompts=True,
-            default="",
-            tooltip="Prompt that describes the picture as it is.",
-        ),
-        declare(
-            io.String.Input,
-            "target_text",
-            multiline=True,
-            dynamic_prompts=True,
-            default="",
-            tooltip="The same prompt as it should become: with words swapped, added or left out.",
-        ),
+        text_input("source_text", "Prompt that describes the picture as it is."),
+        text_input("target_text", "The same prompt as it should become: with words swapped, added or left out."),
     ]

@@ -19,6 +19,7 @@ from .host.references import Pass, Subject, check_pass, layers_from, run_passes
 from .host.runs import extras_of
 from .host.visctrl_crop import on_latents, on_pictures, weights_of
 from .paired_inputs import SEEDS
+from .shared_inputs import feather_input
 
 CROPS = ("none", "latent", "pixels")
 METHODS = ("ddim", "euler", "midpoint", "fireflow")
@@ -268,16 +269,7 @@ def _rest() -> list[Any]:
             optional=True,
             tooltip="White on what of the references is read. One for all, or one for each.",
         ),
-        declare(
-            io.Int.Input,
-            "feather",
-            default=0,
-            min=0,
-            max=256,
-            step=1,
-            optional=True,
-            tooltip="Width of a soft edge in pixels of the mask. It lies inside the mask, which does not grow.",
-        ),
+        feather_input(),
         declare(io.Vae.Input, "vae", optional=True, tooltip="The model's VAE, for crop in pixels."),
         declare(
             io.Int.Input,

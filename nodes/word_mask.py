@@ -24,6 +24,7 @@ from .host.word_maps import (
     read_words,
     record_states,
 )
+from .shared_inputs import text_input
 
 
 class WordMask(io.ComfyNode):
@@ -42,14 +43,7 @@ class WordMask(io.ComfyNode):
             inputs=[
                 declare(io.Model.Input, "model", tooltip="The model whose attention is read. It is not changed."),
                 declare(io.Clip.Input, "clip", tooltip="The model's text encoder: words are found by its tokens."),
-                declare(
-                    io.String.Input,
-                    "text",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    default="",
-                    tooltip="Prompt that describes the picture as it is.",
-                ),
+                text_input("text", "Prompt that describes the picture as it is."),
                 declare(
                     io.String.Input,
                     "words",

@@ -52,15 +52,14 @@ def snap(
         ValueError: If the smoothing is negative, or if there are too few frames to be smoothed.
     """
     measurement = measurement.to(x)
-    if smoothing == 0.0:
-        if not measurement.operator.linear:
-            # A JPEG alone takes no weight; one behind other damages is a soft step towards its cells.
-            chi2 = measurement.chi2(x).clamp_min(1.0)
-            return measurement.correct(x, chi2.reshape(*chi2.shape, *([1] * len(measurement.operator.shape))))
-        return measurement.correct(x, measurement.weight(error_variance(measurement, x)))
     if follow_motion and smoothing > 0.0:
         return follow(measurement, x, smoothing, tick)
+    if smoothing == 0.0 and measurement.operator.linear:
+        return measurement.correct(x, measurement.weight(error_variance(measurement, x)))
     chi2 = measurement.chi2(x).clamp_min(1.0)
+    if smoothing == 0.0:
+        # A JPEG alone takes no weight; one behind other damages is a soft step towards its cells.
+        return measurement.correct(x, chi2.reshape(*chi2.shape, *([1] * len(measurement.operator.shape))))
     sigma = float(measurement.sigma)
     variance = float(chi2.mean()) * sigma**2
     noise = sigma * measurement.operator.norm
