@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .backends.diffusers import DiffusersModel
-    from .inversion import Field, Inversion, Method, StepReport
+    from .inversion import Denoiser, Inversion, Method, StepReport
 
 FAILED = 2
 INTERRUPTED = 130  # 128 + SIGINT, what shells report for Ctrl+C
@@ -248,7 +248,7 @@ def _replay(options: argparse.Namespace) -> None:
     record = load(options.record)
     check_attention(options)
     model = _model(options)
-    source = _source_field(model, record)
+    source = _source_denoiser(model, record)
     _give_out(options, model, record, source, output)
 
 
@@ -283,8 +283,8 @@ def _check_mask(options: argparse.Namespace) -> None:
     check_feather(options.feather)
 
 
-def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersModel, Inversion, Field]:
-    """Read and invert the picture; return the model, the record and the source field."""
+def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersModel, Inversion, Denoiser]:
+    """Read and invert the picture; return the model, the record and the source denoiser."""
     import torch
 
     from .backends.pictures import check_picture, read_picture
@@ -301,7 +301,7 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
         sigmas = model.levels(*x0.shape[2:]).grid(options.steps)
         level = strength_to_level(options.strength, options.steps)
         check_level(level, sigmas, method.min_level)
-        source = _field(model, x0, options.source, "", options.source_cfg)
+        source = _denoiser(model, x0, options.source, "", options.source_cfg)
         record = invert(
             source,
             x0,
@@ -328,7 +328,7 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
 
 
 def _give_out(
-    options: argparse.Namespace, model: DiffusersModel, record: Inversion, source: Field, output: Any
+    options: argparse.Namespace, model: DiffusersModel, record: Inversion, source: Denoiser, output: Any
 ) -> None:
     """Come back from a record, with or without a target, and write the picture."""
     import torch
@@ -345,7 +345,7 @@ def _give_out(
         if options.target is not None and options.attention is not None:
             target = attended(options, model, record, mask)
         elif options.target is not None:
-            target = _field(model, record.x0, options.target, options.negative, options.cfg)
+            target = _denoiser(model, record.x0, options.target, options.negative, options.cfg)
         x = replay(
             record,
             source,
@@ -359,20 +359,20 @@ def _give_out(
     print(f"wrote {output}")
 
 
-def _source_field(model: DiffusersModel, record: Inversion) -> Field:
+def _source_denoiser(model: DiffusersModel, record: Inversion) -> Denoiser:
     if not {"source_prompt", "source_cfg", "width", "height"} <= set(record.meta):
         raise ValueError(
             "record must come from the standalone command, got one without its source prompt; "
             "replay it in ComfyUI, where it was made."
         )
-    return _field(model, record.x0, str(record.meta["source_prompt"]), "", float(record.meta["source_cfg"]))
+    return _denoiser(model, record.x0, str(record.meta["source_prompt"]), "", float(record.meta["source_cfg"]))
 
 
-def _field(model: DiffusersModel, latent: Tensor, prompt: str, negative: str, cfg: float) -> Field:
+def _denoiser(model: DiffusersModel, latent: Tensor, prompt: str, negative: str, cfg: float) -> Denoiser:
     import torch
 
     with torch.no_grad():
-        return model.field(latent, model.prompt(prompt), None if cfg == 1.0 else model.prompt(negative), cfg)
+        return model.denoiser(latent, model.prompt(prompt), None if cfg == 1.0 else model.prompt(negative), cfg)
 
 
 def _fingerprints(model: DiffusersModel, prompt: str, cfg: float) -> dict[str, str]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .backends.diffusers import DiffusersModel
-    from .inversion import Field, Inversion
+    from .inversion import Denoiser, Inversion
 
 
 def attention_options(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +59,8 @@ def _steps_of(options: argparse.Namespace) -> tuple[float | None, float | None]:
         raise ValueError(f"attention-steps must be START-END, got {text!r}; write it like 0-0.4.") from None
 
 
-def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversion, mask: Tensor | None) -> Field:
-    """Return the target's field under the preset of the options.
+def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversion, mask: Tensor | None) -> Denoiser:
+    """Return the target's denoiser under the preset of the options.
 
     Args:
         options: The command's.
@@ -69,7 +69,7 @@ def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversi
         mask: Weights (1, 1, H, W) on the latent grid, or None.
     """
     from .attention import Mask, Settings, get_preset
-    from .backends.diffusers_attention import attended_field, family_of
+    from .backends.diffusers_attention import attended_denoiser, family_of
 
     name, _, variant = options.attention.partition(":")
     start, end = _steps_of(options)
@@ -84,4 +84,4 @@ def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversi
     plan = get_preset(name).build(settings, family_of(model.network))
     source, target = model.prompt(str(record.meta["source_prompt"])), model.prompt(options.target)
     negative = None if options.cfg == 1.0 else model.prompt(options.negative)
-    return attended_field(model, record, plan, source, target, negative, options.cfg)
+    return attended_denoiser(model, record, plan, source, target, negative, options.cfg)

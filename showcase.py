@@ -92,9 +92,9 @@ def _one_model(
     negative = model.prompt("")
 
     def target(prompt: str):
-        return model.field(x0, model.prompt(prompt), negative, cfg)
+        return model.denoiser(x0, model.prompt(prompt), negative, cfg)
 
-    source = model.field(x0, model.prompt(SOURCE))
+    source = model.denoiser(x0, model.prompt(SOURCE))
     record = invert(
         source,
         x0,

@@ -1,1 +1,1 @@
-"""Backends that make a Field from a model outside ComfyUI."""
+"""Backends that make a Denoiser from a model outside ComfyUI."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..attention import SOURCE, TARGET, AttentionPlan, Step, place
-from ..inversion import BranchedInfEdit, Field
+from ..inversion import BranchedInfEdit, Denoiser
 from .diffusers import Cond, DiffusersModel
 from .diffusers_attention import Branches
 
@@ -70,6 +70,6 @@ def attended_infedit(
             edited = rule.after(branches.run, Step(index, total, sigma), now)
         return edited
 
-    field = Field(denoise, model.space, model.field(x0, source).sigma_floor)
+    denoiser = Denoiser(denoise, model.space, model.denoiser(x0, source).sigma_floor)
     edit = BranchedInfEdit(eta=eta, others=len(plan.branches), blend=blend if plan.latent_rules else None)
-    return edit.edit(field, field, x0, sigmas, level, seed, mask, rows, both=field)
+    return edit.edit(denoiser, denoiser, x0, sigmas, level, seed, mask, rows, both=denoiser)

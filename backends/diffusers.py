@@ -1,4 +1,4 @@
-"""A Field for the denoising networks of diffusers, and what surrounds them: text encoders and VAE.
+"""A Denoiser for the denoising networks of diffusers, and what surrounds them: text encoders and VAE.
 
 diffusers is imported inside the functions that need it, so that importing this module needs torch alone.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..inversion import Field, Space, fingerprint, work_dtype
-from ..inversion.field import Denoise
+from ..core.denoiser import Denoise
+from ..inversion import Denoiser, Space, fingerprint, work_dtype
 from .levels import Levels, flow_shift
 
 # Guidance of a distilled Flux model when inverting: 1 leaves the picture's own content alone
@@ -373,14 +373,14 @@ class DiffusersModel:
         """Encode prompts, one row each."""
         return self._encode_text([texts] if isinstance(texts, str) else list(texts))
 
-    def field(
+    def denoiser(
         self,
         latent: Tensor,
         cond: Cond,
         uncond: Cond | None = None,
         cfg: float = 1.0,
         guidance: float = DISTILLED_GUIDANCE,
-    ) -> Field:
+    ) -> Denoiser:
         """Return the model as a method sees it.
 
             D = D_uncond + cfg (D_cond - D_uncond)          (Ho and Salimans 2022, arXiv:2207.12598)
@@ -422,9 +422,9 @@ class DiffusersModel:
             return denoise
 
         if uncond is None or cfg == 1.0:
-            return Field(denoiser(None), self.space, levels.floor)
+            return Denoiser(denoiser(None), self.space, levels.floor)
         pooled = uncond.pooled
-        return Field(
+        return Denoiser(
             denoiser(rows(uncond)),
             self.space,
             levels.floor,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Kind, Rows, Site, Step, place
-from ..inversion import AfterStep, Field, Inversion, replay, source_state, state_at
+from ..inversion import AfterStep, Denoiser, Inversion, replay, source_state, state_at
 from .diffusers import Cond, DiffusersModel
 
 _ATTEND = nn.functional.scaled_dot_product_attention
@@ -232,7 +232,7 @@ class _Calls(TorchFunctionMode):
         return self._attention.run.run(site, self._rows, self._step, q, k, v, attend, four, given.get("scale"))
 
 
-def attended_field(
+def attended_denoiser(
     model: DiffusersModel,
     record: Inversion,
     plan: AttentionPlan,
@@ -240,8 +240,8 @@ def attended_field(
     target: Cond,
     uncond: Cond | None = None,
     cfg: float = 1.0,
-) -> Field:
-    """A target's field whose attention reads from the source, which stands where the record says.
+) -> Denoiser:
+    """A target's denoiser whose attention reads from the source, which stands where the record says.
 
     At every level where a rule acts the network sees the source's state under its own prompt first, and what the rules
     read is kept for the target's forwards.
@@ -256,10 +256,10 @@ def attended_field(
         cfg: Guidance strength.
 
     Raises:
-        ValueError: As in Attention and in the model's own field, and if the plan blends latents or has more branches.
+        ValueError: As in Attention and the model's own denoiser, and if the plan blends latents or adds branches.
     """
     if plan.latent_rules:
-        raise ValueError("attention must hold no local blend for a field alone, got one; use attended_replay.")
+        raise ValueError("attention must hold no local blend for a denoiser alone, got one; use attended_replay.")
     return _attended(model, record, plan, source, target, uncond, cfg)[0]
 
 
@@ -273,7 +273,7 @@ def attended_replay(
     cfg: float = 1.0,
     after_step: AfterStep | None = None,
 ) -> Tensor:
-    """Play a record back under attended_field, with the plan's blends of the latent after each step.
+    """Play a record back under attended_denoiser, with the plan's blends of the latent after each step.
 
     Args:
         model: The model.
@@ -289,9 +289,9 @@ def attended_replay(
         Latent of the edit, as from replay.
 
     Raises:
-        ValueError: As in attended_field and replay.
+        ValueError: As in attended_denoiser and replay.
     """
-    field, run = _attended(model, record, plan, source, target, uncond, cfg)
+    denoiser, run = _attended(model, record, plan, source, target, uncond, cfg)
 
     def blended(x: Tensor, level: int) -> Tensor:
         done = Step(index=record.level - 1 - level, total=record.level, sigma=record.sigmas[level + 1])
@@ -300,7 +300,7 @@ def attended_replay(
             x = rule.after(run, done, {SOURCE: beside, TARGET: x})
         return x if after_step is None else after_step(x, level)
 
-    return replay(record, field, field, after_step=blended if plan.latent_rules else after_step)
+    return replay(record, denoiser, denoiser, after_step=blended if plan.latent_rules else after_step)
 
 
 def _attended(
@@ -311,8 +311,8 @@ def _attended(
     target: Cond,
     uncond: Cond | None,
     cfg: float,
-) -> tuple[Field, AttentionRun]:
-    """The field of attended_field, and the run whose maps its blends read."""
+) -> tuple[Denoiser, AttentionRun]:
+    """The denoiser of attended_denoiser, and the run whose maps its blends read."""
     if plan.branches:
         raise ValueError(
             f"attention must stay between source and target here, got the further branch {plan.branches[0]!r}; use it "
@@ -320,7 +320,7 @@ def _attended(
         )
     latent = record.x0
     branches = Branches(model, plan, latent, {SOURCE: source, TARGET: target}, uncond, {TARGET: cfg})
-    plain = model.field(latent, target, uncond, cfg)
+    plain = model.denoiser(latent, target, uncond, cfg)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         step = place(record.falling, sigma)
@@ -329,7 +329,7 @@ def _attended(
         state = state_at(record, sigma, x.device).to(x)
         return branches({SOURCE: state, TARGET: x}, sigma, step, (TARGET,))[TARGET]
 
-    return Field(denoise, model.space, plain.sigma_floor), branches.run
+    return Denoiser(denoise, model.space, plain.sigma_floor), branches.run
 
 
 class Branches:
@@ -344,7 +344,7 @@ class Branches:
         cfgs: Guidance strength of the branches that are guided.
 
     Raises:
-        ValueError: As in Attention and in the model's own field.
+        ValueError: As in Attention and in the model's own denoiser.
     """
 
     def __init__(
@@ -357,8 +357,8 @@ class Branches:
         cfgs: Mapping[str, float],
     ) -> None:
         self._cfgs = {branch: cfg for branch, cfg in cfgs.items() if cfg != 1.0 and uncond is not None}
-        self._fields = {branch: model.field(latent, cond) for branch, cond in conds.items()}
-        self._negative = None if uncond is None else model.field(latent, uncond)
+        self._denoisers = {branch: model.denoiser(latent, cond) for branch, cond in conds.items()}
+        self._negative = None if uncond is None else model.denoiser(latent, uncond)
         self._attention = Attention(model.network, plan, (int(latent.shape[2]), int(latent.shape[3])))
         # What a guided branch may read in its uncond part.
         reads = [rule.reads() for rule in self.run.rules] if plan.reads_uncond and self._cfgs else []
@@ -392,7 +392,7 @@ class Branches:
             for branch in order:
                 x = states[branch]
                 with self._attention.forward(branch, "cond", x.shape[0], step):
-                    found[branch] = self._fields[branch](x, sigma)
+                    found[branch] = self._denoisers[branch](x, sigma)
                 if self._negative is None or branch not in self._negatives:
                     continue
                 with self._attention.forward(branch, "uncond", x.shape[0], step):

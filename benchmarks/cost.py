@@ -175,16 +175,16 @@ class Bench:
 
         return Row("gradient of the walk", "gradient", lambda: self.walk_gradient(self.levels[::-1]), bare, calls)
 
-    def walk_gradient(self, falling: Sequence[float], around: Callable[[Any], Any] = lambda field: field) -> None:
-        """Differentiate a walk in a run of the host; `around` may wrap the field."""
+    def walk_gradient(self, falling: Sequence[float], around: Callable[[Any], Any] = lambda denoiser: denoiser) -> None:
+        """Differentiate a walk in a run of the host; `around` may wrap the denoiser."""
         import torch
 
         inversion, runs = self.part("inversion"), self.part("nodes.host.runs")
 
-        def script(field: Any, device: Any, on_step: Any) -> Any:
+        def script(denoiser: Any, device: Any, on_step: Any) -> Any:
             stepper = inversion.get_method("euler").down
             x = float(falling[0]) * self.latent["samples"].double()
-            return inversion.walk_gradient(around(field), x, falling, stepper, lambda end: end.square().sum())
+            return inversion.walk_gradient(around(denoiser), x, falling, stepper, lambda end: end.square().sum())
 
         samples = self.latent["samples"]
         with torch.inference_mode():
@@ -203,12 +203,12 @@ class Bench:
         counting = _counting()
         falling = [14.0 * (1.0 - index / steps) ** 2 for index in range(steps)] + [0.0]
 
-        def around(field: Any) -> Any:
+        def around(denoiser: Any) -> Any:
             def denoise(x: Any, sigma: float) -> Any:
                 counting.look()
-                return field(x, sigma)
+                return denoiser(x, sigma)
 
-            return self.part("inversion").Field(denoise, field.space, field.sigma_floor)
+            return self.part("inversion").Denoiser(denoise, denoiser.space, denoiser.sigma_floor)
 
         with counting:
             self.walk_gradient(falling, around)

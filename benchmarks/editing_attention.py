@@ -21,7 +21,7 @@ from retrace.backends.attended_infedit import attended_infedit
 from retrace.backends.diffusers import Cond
 from retrace.backends.diffusers_attention import attended_replay, family_of
 from retrace.demo import models, world
-from retrace.inversion import Field, Inversion, blend, get_method, invert
+from retrace.inversion import Denoiser, Inversion, blend, get_method, invert
 
 
 class Forwards:
@@ -132,10 +132,10 @@ def attended(
         def inverted(rows: Sequence[int], plan: AttentionPlan) -> Inversion:
             level, steps = fitting(batch.budget, setting, functools.partial(cost, plan))
             x0, cond = batch.x0[rows], cond_rows(batch.cond("source"), rows)
-            source = batch.model.field(x0, cond)
+            source = batch.model.denoiser(x0, cond)
             if corrected:
-                guided = batch.model.field(x0, cond, uncond, setting.cfg)
-                source = Field(guided, source.space, source.sigma_floor, plain=source)
+                guided = batch.model.denoiser(x0, cond, uncond, setting.cfg)
+                source = Denoiser(guided, source.space, source.sigma_floor, plain=source)
             return invert(source, x0, batch.sigmas(steps), level, scheme, keep_path=True)
 
         with forwards.counted():

@@ -10,7 +10,7 @@ from torch import Tensor
 from retrace.backends.diffusers import Cond, DiffusersModel
 from retrace.inversion import (
     METHODS,
-    Field,
+    Denoiser,
     FlowEdit,
     InfEdit,
     NegativePrompt,
@@ -27,7 +27,7 @@ BUDGET = 40
 
 
 class Batch:
-    """Some triples at once, and the fields of their prompts with all calls counted.
+    """Some triples at once, and the denoisers of their prompts with all calls counted.
 
     Attributes:
         model: The model.
@@ -51,29 +51,29 @@ class Batch:
         self.model, self.x0, self.rows, self.mask, self.budget = model, x0, rows, mask, budget
         self.captions = (sources, targets)
         self._prompts = {"source": model.prompt(sources), "target": model.prompt(targets), "": model.prompt("")}
-        self._fields: list[tuple[Field, int]] = []
+        self._denoisers: list[tuple[Denoiser, int]] = []
 
-    def field(self, prompt: str, cfg: float = 1.0, negative: str = "") -> Field:
+    def denoiser(self, prompt: str, cfg: float = 1.0, negative: str = "") -> Denoiser:
         """The model under "source", "target" or the empty prompt "", guided away from another of them."""
         guided = cfg != 1.0
-        field = self.model.field(self.x0, self.cond(prompt), self.cond(negative) if guided else None, cfg)
-        self._fields.append((field, 2 if guided else 1))
-        return field
+        denoiser = self.model.denoiser(self.x0, self.cond(prompt), self.cond(negative) if guided else None, cfg)
+        self._denoisers.append((denoiser, 2 if guided else 1))
+        return denoiser
 
-    def count(self, field: Field, calls: int) -> None:
-        """Count a field that was made elsewhere, at so many network calls an evaluation."""
-        self._fields.append((field, calls))
+    def count(self, denoiser: Denoiser, calls: int) -> None:
+        """Count a denoiser that was made elsewhere, at so many network calls an evaluation."""
+        self._denoisers.append((denoiser, calls))
 
-    def exchangeable(self) -> Field:
+    def exchangeable(self) -> Denoiser:
         """The model under the empty prompt, whose embedding can be exchanged; unguided."""
         empty = self.cond("")
 
-        def under(tokens: Tensor) -> Field:
-            return self.model.field(self.x0, Cond(tokens, empty.pooled))
+        def under(tokens: Tensor) -> Denoiser:
+            return self.model.denoiser(self.x0, Cond(tokens, empty.pooled))
 
-        field = Field(under(empty.tokens), self.model.space, self.field("").sigma_floor, under)
-        self._fields.append((field, 1))
-        return field
+        denoiser = Denoiser(under(empty.tokens), self.model.space, self.denoiser("").sigma_floor, under)
+        self._denoisers.append((denoiser, 1))
+        return denoiser
 
     def cond(self, prompt: str) -> Cond:
         """The conditioning of "source", "target" or ""."""
@@ -86,7 +86,7 @@ class Batch:
     @property
     def calls(self) -> int:
         """Network calls for one picture so far."""
-        return sum(field.evaluations * weight for field, weight in self._fields)
+        return sum(denoiser.evaluations * weight for denoiser, weight in self._denoisers)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def replayed(method: str, extra: int = 0, **params: bool | int | float | str) ->
 
     Args:
         method: Its name.
-        extra: Calls of the target's field that its `evaluations` does not count.
+        extra: Calls of the target's denoiser that its `evaluations` does not count.
         params: Its settings.
     """
     scheme = get_method(method, params)
@@ -153,12 +153,12 @@ def replayed(method: str, extra: int = 0, **params: bool | int | float | str) ->
             return scheme.evaluations(level) + calls_of(setting) * down
 
         level, steps = fitting(batch.budget, setting, cost)
-        source = batch.field("source")
+        source = batch.denoiser("source")
         record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
 
         def finish(mask: Tensor | None) -> Tensor:
             hook = None if mask is None else blend(record, mask)
-            return replay(record, source, batch.field("target", setting.cfg), after_step=hook)
+            return replay(record, source, batch.denoiser("target", setting.cfg), after_step=hook)
 
         return finish
 
@@ -176,8 +176,8 @@ def paired(rule: PairedEdit, negative: str = "", source_cfg: float = 1.0) -> Edi
         level, steps = fitting(batch.budget, setting, cost)
 
         def finish(mask: Tensor | None) -> Tensor:
-            source = batch.field("source", source_cfg, negative)
-            target = batch.field("target", setting.cfg, negative)
+            source = batch.denoiser("source", source_cfg, negative)
+            target = batch.denoiser("target", setting.cfg, negative)
             return rule.edit(source, target, batch.x0, batch.sigmas(steps), level, mask=mask, rows=batch.rows)
 
         return finish
@@ -191,7 +191,7 @@ def null_texted(inner_steps: int) -> Edit:
 
     def edit(batch: Batch, setting: Setting) -> Finish:
         level, steps = fitting(batch.budget, setting, lambda k: k + 2 * k)
-        source = batch.field("source")
+        source = batch.denoiser("source")
         record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
         fitted = null_text(
             record, source, batch.exchangeable(), batch.cond("").tokens, cfg=setting.cfg, inner_steps=inner_steps
@@ -199,7 +199,7 @@ def null_texted(inner_steps: int) -> Edit:
 
         def finish(mask: Tensor | None) -> Tensor:
             hook = None if mask is None else blend(fitted, mask)
-            return replay(fitted, source, batch.field("target", setting.cfg), after_step=hook)
+            return replay(fitted, source, batch.denoiser("target", setting.cfg), after_step=hook)
 
         return finish
 
@@ -218,14 +218,14 @@ def directed(carry: float) -> Edit:
             return level + residuals + weight * level
 
         level, steps = fitting(batch.budget, setting, cost)
-        plain = batch.field("source")
-        guided = batch.field("source", setting.cfg)
-        source = Field(guided, plain.space, plain.sigma_floor, plain=plain)
+        plain = batch.denoiser("source")
+        guided = batch.denoiser("source", setting.cfg)
+        source = Denoiser(guided, plain.space, plain.sigma_floor, plain=plain)
         record = invert(source, batch.x0, batch.sigmas(steps), level, scheme)
 
         def finish(mask: Tensor | None) -> Tensor:
             hook = None if mask is None else blend(record, mask)
-            return replay(record, source, batch.field("target", setting.cfg), after_step=hook)
+            return replay(record, source, batch.denoiser("target", setting.cfg), after_step=hook)
 
         return finish
 
@@ -238,12 +238,12 @@ def negative_prompted(prox: str) -> Edit:
 
     def edit(batch: Batch, setting: Setting) -> Finish:
         level, steps = fitting(batch.budget, setting, lambda k: k + 2 * k)
-        source = batch.field("source")
+        source = batch.denoiser("source")
         record = invert(source, batch.x0, batch.sigmas(steps), level, scheme)
 
         def finish(mask: Tensor | None) -> Tensor:
             guidance = NegativePrompt(setting.cfg, prox)
-            guided = guidance.field(record, source, batch.field("target"))
+            guided = guidance.denoiser(record, source, batch.denoiser("target"))
             hook = None if mask is None else blend(record, mask)
             return replay(record, source, guided, after_step=hook)
 
@@ -258,12 +258,12 @@ def descended(iterations: int) -> Edit:
 
     def edit(batch: Batch, setting: Setting) -> Finish:
         level, steps = fitting(batch.budget, setting, lambda k: k + calls_of(setting) * k)
-        source = batch.field("source")
+        source = batch.denoiser("source")
         record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
 
         def finish(mask: Tensor | None) -> Tensor:
             hook = None if mask is None else blend(record, mask)
-            return replay(record, source, batch.field("target", setting.cfg), after_step=hook)
+            return replay(record, source, batch.denoiser("target", setting.cfg), after_step=hook)
 
         return finish
 

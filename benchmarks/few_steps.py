@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from torch.nn.functional import max_pool2d  # noqa: E402
 
 from retrace.demo import lcm, measure, models, world  # noqa: E402
-from retrace.inversion import Field, InfEdit  # noqa: E402
+from retrace.inversion import Denoiser, InfEdit  # noqa: E402
 
 KINDS = {"colour": world.COLOURS, "background": world.COLOURS, "shape": world.SHAPES, "position": world.POSITIONS}
 # Model, steps, target cfg. 15 steps at 2.3 are InfEdit's own settings for models that are not distilled.
@@ -66,7 +66,7 @@ def decibels(pictures: np.ndarray, wanted: np.ndarray, where: np.ndarray) -> np.
     return np.array([10 * np.log10(255**2 / e[w].mean()) for e, w in zip(error, where, strict=True)])
 
 
-def field(model: Any, captions: list[str], cfg: float) -> Field:
+def denoiser(model: Any, captions: list[str], cfg: float) -> Denoiser:
     """The model under captions at that of the 50 distilled timesteps which is nearest to a sigma."""
     share = lcm.kept().double().numpy()
     trained = np.sqrt((1 - share) / share)
@@ -81,7 +81,7 @@ def field(model: Any, captions: list[str], cfg: float) -> Field:
         out = model.denoiser(x.float() / (1 + sigma**2) ** 0.5, torch.full((len(x),), timestep), states).sample
         return x - sigma * out.double()
 
-    return Field(denoise, "ve", float(trained[0]))
+    return Denoiser(denoise, "ve", float(trained[0]))
 
 
 @torch.inference_mode()
@@ -91,7 +91,7 @@ def edited(model: Any, clean: torch.Tensor, pairs: tuple[list[str], list[str]], 
     pictures = []
     for first in range(0, len(clean), measure.BATCH):
         rows = slice(first, first + measure.BATCH)
-        source, target = field(model, pairs[0][rows], 1.0), field(model, pairs[1][rows], cfg)
+        source, target = denoiser(model, pairs[0][rows], 1.0), denoiser(model, pairs[1][rows], cfg)
         rising = tuple(sigmas[::-1])
         pictures.append(
             measure.decode(model, InfEdit().edit(source, target, clean[rows], rising, steps, first).float())

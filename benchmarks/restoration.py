@@ -137,7 +137,7 @@ def run(job: Job) -> dict[str, Any]:
         "snapped_psnr": _psnr(after, truth),
         "snapped_chi2": measured.chi2(after).tolist(),
         "seconds": seconds / job.count,
-        "calls": bench.field.evaluations,
+        "calls": bench.denoiser.evaluations,
         **bench.calls,
         "provenance": _where(),
     }

@@ -109,7 +109,7 @@ class Bench:
     """A demo model on a batch of captions, and how often its parts were asked.
 
     Attributes:
-        field: The model under the captions at cfg 1.
+        denoiser: The model under the captions at cfg 1.
         sigmas: Falling levels.
         state: Zero latents of the batch.
         calls: Decodes and encodes of the batch so far.
@@ -129,8 +129,8 @@ class Bench:
         self._vae, self._scale = self.model.vae, self.model.vae.config.scaling_factor
         self._dtype = torch.bfloat16 if half else torch.float32
         self.state = torch.zeros(len(captions), *LATENT)
-        self.field = self.model.field(self.state, self.model.prompt(list(captions)))
-        self.space = self.field.space
+        self.denoiser = self.model.denoiser(self.state, self.model.prompt(list(captions)))
+        self.space = self.denoiser.space
         self.steps, self.seed = steps, seed
         self.sigmas = self.levels(steps)
         self.calls = {"decode": 0, "encode": 0}
@@ -157,7 +157,7 @@ class Bench:
         """Latents by DDS from pure noise."""
         fresh = fresh or self.fresh()
         start = weights(self.sigmas[0], self.space)[1] * fresh()
-        return dds(self.field, start, self.sigmas, self.space, consistency, fresh)
+        return dds(self.denoiser, start, self.sigmas, self.space, consistency, fresh)
 
     def with_loss(self, measured: Measurement) -> Measurement:
         """The measurement with what the autoencoder loses in its noise, as the nodes have it."""
@@ -192,7 +192,7 @@ def _mask_euler(bench: Bench, measured: Measurement) -> Tensor:
     for sigma, after in zip(bench.sigmas, bench.sigmas[1:], strict=False):
         a, b = weights(sigma, bench.space)
         seen = free * x + (1.0 - free) * (a * kept + b * noise)
-        denoised = free * bench.field(seen, sigma) + (1.0 - free) * kept
+        denoised = free * bench.denoiser(seen, sigma) + (1.0 - free) * kept
         x = x + (after - sigma) / sigma * (x - denoised)
     return bench.decode(x)
 
@@ -227,7 +227,7 @@ def _red_diff(bench: Bench, measured: Measurement) -> Tensor:
 
     levels = tuple(sigma for sigma in bench.sigmas if ratio(sigma) <= SIGMA_MAX)
     start = bench.encode(measured.initial())
-    return bench.decode(red_diff(bench.field, start, levels, bench.space, data_gradient, bench.fresh()))
+    return bench.decode(red_diff(bench.denoiser, start, levels, bench.space, data_gradient, bench.fresh()))
 
 
 def _guided(inner: int = 1, gluing: float = 0.1) -> Callable[[Bench, Measurement], Tensor]:
@@ -235,7 +235,7 @@ def _guided(inner: int = 1, gluing: float = 0.1) -> Callable[[Bench, Measurement
         fresh = bench.fresh()
         energy = Energy(bench.with_loss(measured), bench.decode, bench.encode, gamma=gluing)
         start = unit_start(fresh(), None, bench.sigmas[0], bench.space)
-        return bench.decode(guided(bench.field, start, bench.sigmas, bench.space, energy, fresh, inner=inner))
+        return bench.decode(guided(bench.denoiser, start, bench.sigmas, bench.space, energy, fresh, inner=inner))
 
     return restore
 

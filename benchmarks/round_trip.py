@@ -62,14 +62,14 @@ def round_trips(kind: str, methods: Sequence[str], steps: Sequence[int], count: 
     found = []
     with torch.no_grad():  # some methods differentiate the model, which inference mode forbids
         x0 = model.encode(drawn)
-        field = model.field(x0, model.prompt(captions))
+        denoiser = model.denoiser(x0, model.prompt(captions))
         for name in methods:
             for n in steps:
-                called = field.evaluations
+                called = denoiser.evaluations
                 row = {"model": kind, "method": name, "steps": n}
                 try:
-                    record = invert(field, x0, model.levels(*x0.shape[2:]).grid(n), n, name)
-                    back = replay(record, field)
+                    record = invert(denoiser, x0, model.levels(*x0.shape[2:]).grid(n), n, name)
+                    back = replay(record, denoiser)
                 except ValueError as error:
                     # A method may ask for more steps than these, or leave the finite numbers: that is a result too.
                     found.append({**row, "refused": str(error)})
@@ -78,7 +78,7 @@ def round_trips(kind: str, methods: Sequence[str], steps: Sequence[int], count: 
                 found.append(
                     {
                         **row,
-                        "calls": field.evaluations - called,
+                        "calls": denoiser.evaluations - called,
                         "errors": errors,
                         "error": statistics.median(errors),
                         "noise_std": noise_std(record.x, record.x0, record.sigma, record.space),

@@ -158,7 +158,7 @@ def train_vae(folder: Path, steps: int, batch: int, seed: int) -> None:
 
     The noise makes neighbouring latents decode alike; the spread that the networks of SD learn is not needed. The
     first steps see quarters of pictures, four times as many for the same work; the norms, which average over
-    the whole field, then need steps on whole pictures.
+    the whole denoiser, then need steps on whole pictures.
     """
     torch.manual_seed(seed)
     vae: Any = models.build("vae")

@@ -1,9 +1,11 @@
 """Inversion of a latent into a model's noise, and the way back. Needs torch and safetensors, knows no host."""
 
+from ..core.denoiser import SIGMA_FLOOR, Denoiser, Evaluation, Space, implied_noise, mix, noise_std, work_dtype
+from ..core.steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
+from ..core.walk import AfterStep, OnStep, StepReport, walk
 from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_level
 from .dry_run import levels_asked
 from .embeddings import EmbeddingPerStep, with_embeddings
-from .field import SIGMA_FLOOR, Evaluation, Field, Space, implied_noise, mix, noise_std, work_dtype
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
@@ -23,10 +25,8 @@ from .pairs import Descent, Pair, Shear, TwoStep, two_step
 from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
 from .reversible import PairGradient, pair_gradient
-from .steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from .storage import RecordError, load, save
 from .trajectory import beside, state_at
-from .walk import AfterStep, OnStep, StepReport, walk
 
 __all__ = [
     "METHODS",
@@ -36,11 +36,11 @@ __all__ = [
     "BlendedFlowEdit",
     "BranchedInfEdit",
     "DDIMPredictor",
+    "Denoiser",
     "Descent",
     "EmbeddingPerStep",
     "Euler",
     "Evaluation",
-    "Field",
     "FireFlow",
     "FitReport",
     "FlowEdit",

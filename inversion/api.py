@@ -10,12 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .field import Field, work_dtype
+from ..core.denoiser import Denoiser, work_dtype
+from ..core.walk import AfterStep, OnStep, shorten
 from .fingerprint import fingerprint
 from .method import Method, SingleState
 from .record import DTYPES, Inversion, Scalar, check_axes, check_level, check_sigmas, keep
 from .registry import get_method
-from .walk import AfterStep, OnStep, shorten
 
 # Grids that went through float32 once differ by this much at most; the record's own levels are walked anyway.
 SIGMA_TOLERANCE = 1e-6
@@ -27,7 +27,7 @@ class MisfitError(ValueError):
 
 @torch.no_grad()
 def invert(
-    field: Field,
+    denoiser: Denoiser,
     x0: Tensor,
     sigmas: Sequence[float],
     level: int,
@@ -41,7 +41,7 @@ def invert(
     """Take a clean latent into the model's noise.
 
     Args:
-        field: The model under the source conditioning.
+        denoiser: The model under the source conditioning.
         x0: Clean latent (B, C, [T,] H, W), any floating dtype; the work is done on its device. Left untouched.
         sigmas: Ascending noise levels, N + 1 of them, the first that of x0 (usually 0).
         level: Level k to stop at, 1 .. N.
@@ -60,7 +60,7 @@ def invert(
         TypeError: If an argument has the wrong type.
     """
     scheme = get_method(method) if isinstance(method, str) else method
-    grid = check_sigmas(sigmas, field.space)
+    grid = check_sigmas(sigmas, denoiser.space)
     check_level(level, grid, scheme.min_level)
     check_axes(x0)
     if not x0.is_floating_point():
@@ -69,16 +69,16 @@ def invert(
     if precision not in DTYPES:
         raise ValueError(f"dtype of the states must be float32 or float64, got {precision}; leave it out.")
     clean = x0.detach().to(precision)
-    called, started = field.evaluations, time.perf_counter()
-    state = scheme.invert(field, clean, grid, level, keep_path, on_step)
+    called, started = denoiser.evaluations, time.perf_counter()
+    state = scheme.invert(denoiser, clean, grid, level, keep_path, on_step)
     remarks: dict[str, Scalar] = {
         **(meta or {}),
         **state.remarks,
-        "evaluations": field.evaluations - called,
+        "evaluations": denoiser.evaluations - called,
         "seconds": time.perf_counter() - started,
     }
     return Inversion(
-        space=field.space,
+        space=denoiser.space,
         sigmas=grid,
         level=level,
         x0=keep(clean),
@@ -98,8 +98,8 @@ def invert(
 @torch.no_grad()
 def replay(
     inversion: Inversion,
-    source: Field,
-    target: Field | None = None,
+    source: Denoiser,
+    target: Denoiser | None = None,
     *,
     sigmas: Sequence[float] | None = None,
     method: Method | str | None = None,
@@ -137,8 +137,8 @@ def replay(
 
 def check_fit(
     inversion: Inversion,
-    source: Field,
-    target: Field | None = None,
+    source: Denoiser,
+    target: Denoiser | None = None,
     sigmas: Sequence[float] | None = None,
     method: Method | str | None = None,
     shape: Sequence[int] | None = None,
@@ -149,10 +149,10 @@ def check_fit(
     Raises:
         MisfitError: If the record does not fit.
     """
-    for role, field in (("source", source), ("target", target)):
-        if field is not None and field.space != inversion.space:
+    for role, denoiser in (("source", source), ("target", target)):
+        if denoiser is not None and denoiser.space != inversion.space:
             raise MisfitError(
-                f"The {role} model must be of the record's space {inversion.space!r}, got {field.space!r}; "
+                f"The {role} model must be of the record's space {inversion.space!r}, got {denoiser.space!r}; "
                 "load the kind of model that made the record, or invert again."
             )
     if sigmas is not None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..core.denoiser import Denoiser, Space
 from .api import invert, replay
-from .field import Field, Space
 from .method import Method
 
 
@@ -38,9 +38,9 @@ def levels_asked(
         asked.append(sigma)
         return x
 
-    field = Field(answer, space, floor)
-    record = invert(field, torch.zeros(1, 1, 1, 1), sigmas, level, method)
+    denoiser = Denoiser(answer, space, floor)
+    record = invert(denoiser, torch.zeros(1, 1, 1, 1), sigmas, level, method)
     up = tuple(asked)
     asked.clear()
-    replay(record, field, field)
+    replay(record, denoiser, denoiser)
     return up, tuple(asked)

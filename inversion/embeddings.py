@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .field import Field
+from ..core.denoiser import Denoiser
+from ..core.steps import Step, Stepper
 from .record import Inversion, Scalar, keep
-from .steps import Step, Stepper
 
 
 class EmbeddingPerStep:
@@ -33,11 +33,11 @@ class EmbeddingPerStep:
         self._device = device
         self._walked = 0
 
-    def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
         embedding = self._embeddings[min(self._walked, len(self._embeddings) - 1)]
         self._walked += 1
-        return self._stepper(field.with_embedding(embedding.to(self._device)), x, sigma, sigma_next)
+        return self._stepper(denoiser.with_embedding(embedding.to(self._device)), x, sigma, sigma_next)
 
 
 def with_embeddings(

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .field import Field
-from .steps import Step
+from ..core.denoiser import Denoiser
+from ..core.steps import Step
 
 # Directions of the Anderson history that are this much weaker than the strongest (in the square) are rounding.
 NEGLIGIBLE = 1e-12
@@ -106,20 +106,20 @@ class ImplicitEuler:
         self.derivative: Tensor | None = None
         self.residuals: list[tuple[float, ...]] = []
 
-    def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
         h = sigma_next - sigma
         denoised = x
 
         def g(y: Tensor) -> Tensor:
             nonlocal denoised
-            derivative, denoised = field.evaluate(y, sigma_next)
+            derivative, denoised = denoiser.evaluate(y, sigma_next)
             return x + h * derivative
 
         if self.derivative is not None:
             guess = x + h * self.derivative
         else:
-            scale = math.sqrt((1.0 + sigma_next**2) / (1.0 + sigma**2)) if field.space == "ve" else 1.0
+            scale = math.sqrt((1.0 + sigma_next**2) / (1.0 + sigma**2)) if denoiser.space == "ve" else 1.0
             guess = scale * x
         found = solve(g, guess, self._iterations, self._memory, self._window)
         self.residuals.append(found.residuals)

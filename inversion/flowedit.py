@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .field import mix
+from ..core.denoiser import mix
+from ..core.steps import Euler
+from ..core.walk import AfterStep, walk
 from .paired import PairedEdit, PairedRule, PairedStep, PairedTask, paired_walk
-from .steps import Euler
-from .walk import AfterStep, walk
 
 
 @dataclass(frozen=True)
 class FlowEdit(PairedEdit):
-    """FlowEdit's edit; n_avg calls of each field a level, one of the target's at each of the last n_min.
+    """FlowEdit's edit; n_avg calls of each denoiser a level, one of the target's at each of the last n_min.
 
     Attributes:
         n_avg: Noises over which each step is averaged.
@@ -55,7 +55,7 @@ class FlowEdit(PairedEdit):
             raise ValueError(f"n_min must be below n_max {level}, got {self.n_min}; 0 edits down to the clean end.")
 
     def evaluations(self, level: int) -> tuple[int, int]:
-        """n_avg of each field above n_min, then one of the target's a level."""
+        """n_avg of each denoiser above n_min, then one of the target's a level."""
         paired = self.n_avg * (level - self.n_min)
         return paired, paired + self.n_min
 

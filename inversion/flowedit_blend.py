@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..core.walk import AfterStep
 from .flowedit import FlowEdit
 from .infedit_branches import Blend
 from .paired import PairedRule, PairedStep, PairedTask
-from .walk import AfterStep
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.denoiser import Denoise, Denoiser
+from ..core.steps import Carrying, Stepper
+from ..core.walk import OnStep, walk
 from .embeddings import EmbeddingPerStep
-from .field import Denoise, Field
-from .steps import Carrying, Stepper
-from .walk import OnStep, walk
 
 Loss = Callable[[Tensor], Tensor]
 
@@ -57,7 +57,7 @@ class WalkGradient:
 
 
 def walk_gradient(
-    field: Field,
+    denoiser: Denoiser,
     x: Tensor,
     sigmas: Sequence[float],
     stepper: Callable[[], Stepper],
@@ -72,14 +72,14 @@ def walk_gradient(
     inference mode included, as long as the model's own tensors are no inference tensors.
 
     Args:
-        field: The model; gradients of its answer must reach its state.
+        denoiser: The model; gradients of its answer must reach its state.
         x: State at sigmas[0], (B, C, [T,] H, W), float32 or float64; left untouched.
         sigmas: Levels in walking order, strictly rising or falling.
         stepper: Gives a fresh stepper, such as the `down` of a method.
         loss: Maps the state at sigmas[-1] to a tensor of one number.
-        inputs: Tensors that require gradients and that the field's answers are computed from.
+        inputs: Tensors that require gradients and that the denoiser's answers are computed from.
         embeddings: Unconditional embeddings of the steps in walking order, the last for all further steps; none leaves
-            the field as it is.
+            the denoiser as it is.
         on_step: Told after every step of the walk; whatever it raises ends the work.
 
     Returns:
@@ -102,7 +102,12 @@ def walk_gradient(
         first = stepper()
         with torch.no_grad():
             walk(
-                field, states[0], sigmas, EmbeddingPerStep(first, stages, x.device) if stages else first, on_step, keep
+                denoiser,
+                states[0],
+                sigmas,
+                EmbeddingPerStep(first, stages, x.device) if stages else first,
+                on_step,
+                keep,
             )
         # Where a derivative is carried, the states on both sides of a step tell it, so that it need not be kept.
         carries = isinstance(first, Carrying) and first.derivative is not None
@@ -110,7 +115,7 @@ def walk_gradient(
         value, at_state, at_inputs = differentiate_loss(loss, end, inputs)
         at_stages = [torch.zeros_like(stage) for stage in stages]
         at_carried: Tensor | None = None
-        watched = watch(field)
+        watched = watch(denoiser)
         for index in reversed(range(len(states) - 1)):
             sigma, sigma_next = float(sigmas[index]), float(sigmas[index + 1])
             leaves = [_leaf(states[index])]
@@ -149,7 +154,7 @@ def check_inputs(inputs: Sequence[Tensor]) -> None:
         if not tensor.requires_grad:
             raise ValueError(
                 f"inputs must require a gradient, got one of shape {tuple(tensor.shape)} that does not; "
-                "call requires_grad_() on it before the field is made of it."
+                "call requires_grad_() on it before the denoiser is made of it."
             )
 
 
@@ -241,10 +246,10 @@ def _only(gradient: Tensor, rows: Sequence[int]) -> Tensor:
     return kept
 
 
-def watch(field: Field) -> Field:
-    """The same field, which refuses to give an answer that no gradient passes through where one is wanted."""
+def watch(denoiser: Denoiser) -> Denoiser:
+    """The same denoiser, which refuses to give an answer that no gradient passes through where one is wanted."""
 
-    def watched(asked: Field) -> Denoise:
+    def watched(asked: Denoiser) -> Denoise:
         def denoise(x: Tensor, sigma: float) -> Tensor:
             try:
                 denoised = asked(x, sigma)
@@ -265,7 +270,9 @@ def watch(field: Field) -> Field:
 
         return denoise
 
-    return Field(watched(field), field.space, field.sigma_floor, lambda each: watched(field.with_embedding(each)))
+    return Denoiser(
+        watched(denoiser), denoiser.space, denoiser.sigma_floor, lambda each: watched(denoiser.with_embedding(each))
+    )
 
 
 def _leaf(tensor: Tensor) -> Tensor:

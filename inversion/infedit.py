@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .field import mix
+from ..core.denoiser import mix
 from .paired import Branches, PairedEdit, PairedStep, PairedTask, paired_walk
 
 
 @dataclass(frozen=True)
 class InfEdit(PairedEdit):
-    """InfEdit's edit; one call of each field a level.
+    """InfEdit's edit; one call of each denoiser a level.
 
     Attributes:
         eta: 1 draws fresh noise at every level (the paper's choice), 0 carries one noise all the way.
@@ -41,7 +41,7 @@ class InfEdit(PairedEdit):
             raise ValueError(f"eta must lie between 0 and 1, got {self.eta:g}; 1 is the paper's choice.")
 
     def evaluations(self, level: int) -> tuple[int, int]:
-        """One call of each field at every level."""
+        """One call of each denoiser at every level."""
         return level, level
 
     def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .field import mix
+from ..core.denoiser import mix
 from .infedit import Consistent, InfEdit
 from .paired import Branches, PairedStep, PairedTask, paired_walk
 

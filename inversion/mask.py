@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .field import implied_noise, mix
+from ..core.denoiser import implied_noise, mix
+from ..core.walk import AfterStep
 from .record import Inversion
-from .walk import AfterStep
 
 
 def source_state(inversion: Inversion, level: int, device: torch.device | str = "cpu") -> Tensor:

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ..core.denoiser import Denoiser
+from ..core.steps import Stepper
+from ..core.walk import AfterStep, OnStep, walk
 from .embeddings import EmbeddingPerStep
-from .field import Field
 from .record import Inversion, Scalar, keep
-from .steps import Stepper
-from .walk import AfterStep, OnStep, walk
 
 Version = tuple[int, int, int]
 
@@ -108,7 +108,7 @@ class Method(ABC):
         reversible: Whether replay undoes invert up to rounding.
         revision: Raised when the same settings give other numbers, so that older records are refused.
         min_level: Lowest level that it can invert to.
-        needs_gradients: Whether invert differentiates the model, so that its field must let gradients through.
+        needs_gradients: Whether invert differentiates the model, so that its denoiser must let gradients through.
         stops_early: Whether invert may make fewer calls than `evaluations` says.
         corrects_guidance: Whether its residuals undo the guidance that they were recorded under, so that an edit
             should have the same.
@@ -161,7 +161,7 @@ class Method(ABC):
     @abstractmethod
     def invert(
         self,
-        field: Field,
+        denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -171,7 +171,7 @@ class Method(ABC):
         """Take x0 to sigmas[level].
 
         Args:
-            field: The model under the source conditioning.
+            denoiser: The model under the source conditioning.
             x0: Clean latent (B, C, [T,] H, W) at sigmas[0]; left untouched.
             sigmas: Ascending grid.
             level: Level k to stop at, min_level .. len(sigmas) - 1.
@@ -186,8 +186,8 @@ class Method(ABC):
     def replay(
         self,
         inversion: Inversion,
-        source: Field,
-        target: Field | None = None,
+        source: Denoiser,
+        target: Denoiser | None = None,
         after_step: AfterStep | None = None,
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
@@ -208,7 +208,7 @@ class Method(ABC):
 
     @abstractmethod
     def evaluations(self, level: int, rising: bool = True) -> int:
-        """Calls of one field in a walk between the clean end and level k, up or down; the most, if it stops early."""
+        """Calls of one denoiser in a walk from the clean end to level k or back; the most, if it stops early."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class SingleState(Method):
 
     def invert(
         self,
-        field: Field,
+        denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -245,24 +245,24 @@ class SingleState(Method):
             return x
 
         stepper = self.up()
-        x = walk(field, x0, sigmas[: level + 1], stepper, on_step, tap)
+        x = walk(denoiser, x0, sigmas[: level + 1], stepper, on_step, tap)
         return MethodState(x, path=None if path is None else tuple(path), remarks=self.remarks(stepper))
 
     def replay(
         self,
         inversion: Inversion,
-        source: Field,
-        target: Field | None = None,
+        source: Denoiser,
+        target: Denoiser | None = None,
         after_step: AfterStep | None = None,
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Walk down, with the record's embeddings where it has any; see Method.replay."""
-        field = source if target is None else target
+        denoiser = source if target is None else target
         stepper: Stepper = self.down()
         if inversion.embeddings:
             stepper = EmbeddingPerStep(stepper, inversion.embeddings, device)
-        return walk(field, inversion.x.to(device), inversion.falling, stepper, on_step, after_step)
+        return walk(denoiser, inversion.x.to(device), inversion.falling, stepper, on_step, after_step)
 
 
 def _check_value(method: str, setting: Parameter, value: Any) -> None:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .field import Field, work_dtype
+from ..core.denoiser import Denoiser, work_dtype
 from .record import Inversion
 
 PROX = ("none", "l0", "l1")
@@ -139,7 +139,7 @@ class NegativePrompt:
         if self.dilate < 0:
             raise ValueError(f"dilate must not be negative, got {self.dilate}; 1 is the usual one.")
 
-    def field(self, inversion: Inversion, source: Field, target: Field) -> Field:
+    def denoiser(self, inversion: Inversion, source: Denoiser, target: Denoiser) -> Denoiser:
         """The guided model, for the way down of a record.
 
         Args:
@@ -148,7 +148,7 @@ class NegativePrompt:
             target: The model under the target conditioning, unguided.
 
         Returns:
-            A field whose every call is one call of each of the two.
+            A denoiser whose every call is one call of each of the two.
         """
         falling = inversion.falling
         # The first level of the pull: so many steps before the end.
@@ -165,7 +165,7 @@ class NegativePrompt:
                 clean.append(inversion.x0.to(x))
             return guided + self.pull * (1.0 - grown(through, self.dilate)) * (clean[0] - guided)
 
-        return Field(denoise, source.space, source.sigma_floor)
+        return Denoiser(denoise, source.space, source.sigma_floor)
 
 
 def grown(through: Tensor, cells: int) -> Tensor:

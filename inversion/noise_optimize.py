@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..core.denoiser import Denoiser, mix
+from ..core.walk import StepReport
 from .adam import Adam, beside
 from .api import MisfitError, check_fit, own_method
-from .field import Field, mix
 from .gradient import walk_gradient
 from .method import SingleState
 from .record import Inversion, Scalar, keep
 from .trajectory import MOVED
-from .walk import StepReport
 
 NORMS = ("L2", "L1")
 ITERATIONS = 20
@@ -100,7 +100,7 @@ def meet(reference: Tensor, mask: Tensor | None = None, norm: str = "L2") -> Row
 
 def noise_optimize(
     inversion: Inversion,
-    field: Field,
+    denoiser: Denoiser,
     loss: RowLoss,
     iterations: int = ITERATIONS,
     learning_rate: float = LEARNING_RATE,
@@ -115,7 +115,7 @@ def noise_optimize(
 
     Args:
         inversion: A record of a method whose whole state is one latent; left untouched.
-        field: The model under the conditioning and guidance of the replay; gradients must pass through it.
+        denoiser: The model under the conditioning and guidance of the replay; gradients must pass through it.
         loss: Maps the latent at the clean end, (B, C, [T,] H, W), to one number a row, (B,). `meet` is one.
         iterations: Updates.
         learning_rate: Of Adam: how far an update may move an entry of the noise, in its standard deviations.
@@ -139,10 +139,10 @@ def noise_optimize(
             f"inversion must come from a method that keeps one latent, got {method.name}; "
             "invert with midpoint, fireflow, ddim or another of that kind."
         )
-    check_fit(inversion, field, field)
-    started, called = time.perf_counter(), field.evaluations
+    check_fit(inversion, denoiser, denoiser)
+    started, called = time.perf_counter(), denoiser.evaluations
     with torch.inference_mode(False), torch.no_grad():
-        problem = _Problem(inversion, method, field, loss, device)
+        problem = _Problem(inversion, method, denoiser, loss, device)
         u, adam = torch.zeros_like(problem.origin), Adam(learning_rate)
         best: _Best | None = None
         first: Tensor | None = None
@@ -174,7 +174,7 @@ def noise_optimize(
     remarks: dict[str, Scalar] = {
         "noise_optimize_first_loss": float(first.mean()),
         "noise_optimize_loss": float(best.rows.mean()),
-        "noise_optimize_evaluations": field.evaluations - called,
+        "noise_optimize_evaluations": denoiser.evaluations - called,
         "noise_optimize_seconds": time.perf_counter() - started,
     }
     return with_noise(inversion, best.x, remarks)
@@ -219,11 +219,11 @@ class _Problem:
         self,
         inversion: Inversion,
         method: SingleState,
-        field: Field,
+        denoiser: Denoiser,
         loss: RowLoss,
         device: torch.device | str,
     ) -> None:
-        self._record, self._method, self._field, self._loss = inversion, method, field, loss
+        self._record, self._method, self._denoiser, self._loss = inversion, method, denoiser, loss
         self.origin = inversion.x.to(device)
         one = torch.ones(1, dtype=torch.float64)
         self._weight = float(mix(0.0 * one, one, inversion.sigma, inversion.space, inversion.sigmas[0]))
@@ -240,7 +240,7 @@ class _Problem:
 
         x = self.origin + self._weight * u
         found = walk_gradient(
-            self._field, x, self._record.falling, self._method.down, total, embeddings=self._embeddings
+            self._denoiser, x, self._record.falling, self._method.down, total, embeddings=self._embeddings
         )
         return _Tried(x, found.end, kept[-1], self._weight * found.start)
 
@@ -248,7 +248,7 @@ class _Problem:
         """Play u, without a gradient."""
         x = self.origin + self._weight * u
         played = replace(self._record, x=keep(x))
-        end = self._method.replay(played, self._field, device=x.device)
+        end = self._method.replay(played, self._denoiser, device=x.device)
         return _Tried(x, end, self._rows(end))
 
     def _rows(self, end: Tensor) -> Tensor:

@@ -25,14 +25,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..core.denoiser import Denoiser
+from ..core.steps import Euler, Step
+from ..core.walk import StepReport
 from .adam import EPSILON, Adam, beside
 from .api import MisfitError, adopt, own_method
 from .embeddings import with_embeddings
-from .field import Field
 from .method import SingleState
 from .record import Inversion, Scalar
-from .steps import Euler, Step
-from .walk import StepReport
 
 # Settings of the published code, for its 50 steps at guidance 7.5.
 CFG = 7.5
@@ -68,8 +68,8 @@ OnFit = Callable[[FitReport], None]
 
 def null_text(
     inversion: Inversion,
-    source: Field,
-    unconditional: Field,
+    source: Denoiser,
+    unconditional: Denoiser,
     embedding: Tensor,
     cfg: float = CFG,
     inner_steps: int = INNER_STEPS,
@@ -115,9 +115,11 @@ def null_text(
     path = record.path
     if path is None:
         raise ValueError("inversion must hold its path to fit embeddings, got none; set keep_path when you invert.")
-    for name, field in (("source", source), ("unconditional", unconditional)):
-        if field.space != record.space:
-            raise MisfitError(f"The {name} model must be of the record's space {record.space!r}, got {field.space!r}.")
+    for name, denoiser in (("source", source), ("unconditional", unconditional)):
+        if denoiser.space != record.space:
+            raise MisfitError(
+                f"The {name} model must be of the record's space {record.space!r}, got {denoiser.space!r}."
+            )
     known = record.embeddings or ()
     if known and record.meta.get("cfg") != cfg:
         raise ValueError(
@@ -184,8 +186,8 @@ class _StepProblem:
 
     def __init__(
         self,
-        source: Field,
-        unconditional: Field,
+        source: Denoiser,
+        unconditional: Denoiser,
         x: Tensor,
         wanted: Tensor,
         sigma: float,
@@ -208,7 +210,7 @@ class _StepProblem:
             answer = unguided(x, sigma)
             return answer + self._cfg * (self._conditional - answer)
 
-        return Euler()(Field(guided, unguided.space, self._floor), self._x, self._sigma, self._sigma_next)
+        return Euler()(Denoiser(guided, unguided.space, self._floor), self._x, self._sigma, self._sigma_next)
 
     def losses(self, step: Step) -> Tensor:
         """Mean squared distance of every row from the path, in variance-preserving units."""

@@ -18,10 +18,10 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .field import Field, mix
+from ..core.denoiser import Denoiser, mix
+from ..core.walk import AfterStep, OnStep, StepReport, shorten
 from .mask import keep_source
 from .record import check_axes, check_level, check_sigmas
-from .walk import AfterStep, OnStep, StepReport, shorten
 
 # Seeds of torch's generators are 64 bits.
 _SEEDS = 2**64
@@ -90,14 +90,14 @@ class PairedTask:
         both: Both models in one call, for states stacked along the batch, source first; None asks each by itself.
     """
 
-    source: Field
-    target: Field
+    source: Denoiser
+    target: Denoiser
     x0: Tensor
     noises: Noises
     mask: Tensor | None
     on_step: OnStep | None
     total: int
-    both: Field | None = None
+    both: Denoiser | None = None
 
     def ask(self, source_state: Tensor, target_state: Tensor, sigma: float) -> Branches:
         """Evaluate both models, each in its own state at one level; one call each, or one of both."""
@@ -108,7 +108,7 @@ class PairedTask:
         target = self.target.evaluate(target_state, sigma)
         return Branches(source.derivative, target.derivative, source.denoised, target.denoised)
 
-    def alone(self, noise: Tensor) -> Field:
+    def alone(self, noise: Tensor) -> Denoiser:
         """The target's model for sampling it alone; the source that it may look at stands at x0 with this noise."""
         both = self.both
         if both is None:
@@ -118,7 +118,7 @@ class PairedTask:
             source_state = mix(self.x0, noise, sigma, both.space)
             return both(torch.cat([source_state, x]), sigma).chunk(2)[1]
 
-        return Field(denoise, both.space, both.sigma_floor)
+        return Denoiser(denoise, both.space, both.sigma_floor)
 
     def keep(self, state_of: Callable[[int], Tensor]) -> AfterStep | None:
         """The hook that holds the source's own states outside the mask; None without a mask."""
@@ -174,8 +174,8 @@ class PairedEdit(ABC):
 
     def edit(
         self,
-        source: Field,
-        target: Field,
+        source: Denoiser,
+        target: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -183,7 +183,7 @@ class PairedEdit(ABC):
         mask: Tensor | None = None,
         rows: Sequence[int] | None = None,
         on_step: OnStep | None = None,
-        both: Field | None = None,
+        both: Denoiser | None = None,
     ) -> Tensor:
         """Edit a clean latent towards the target conditioning.
 
@@ -234,7 +234,7 @@ class PairedEdit(ABC):
 
     @abstractmethod
     def evaluations(self, level: int) -> tuple[int, int]:
-        """Calls of the source's and of the target's field in an edit from level k."""
+        """Calls of the source's and of the target's denoiser in an edit from level k."""
 
     @abstractmethod
     def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .field import Field, Space
+from ..core.denoiser import Denoiser, Space
+from ..core.steps import Euler
+from ..core.walk import AfterStep, OnStep, StepReport
 from .method import Method, MethodState
 from .record import Inversion, keep
-from .steps import Euler
-from .walk import AfterStep, OnStep, StepReport
 
 
 def two_step(
@@ -50,20 +50,20 @@ def two_step(
 
 
 class Shear(NamedTuple):
-    """u <- scale * u + move(field, v), where u is one of two states and v the other.
+    """u <- scale * u + move(denoiser, v), where u is one of two states and v the other.
 
-    Undone by algebra, u <- (u - move(field, v)) / scale, whatever the move is.
+    Undone by algebra, u <- (u - move(denoiser, v)) / scale, whatever the move is.
 
     Attributes:
         moved: Which of the two states is u: 0 or 1.
         scale: Not 0.
-        move: Takes the field and v.
+        move: Takes the denoiser and v.
         sigma: Level at which the model is asked, for messages.
     """
 
     moved: int
     scale: float
-    move: Callable[[Field, Tensor], Tensor]
+    move: Callable[[Denoiser, Tensor], Tensor]
     sigma: float
 
 
@@ -94,11 +94,11 @@ class Pair(Method):
         """
 
     @abstractmethod
-    def mate(self, field: Field, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
         """A mate for a state that has none: one to sample from, which does not come back to any source.
 
         Args:
-            field: The model under the conditioning to sample with.
+            denoiser: The model under the conditioning to sample with.
             x: State at sigmas[level].
             sigmas: Ascending grid.
             level: Level of x.
@@ -129,7 +129,7 @@ class TwoStep(Pair):
 
     def invert(
         self,
-        field: Field,
+        denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -141,12 +141,12 @@ class TwoStep(Pair):
         path = [keep(x0)]
         x_prev, x = x0, x0
         for i in range(level):
-            derivative, denoised = field.evaluate(x, sigmas[i])
+            derivative, denoised = denoiser.evaluate(x, sigmas[i])
             if i == 0:
                 x_next = x + (sigmas[1] - sigmas[0]) * derivative
             else:
                 around = (sigmas[i - 1], sigmas[i], sigmas[i + 1])
-                ratio = 1.0 / self.ratio(*around[::-1], field.space)
+                ratio = 1.0 / self.ratio(*around[::-1], denoiser.space)
                 x_next = two_step(x_prev, x, derivative, *around, ratio)
             x_prev, x = x, x_next
             if keep_path:
@@ -158,26 +158,26 @@ class TwoStep(Pair):
     def replay(
         self,
         inversion: Inversion,
-        source: Field,
-        target: Field | None = None,
+        source: Denoiser,
+        target: Denoiser | None = None,
         after_step: AfterStep | None = None,
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Walk down; see Method.replay."""
-        field = source if target is None else target
+        denoiser = source if target is None else target
         level, sigmas = inversion.level, inversion.sigmas
         above = inversion.x.to(device)
         x = self.begin(inversion, source, target, above)
         if after_step is not None:
             x = after_step(x, level - 1)
         for i in range(level - 1, 0, -1):
-            derivative, denoised = field.evaluate(x, sigmas[i])
+            derivative, denoised = denoiser.evaluate(x, sigmas[i])
             if i == level - 1 and on_step is not None:
                 # The first step is the mate. Its report waits for the first prediction, which is that of the mate.
                 on_step(StepReport(0, level, sigmas[level], sigmas[i], x, denoised))
             around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
-            x_next = two_step(above, x, derivative, *around, self.ratio(*around, field.space))
+            x_next = two_step(above, x, derivative, *around, self.ratio(*around, denoiser.space))
             above, x = x, x_next
             if after_step is not None:
                 x = after_step(x, i - 1)
@@ -192,8 +192,8 @@ class TwoStep(Pair):
             around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
             ratio = self.ratio(*around, space)
 
-            def move(field: Field, x: Tensor) -> Tensor:
-                return two_step(torch.zeros_like(x), x, field.derivative(x, sigmas[i]), *around, ratio)
+            def move(denoiser: Denoiser, x: Tensor) -> Tensor:
+                return two_step(torch.zeros_like(x), x, denoiser.derivative(x, sigmas[i]), *around, ratio)
 
             return Shear((level - 1 - i) % 2, ratio, move, sigmas[i])
 
@@ -204,11 +204,11 @@ class TwoStep(Pair):
         """One a step; none for the first step down."""
         return level if rising else level - 1
 
-    def mate(self, field: Field, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
         """The state one Euler step below x; one call."""
-        return Euler()(field, x, sigmas[level], sigmas[level - 1]).x
+        return Euler()(denoiser, x, sigmas[level], sigmas[level - 1]).x
 
-    def begin(self, inversion: Inversion, source: Field, target: Field | None, x: Tensor) -> Tensor:
+    def begin(self, inversion: Inversion, source: Denoiser, target: Denoiser | None, x: Tensor) -> Tensor:
         """The state at level - 1 with which a replay begins, given the one at the level: the mate."""
         return mate_of(inversion, x)
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .field import Space, check_space
-from .walk import shorten
+from ..core.denoiser import Space, check_space
+from ..core.walk import shorten
 
 Scalar = str | int | float | bool
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .field import Field
+from ..core.denoiser import Denoiser
 from .gradient import Loss, check_inputs, differentiate_loss, pull_back, watch
 from .pairs import Pair
 from .record import check_level, check_sigmas
@@ -46,7 +46,7 @@ class PairGradient:
 
 def pair_gradient(
     method: Pair,
-    field: Field,
+    denoiser: Denoiser,
     x: Tensor,
     mate: Tensor,
     sigmas: Sequence[float],
@@ -61,14 +61,14 @@ def pair_gradient(
 
     Args:
         method: A pair method with its settings.
-        field: The model; gradients of its answer must reach its state.
+        denoiser: The model; gradients of its answer must reach its state.
         x: State at sigmas[level], (B, C, [T,] H, W), float32 or float64; left untouched.
         mate: Its mate, shape of x; left untouched. Where a method makes a new one of x for an edit, that is the
             caller's to differentiate.
         sigmas: Ascending grid.
         level: Level of x.
         loss: Maps the latent at sigmas[0] to a tensor of one number.
-        inputs: Tensors that require gradients and that the field's answers are computed from.
+        inputs: Tensors that require gradients and that the denoiser's answers are computed from.
 
     Returns:
         The loss, the latent and the gradients, detached, each like what it belongs to.
@@ -77,22 +77,22 @@ def pair_gradient(
         ValueError: As walk_gradient, and if the grid or the level is none for the method.
     """
     check_inputs(inputs)
-    grid = check_sigmas(sigmas, field.space)
+    grid = check_sigmas(sigmas, denoiser.space)
     check_level(level, grid, method.min_level)
     # The states of the way down are found again by walking up.
     method.check(grid, level)
-    descent = method.descent(field.space, grid, level)
+    descent = method.descent(denoiser.space, grid, level)
     with torch.inference_mode(False):
         pair = [x.detach().clone(), mate.detach().clone()]
         with torch.no_grad():
             for shear in descent.shears:
                 moved = shear.moved
-                pair[moved] = shear.scale * pair[moved] + shear.move(field, pair[1 - moved])
+                pair[moved] = shear.scale * pair[moved] + shear.move(denoiser, pair[1 - moved])
         end = pair[descent.result]
         value, gradient, at_inputs = differentiate_loss(loss, end, inputs)
         at_pair = [torch.zeros_like(end), torch.zeros_like(end)]
         at_pair[descent.result] = gradient
-        watched = watch(field)
+        watched = watch(denoiser)
         for shear in reversed(descent.shears):
             moved, other = shear.moved, 1 - shear.moved
             leaf = pair[other].detach().requires_grad_(True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .field import implied_noise, mix
+from ..core.denoiser import implied_noise, mix
 from .record import Inversion
 
 # In the meta of a record whose x is no longer the state that its source reached.
@@ -70,7 +70,7 @@ def reached(inversion: Inversion) -> Tensor:
 def beside(inversion: Inversion) -> Inversion:
     """The record with every picture twice, first all of them, then all again: two walks side by side.
 
-    A replay of it whose field answers the first half for the source and the second for a target reconstructs the
+    A replay of it whose denoiser answers the first half for the source and the second for a target reconstructs the
     source in lockstep with the edit: the first half starts where the source was, the second at the record's x.
 
     Raises:

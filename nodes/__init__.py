@@ -7,38 +7,38 @@ import logging
 import nodes as host_nodes
 from comfy_api.latest import ComfyExtension, io
 
-from .attention_guider import AttentionGuider
-from .attention_inject import AttentionInject
-from .attention_sites import AttentionSites
-from .damage_clips import DamageCombine, DamageFrames, DamageJPEG
-from .damages import DamageBlackWhite, DamageBlur, DamageLowResolution, DamageMask, DamageNoise
-from .fixed_point import FixedPointInvert
-from .flowedit import FlowEdit
-from .infedit import InfEdit
-from .invert import Invert
-from .local_blend import LocalBlend
-from .measurements import ApplyDamage, MeasureNoise, RestoreReport, SnapToMeasurement
-from .negative_prompt import NegativePromptInversion
-from .noise_optimize import NoiseOptimize
-from .null_text import NullTextOptimize
-from .pairs import BDIAInvert, BELMInvert, EDICTCouple
-from .prompt_to_prompt import PromptToPrompt
-from .records import LoadInversion, SaveInversion
-from .report import InversionReport
-from .resample import Resample
-from .restore import RestoreDDS
-from .restore_guided import RestoreGuided
-from .restore_red import RestoreREDDiff
-from .rf_edit import RFEdit
-from .rf_inversion import RFInversion
-from .samplers import InversionSampler, RFSolverSample
-from .shapes import LoadShapesModel
-from .shapes_picture import ShapesPicture
-from .source_exact import DirectInversion, NoiseMapInvert
-from .spd import SPDInvert
-from .unified_attention import UnifiedAttentionControl
-from .visctrl import VisCtrl
-from .word_mask import WordMask
+from .attending.attention_guider import AttentionGuider
+from .attending.attention_inject import AttentionInject
+from .attending.attention_sites import AttentionSites
+from .attending.local_blend import LocalBlend
+from .attending.prompt_to_prompt import PromptToPrompt
+from .attending.unified_attention_control import UnifiedAttentionControl
+from .attending.word_mask import WordMask
+from .editing.flow_edit import FlowEdit
+from .editing.infedit import InfEdit
+from .editing.rf_edit import RFEdit
+from .editing.visctrl import VisCtrl
+from .inverting.coupled_invert import BDIAInvert, BELMInvert, EDICTCouple
+from .inverting.fixed_point_invert import FixedPointInvert
+from .inverting.invert import Invert
+from .inverting.negative_prompt_inversion import NegativePromptInversion
+from .inverting.noise_optimize import NoiseOptimize
+from .inverting.null_text_optimize import NullTextOptimize
+from .inverting.records import LoadInversion, SaveInversion
+from .inverting.report import InversionReport
+from .inverting.resample import Resample
+from .inverting.rf_inversion import RFInversion
+from .inverting.samplers import InversionSampler, RFSolverSample
+from .inverting.source_exact import DirectInversion, NoiseMapInvert
+from .inverting.spd_invert import SPDInvert
+from .restoring.damage_clips import DamageCombine, DamageFrames, DamageJPEG
+from .restoring.damages import DamageBlackWhite, DamageBlur, DamageLowResolution, DamageMask, DamageNoise
+from .restoring.measurements import ApplyDamage, MeasureNoise, RestoreReport, SnapToMeasurement
+from .restoring.restore_dds import RestoreDDS
+from .restoring.restore_guided import RestoreGuided
+from .restoring.restore_red_diff import RestoreREDDiff
+from .shapes.load_shapes_model import LoadShapesModel
+from .shapes.shapes_picture import ShapesPicture
 
 _logger = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ HOST = {
 }
 # What may be imported by the code of each part beyond the standard library. In-package borders are below.
 ALLOWED = {
+    "core": {"torch"},
     "inversion": {"torch", "safetensors"},
     "attention": {"torch"},
     "restoration": {"torch"},
@@ -41,13 +42,14 @@ ALLOWED = {
 }
 # Which parts each part may reach with a relative import; "" is the root itself.
 REACHES = {
-    "inversion": set(),
-    "attention": set(),
-    "restoration": set(),
+    "core": set(),
+    "inversion": {"core"},
+    "attention": {"core"},
+    "restoration": {"core"},
     "demo": set(),
-    "backends": {"inversion", "attention", "demo"},
-    "nodes": {"inversion", "attention", "restoration", "demo", ""},
-    "": {"inversion", "attention", "restoration", "demo", "backends", "nodes", ""},
+    "backends": {"core", "inversion", "attention", "demo"},
+    "nodes": {"core", "inversion", "attention", "restoration", "demo", ""},
+    "": {"core", "inversion", "attention", "restoration", "demo", "backends", "nodes", ""},
 }
 # Slow to import or only in an extra: to be imported where they are used, never at the top of a module.
 LAZY = {"diffusers", "transformers"}
@@ -112,7 +114,7 @@ def reached(path, level, module):
 
 
 def test_the_package_was_found():
-    parts = {"", "inversion", "attention", "restoration", "demo", "backends", "nodes"}
+    parts = {"", "core", "inversion", "attention", "restoration", "demo", "backends", "nodes"}
     assert {part_of(p) for p in package_files()} >= parts
 
 

@@ -120,8 +120,8 @@ def test_invert_then_replay_reconstructs_what_the_model_reconstructs(run, pipeli
     model = DiffusersModel.from_folder(pipeline)
     from retrace.inversion import replay
 
-    field = model.field(record.x0, model.prompt(SOURCE))
-    expected = model.decode(replay(record, field))
+    denoiser = model.denoiser(record.x0, model.prompt(SOURCE))
+    expected = model.decode(replay(record, denoiser))
     assert torch.allclose(read_picture(picture_file, 1), expected, atol=0.6 / 255)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..field import Space
+from ...core.denoiser import Space
 from ..method import parameter
 from ..pairs import TwoStep
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..field import Field, Space
+from ...core.denoiser import Denoiser, Space
 from ..method import parameter
 from ..pairs import TwoStep, mate_of
 from ..record import Inversion
@@ -38,7 +38,7 @@ class BELM(TwoStep):
         """See the class."""
         return ((sigma - sigma_low) / (sigma_high - sigma)) ** 2
 
-    def begin(self, inversion: Inversion, source: Field, target: Field | None, x: Tensor) -> Tensor:
+    def begin(self, inversion: Inversion, source: Denoiser, target: Denoiser | None, x: Tensor) -> Tensor:
         """The mate, or a new one for another prompt."""
         # A target that is the source itself is a reconstruction.
         if not self.reseed or target is None or target is source:

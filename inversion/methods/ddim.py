@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...core.steps import DDIMPredictor, Euler, Stepper
 from ..method import SingleState
-from ..steps import DDIMPredictor, Euler, Stepper
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..field import Field
+from ...core.denoiser import Denoiser
+from ...core.steps import DDIMPredictor, Euler
+from ...core.walk import AfterStep, OnStep, StepReport, walk
 from ..method import Method, MethodState, parameter
 from ..record import Inversion, keep
-from ..steps import DDIMPredictor, Euler
-from ..walk import AfterStep, OnStep, StepReport, walk
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Direct(Method):
     its attention methods read from; the target is a plain DDIM edit then. With carry 1 the target gets all of it, so
     that the source's own prompt as a target comes back as well.
 
-    The residuals are those of the field's guidance, the path is climbed by its `unguided` side, at the same price per
-    step as a climb and a walk down. A field without such a side climbs as it is.
+    The residuals are those of the denoiser's guidance, the path is climbed by its `unguided` side, at one price per
+    step as a climb and a walk down. A denoiser without such a side climbs as it is.
     """
 
     name = "direct"
@@ -52,7 +52,7 @@ class Direct(Method):
 
     def invert(
         self,
-        field: Field,
+        denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -63,7 +63,7 @@ class Direct(Method):
 
         The path is always kept.
         """
-        climb, descend, plain = DDIMPredictor(), Euler(), field.unguided
+        climb, descend, plain = DDIMPredictor(), Euler(), denoiser.unguided
         path, residuals = [keep(x0)], []
         x = x0
         for i in range(1, level + 1):
@@ -71,7 +71,7 @@ class Direct(Method):
             x, denoised = climb(plain, below, sigmas[i - 1], sigmas[i])
             path.append(keep(x))
             if self.carry > 0.0:
-                back, denoised = descend(field, x, sigmas[i], sigmas[i - 1])
+                back, denoised = descend(denoiser, x, sigmas[i], sigmas[i - 1])
                 residuals.append(keep(below - back))
             if on_step is not None:
                 on_step(StepReport(i - 1, level, sigmas[i - 1], sigmas[i], x, denoised))
@@ -80,8 +80,8 @@ class Direct(Method):
     def replay(
         self,
         inversion: Inversion,
-        source: Field,
-        target: Field | None = None,
+        source: Denoiser,
+        target: Denoiser | None = None,
         after_step: AfterStep | None = None,
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
@@ -106,8 +106,8 @@ class Direct(Method):
                 x = x + self.carry * residuals[level].to(device)
             return x if after_step is None else after_step(x, level)
 
-        field = source if target is None else target
-        return walk(field, inversion.x.to(device), inversion.falling, Euler(), on_step, correct)
+        denoiser = source if target is None else target
+        return walk(denoiser, inversion.x.to(device), inversion.falling, Euler(), on_step, correct)
 
     def evaluations(self, level: int, rising: bool = True) -> int:
         """Two a step up, one of the climb and one for the residual; one a step otherwise."""

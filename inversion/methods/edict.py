@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..field import Evaluation, Field, Space
+from ...core.denoiser import Denoiser, Evaluation, Space
+from ...core.walk import AfterStep, OnStep, StepReport
 from ..method import MethodState, parameter
 from ..pairs import Descent, Pair, Shear, mate_of
 from ..record import Inversion, keep
-from ..walk import AfterStep, OnStep, StepReport
 
 # The paper's mixing, for 50 steps.
 OFFICIAL_P = 0.93
@@ -81,7 +81,7 @@ class EDICT(Pair):
 
     def invert(
         self,
-        field: Field,
+        denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -99,8 +99,8 @@ class EDICT(Pair):
             x = (x - (1.0 - p) * y) / p
             if _swapped(i, level):
                 x, y = y, x
-            y = y - (t - s) * _ask(field, x, s, t).derivative
-            derivative, denoised = field.evaluate(y, s)
+            y = y - (t - s) * _ask(denoiser, x, s, t).derivative
+            derivative, denoised = denoiser.evaluate(y, s)
             x = x - (t - s) * derivative
             if _swapped(i, level):
                 x, y = y, x
@@ -113,14 +113,14 @@ class EDICT(Pair):
     def replay(
         self,
         inversion: Inversion,
-        source: Field,
-        target: Field | None = None,
+        source: Denoiser,
+        target: Denoiser | None = None,
         after_step: AfterStep | None = None,
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Walk down; see Method.replay. after_step is applied to both states, which both end as the result."""
-        field = source if target is None else target
+        denoiser = source if target is None else target
         level, sigmas, p = inversion.level, inversion.sigmas, self.mixing(inversion.steps)
         x = inversion.x.to(device)
         y = mate_of(inversion, x)
@@ -128,8 +128,8 @@ class EDICT(Pair):
             s, t = sigmas[i], sigmas[i - 1]
             if _swapped(i, level):
                 x, y = y, x
-            x = x + (t - s) * field.derivative(y, s)
-            derivative, denoised = _ask(field, x, s, t)
+            x = x + (t - s) * denoiser.derivative(y, s)
+            derivative, denoised = _ask(denoiser, x, s, t)
             y = y + (t - s) * derivative
             if _swapped(i, level):
                 x, y = y, x
@@ -147,13 +147,13 @@ class EDICT(Pair):
         for i in range(level, 0, -1):
             s, t = sigmas[i], sigmas[i - 1]
 
-            def first(field: Field, y: Tensor, s: float = s, t: float = t) -> Tensor:
-                return (t - s) * field.derivative(y, s)
+            def first(denoiser: Denoiser, y: Tensor, s: float = s, t: float = t) -> Tensor:
+                return (t - s) * denoiser.derivative(y, s)
 
-            def second(field: Field, x: Tensor, s: float = s, t: float = t) -> Tensor:
-                return (t - s) * _ask(field, x, s, t).derivative
+            def second(denoiser: Denoiser, x: Tensor, s: float = s, t: float = t) -> Tensor:
+                return (t - s) * _ask(denoiser, x, s, t).derivative
 
-            def share(field: Field, other: Tensor) -> Tensor:
+            def share(denoiser: Denoiser, other: Tensor) -> Tensor:
                 return (1.0 - p) * other
 
             x, y = (1, 0) if _swapped(i, level) else (0, 1)
@@ -164,7 +164,7 @@ class EDICT(Pair):
         """Two a step."""
         return 2 * level
 
-    def mate(self, field: Field, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
         """The state itself, without a call."""
         return x
 
@@ -173,8 +173,8 @@ def _swapped(i: int, level: int) -> bool:
     return (level - i) % 2 == 1
 
 
-def _ask(field: Field, x: Tensor, sigma: float, own: float) -> Evaluation:
+def _ask(denoiser: Denoiser, x: Tensor, sigma: float, own: float) -> Evaluation:
     """The model at sigma for a state at the level `own` below it, shown as the network tensor that it is at `own`."""
     # The network of a VE model sees x / sqrt(1 + sigma^2).
-    scale = math.sqrt((1.0 + sigma**2) / (1.0 + own**2)) if field.space == "ve" else 1.0
-    return field.evaluate(scale * x, sigma)
+    scale = math.sqrt((1.0 + sigma**2) / (1.0 + own**2)) if denoiser.space == "ve" else 1.0
+    return denoiser.evaluate(scale * x, sigma)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...core.steps import FireFlow as FireFlowStep
+from ...core.steps import Stepper
 from ..method import SingleState
-from ..steps import FireFlow as FireFlowStep
-from ..steps import Stepper
 
 
 @dataclass(frozen=True)

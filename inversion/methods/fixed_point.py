@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from ...core.steps import Euler, Stepper
 from ..fixed_point import ImplicitEuler
 from ..method import SingleState, parameter
 from ..record import Scalar
-from ..steps import Euler, Stepper
 
 _logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...core.steps import Midpoint as MidpointStep
+from ...core.steps import Stepper
 from ..method import SingleState
-from ..steps import Midpoint as MidpointStep
-from ..steps import Stepper
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..field import Field, Space, mix
+from ...core.denoiser import Denoiser, Space, mix
+from ...core.walk import AfterStep, OnStep, StepReport
 from ..method import Method, MethodState, parameter
 from ..record import Inversion, keep
-from ..walk import AfterStep, OnStep, StepReport
 
 # What every random generator and every number box takes.
 LARGEST_SEED = 2**32 - 1
@@ -118,7 +118,7 @@ class NoiseMap(Method):
 
     def invert(
         self,
-        field: Field,
+        denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -133,13 +133,13 @@ class NoiseMap(Method):
         for i in range(1, level + 1):
             below, start = x, sigmas[i - 1]
             noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
-            x = mix(x0, noise, sigmas[i], field.space, sigmas[0])
-            denoised = field(x, sigmas[i])
+            x = mix(x0, noise, sigmas[i], denoiser.space, sigmas[0])
+            denoised = denoiser(x, sigmas[i])
             now = Prediction(denoised, sigmas[i])
             # The step down to here begins with what is predicted one level above.
             if lower is not None:
                 residuals.append(lower(now))
-            lower = partial(self._missed, below, x, now, start, field.space)
+            lower = partial(self._missed, below, x, now, start, denoiser.space)
             if keep_path:
                 path.append(keep(x))
             if on_step is not None:
@@ -151,8 +151,8 @@ class NoiseMap(Method):
     def replay(
         self,
         inversion: Inversion,
-        source: Field,
-        target: Field | None = None,
+        source: Denoiser,
+        target: Denoiser | None = None,
         after_step: AfterStep | None = None,
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
@@ -164,13 +164,13 @@ class NoiseMap(Method):
         """
         if inversion.residuals is None:
             raise ValueError("A record of method noise_map must hold its residuals, got none; invert again.")
-        field = source if target is None else target
+        denoiser = source if target is None else target
         level, sigmas = inversion.level, inversion.sigmas
         x, before = inversion.x.to(device), None
         for i in range(level, 0, -1):
-            denoised = field(x, sigmas[i])
+            denoised = denoiser(x, sigmas[i])
             now = Prediction(denoised, sigmas[i])
-            x = self._mean(x, now, before, sigmas[i - 1], field.space) + inversion.residuals[i - 1].to(device)
+            x = self._mean(x, now, before, sigmas[i - 1], denoiser.space) + inversion.residuals[i - 1].to(device)
             before = now
             if after_step is not None:
                 x = after_step(x, i - 1)

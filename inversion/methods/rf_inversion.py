@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..field import Field
+from ...core.denoiser import Denoiser
+from ...core.steps import Step
+from ...core.walk import AfterStep, OnStep, walk
 from ..method import Method, MethodState, parameter
 from ..record import Inversion, keep
-from ..steps import Step
-from ..walk import AfterStep, OnStep, walk
 from .noise_map import LARGEST_SEED
 
 
@@ -37,10 +37,10 @@ class UpController:
         self._gamma = gamma
         self._noise = noise
 
-    def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
-        derivative, denoised = field.evaluate(x, sigma)
-        line = self._noise if field.space == "ve" else (self._noise - x) / (1.0 - sigma)
+        derivative, denoised = denoiser.evaluate(x, sigma)
+        line = self._noise if denoiser.space == "ve" else (self._noise - x) / (1.0 - sigma)
         pulled = (1.0 - self._gamma) * derivative + self._gamma * line
         return Step(x + (sigma_next - sigma) * pulled, denoised)
 
@@ -68,12 +68,12 @@ class DownController:
         self._clean = clean
         self._top, self._bottom = top, bottom
 
-    def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
-        derivative, denoised = field.evaluate(x, sigma)
+        derivative, denoised = denoiser.evaluate(x, sigma)
         if self._bottom < sigma <= self._top:
             pulled = (1.0 - self._eta) * denoised + self._eta * self._clean
-            derivative = (x - pulled) / max(sigma, field.sigma_floor)
+            derivative = (x - pulled) / max(sigma, denoiser.sigma_floor)
         return Step(x + (sigma_next - sigma) * derivative, denoised)
 
 
@@ -133,7 +133,7 @@ class RFInversion(Method):
 
     def invert(
         self,
-        field: Field,
+        denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
         level: int,
@@ -151,14 +151,14 @@ class RFInversion(Method):
         # Drawn on the CPU in one precision: the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
-        x = walk(field, x0, sigmas[: level + 1], UpController(self.gamma, noise), on_step, tap)
+        x = walk(denoiser, x0, sigmas[: level + 1], UpController(self.gamma, noise), on_step, tap)
         return MethodState(x, path=tuple(path) if keep_path else None, seed=self.seed)
 
     def replay(
         self,
         inversion: Inversion,
-        source: Field,
-        target: Field | None = None,
+        source: Denoiser,
+        target: Denoiser | None = None,
         after_step: AfterStep | None = None,
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
@@ -167,8 +167,8 @@ class RFInversion(Method):
         total, falling = inversion.level, inversion.falling
         top, bottom = (falling[round(share * total)] for share in (self.start, self.stop))
         controller = DownController(self.eta, inversion.x0.to(device), top, bottom)
-        field = source if target is None else target
-        return walk(field, inversion.x.to(device), falling, controller, on_step, after_step)
+        denoiser = source if target is None else target
+        return walk(denoiser, inversion.x.to(device), falling, controller, on_step, after_step)
 
     def evaluations(self, level: int, rising: bool = True) -> int:
         """One a step."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.denoiser import Denoiser
+from ...core.steps import DDIMPredictor, Euler, Step, Stepper
 from ..adam import Adam, beside
-from ..field import Field
 from ..gradient import pull_back, watch
 from ..method import SingleState, parameter
 from ..record import Scalar
-from ..steps import DDIMPredictor, Euler, Step, Stepper
 
 # Of torch's AdamW, which the published code leaves at its default.
 WEIGHT_DECAY = 1e-2
@@ -37,14 +37,14 @@ class GradientDescent:
         self.losses: list[tuple[float, float]] = []
         self.updates: list[int] = []
 
-    def __call__(self, field: Field, x: Tensor, sigma: float, sigma_next: float) -> Step:
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
-        h, watched = sigma_next - sigma, watch(field)
-        scale = 1.0 / math.sqrt(1.0 + sigma_next**2) if field.space == "ve" else 1.0
+        h, watched = sigma_next - sigma, watch(denoiser)
+        scale = 1.0 / math.sqrt(1.0 + sigma_next**2) if denoiser.space == "ve" else 1.0
         # Whatever the caller's mode: a state made in inference mode could not carry a gradient.
         with torch.inference_mode(False), torch.no_grad():
             below = x.detach().clone()
-            z = scale * DDIMPredictor()(field, below, sigma, sigma_next).x
+            z = scale * DDIMPredictor()(denoiser, below, sigma, sigma_next).x
             adam = Adam(self._rate, WEIGHT_DECAY)
             still_open = torch.ones(len(z), dtype=torch.bool, device=z.device)
             best = first = None
@@ -60,7 +60,7 @@ class GradientDescent:
                 # As published: a row that has met the threshold makes this last update.
                 z = torch.where(beside(still_open, z), adam.step(z, gradient), z)
                 still_open = still_open & (rows >= self._stop)
-            derivative, denoised = field.evaluate(z / scale, sigma_next)
+            derivative, denoised = denoiser.evaluate(z / scale, sigma_next)
             rows = _mean_square(z - scale * (below + h * derivative))
             found, denoised, last = _better(best, (z, denoised, rows))
         self.losses.append((float((last if first is None else first).max()), float(last.max())))

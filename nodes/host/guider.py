@@ -20,7 +20,7 @@ class SteadyGuider(comfy.samplers.CFGGuider):
     """Classifier-free guidance with every conditioning in a forward of its own.
 
     The stock guider puts conditional and unconditional rows into one forward when there is memory for it, so that
-    the same call gives other bits on a fuller card. An inversion that is to come back needs the same field in both
+    the same call gives other bits on a fuller card. An inversion that is to come back needs the same denoiser in both
     directions.
 
     Attributes:

@@ -9,7 +9,7 @@ from retrace.attention.token_map import token_map
 from retrace.attention.tokens import Prompt, Segment, Token
 from retrace.attention.word_list import Word
 from retrace.backends.attended_infedit import attended_infedit
-from retrace.backends.diffusers_attention import attended_field, attended_replay
+from retrace.backends.diffusers_attention import attended_denoiser, attended_replay
 from retrace.inversion import InfEdit, blend, invert, relative_error, replay
 from retrace_tests.backends import tiny
 
@@ -43,7 +43,7 @@ def conds():
 
 def inverted(model, cond):
     x0 = tiny.latent()
-    return invert(model.field(x0, cond), x0, model.levels(*SIZE).grid(STEPS), STEPS, "euler", keep_path=True)
+    return invert(model.denoiser(x0, cond), x0, model.levels(*SIZE).grid(STEPS), STEPS, "euler", keep_path=True)
 
 
 def reading(window=(0.0, 1.0)):
@@ -60,9 +60,9 @@ def test_a_local_blend_with_a_mask_is_the_blend_of_a_replay(model, cfg):
         record = inverted(model, source)
         plan = with_local_blend(reading((0.0, 0.5)), LocalBlend(mask=mask, start=0.0))
         found = attended_replay(model, record, plan, source, target, uncond, cfg)
-        field = attended_field(model, record, reading((0.0, 0.5)), source, target, uncond, cfg)
-        wanted = replay(record, field, field, after_step=blend(record, mask))
-        free = replay(record, field, field)
+        denoiser = attended_denoiser(model, record, reading((0.0, 0.5)), source, target, uncond, cfg)
+        wanted = replay(record, denoiser, denoiser, after_step=blend(record, mask))
+        free = replay(record, denoiser, denoiser)
     assert torch.equal(found, wanted) and not torch.equal(found, free)
     kept = (mask == 0.0).expand_as(found)
     assert torch.equal(found[kept], record.x0[kept])
@@ -107,8 +107,8 @@ def test_infedit_without_rules_is_the_plain_edit(model):
     source, target, uncond = conds()
     x0, sigmas = tiny.latent(), model.levels(*SIZE).grid(STEPS)
     with torch.inference_mode():
-        fields = model.field(x0, source), model.field(x0, target, uncond, 2.0)
-        wanted = InfEdit().edit(*fields, x0, sigmas, STEPS, seed=5)
+        denoisers = model.denoiser(x0, source), model.denoiser(x0, target, uncond, 2.0)
+        wanted = InfEdit().edit(*denoisers, x0, sigmas, STEPS, seed=5)
         found = attended_infedit(model, AttentionPlan(), x0, sigmas, STEPS, source, target, uncond, 2.0, seed=5)
     assert relative_error(found, wanted) < 1e-6 < 1e-3 < relative_error(found, x0)
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_done_is_said(model):
     with torch.inference_mode():
         record = inverted(model, source)
         with pytest.raises(ValueError, match="use attended_replay"):
-            attended_field(model, record, blended, source, target)
+            attended_denoiser(model, record, blended, source, target)
         with pytest.raises(ValueError, match="further branch 'mutual'; use it with InfEdit"):
             attended_replay(model, record, unified, source, target)
         with pytest.raises(ValueError, match="got a circle; use base source"):

@@ -32,35 +32,35 @@ def test_denoised_is_what_ddim_predicts(prediction, timestep):
     network = tiny.unet()
     model = DiffusersModel(network, tiny.vae(), tiny.encode_text, scheduler)
     x, cond = tiny.latent(), tiny.cond(rows=2)
-    field = model.field(x, cond)
+    denoiser = model.denoiser(x, cond)
     sigma = model.levels(8, 12).table[timestep]
 
     preserved = x / (1 + sigma**2) ** 0.5
     out = network(preserved.float(), timestep, encoder_hidden_states=cond.tokens).sample
     scheduler.set_timesteps(1000)
     expected = scheduler.step(out.double(), timestep, preserved).pred_original_sample
-    assert relative_error(field(x, sigma), expected) < 1e-6
+    assert relative_error(denoiser(x, sigma), expected) < 1e-6
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_denoised_is_one_flow_step_to_zero(family):
     model = tiny.model(family)
     x, cond = tiny.latent(), tiny.cond(rows=2)
-    field = model.field(x, cond)
+    denoiser = model.denoiser(x, cond)
     scheduler = tiny.flow(shift=1.0)
     scheduler.set_timesteps(sigmas=[0.6])
-    # The velocity is what the field's derivative must be; a step to 0 with it ends at denoised.
-    velocity = field.derivative(x, 0.6)
+    # The velocity is what the denoiser's derivative must be; a step to 0 with it ends at denoised.
+    velocity = denoiser.derivative(x, 0.6)
     expected = scheduler.step(velocity, scheduler.timesteps[0], x).prev_sample
-    assert relative_error(field(x, 0.6), expected.double()) < 1e-6
+    assert relative_error(denoiser(x, 0.6), expected.double()) < 1e-6
 
 
 # Whole pipelines: same start, same grid, same prompts, Euler. They check conditioning, guidance and packing.
 
 
 def euler_down(model, x, grid, cond, uncond, cfg, guidance=1.0):
-    field = model.field(x, cond, uncond, cfg, guidance)
-    return walk(field, x, tuple(reversed(grid)), Euler())
+    denoiser = model.denoiser(x, cond, uncond, cfg, guidance)
+    return walk(denoiser, x, tuple(reversed(grid)), Euler())
 
 
 def discrete_pipeline_case(pipe, model, sampled, **arguments):
@@ -180,16 +180,16 @@ def test_packing_is_undone_and_positions_follow_it():
     assert torch.equal(tokens[0, 5].reshape(4, 2, 2), x[0, :, 2:4, 2:4])
 
 
-# What a field promises.
+# What a denoiser promises.
 
 
 def test_rows_of_a_batch_do_not_mix(model):
     x = tiny.latent()
     conds = tiny.cond(0, 2)
-    together = model.field(x, conds)(x, 0.7)
+    together = model.denoiser(x, conds)(x, 0.7)
     for row in range(2):
         own = Cond(conds.tokens[row : row + 1], conds.pooled[row : row + 1])
-        alone = model.field(x[row : row + 1], own)(x[row : row + 1], 0.7)
+        alone = model.denoiser(x[row : row + 1], own)(x[row : row + 1], 0.7)
         assert relative_error(together[row : row + 1], alone) < 1e-5
 
 
@@ -197,33 +197,33 @@ def test_one_prompt_serves_the_whole_batch(model):
     x = tiny.latent()
     one = tiny.cond(0, 1)
     two = Cond(one.tokens.repeat(2, 1, 1), one.pooled.repeat(2, 1))
-    assert torch.equal(model.field(x, one)(x, 0.7), model.field(x, two)(x, 0.7))
+    assert torch.equal(model.denoiser(x, one)(x, 0.7), model.denoiser(x, two)(x, 0.7))
 
 
 def test_cfg_is_linear_in_the_two_predictions(model):
     x = tiny.latent()
     cond, uncond = tiny.cond(0), tiny.cond(1)
-    plain, base = model.field(x, cond)(x, 0.7), model.field(x, uncond)(x, 0.7)
-    guided = model.field(x, cond, uncond, cfg=3.0)(x, 0.7)
+    plain, base = model.denoiser(x, cond)(x, 0.7), model.denoiser(x, uncond)(x, 0.7)
+    guided = model.denoiser(x, cond, uncond, cfg=3.0)(x, 0.7)
     assert relative_error(guided, base + 3.0 * (plain - base)) < 1e-12
-    assert torch.equal(model.field(x, cond, uncond, cfg=1.0)(x, 0.7), plain)
+    assert torch.equal(model.denoiser(x, cond, uncond, cfg=1.0)(x, 0.7), plain)
     assert not torch.allclose(plain, base, rtol=1e-3)
 
 
 def test_unconditional_embedding_can_be_exchanged(model):
     x, cond, uncond, other = tiny.latent(), tiny.cond(0), tiny.cond(1), tiny.cond(2)
-    field = model.field(x, cond, uncond, cfg=3.0)
-    expected = model.field(x, cond, Cond(other.tokens, uncond.pooled), cfg=3.0)(x, 0.7)
-    assert torch.equal(field.with_embedding(other.tokens)(x, 0.7), expected)
-    assert not torch.equal(field(x, 0.7), expected)
+    denoiser = model.denoiser(x, cond, uncond, cfg=3.0)
+    expected = model.denoiser(x, cond, Cond(other.tokens, uncond.pooled), cfg=3.0)(x, 0.7)
+    assert torch.equal(denoiser.with_embedding(other.tokens)(x, 0.7), expected)
+    assert not torch.equal(denoiser(x, 0.7), expected)
     with pytest.raises(TypeError, match="embedding be exchanged"):
-        model.field(x, cond).with_embedding(other.tokens)
+        model.denoiser(x, cond).with_embedding(other.tokens)
 
 
 def test_state_stays_float64_and_untouched(model):
     x = tiny.latent()
     before = x.clone()
-    denoised = model.field(x, tiny.cond())(x, 0.7)
+    denoised = model.denoiser(x, tiny.cond())(x, 0.7)
     assert denoised.dtype == torch.float64 and torch.equal(x, before)
 
 
@@ -231,20 +231,20 @@ def test_state_stays_float64_and_untouched(model):
 def test_inversion_is_finite_and_closes_as_the_grid_gets_finer(model, method):
     # A random network is no denoiser, so only the trend is asserted, up to a moderate noise level.
     x0 = tiny.latent(1)
-    field = model.field(x0, tiny.cond())
+    denoiser = model.denoiser(x0, tiny.cond())
     errors = []
     for steps in (4, 32):
         grid = tuple(0.5 * i / steps for i in range(steps + 1))
-        record = invert(field, x0, grid, steps, method)
+        record = invert(denoiser, x0, grid, steps, method)
         assert torch.isfinite(record.x).all() and record.dtype == torch.float64
-        errors.append(relative_error(replay(record, field), x0))
+        errors.append(relative_error(replay(record, denoiser), x0))
     assert errors[1] < 0.5 * errors[0]
 
 
 def test_full_grid_is_finite(model):
     x0 = tiny.latent(1)
     levels = model.levels(8, 12)
-    record = invert(model.field(x0, tiny.cond()), x0, levels.grid(3), 3, "euler")
+    record = invert(model.denoiser(x0, tiny.cond()), x0, levels.grid(3), 3, "euler")
     assert record.space == model.space and torch.isfinite(record.x).all()
 
 
@@ -303,31 +303,31 @@ def test_unknown_prediction_is_refused():
 
 def test_latent_of_other_channels_or_size_is_refused(model):
     with pytest.raises(ValueError, match=r"latent must have shape \(batch, 4, height, width\), got .*; encode"):
-        model.field(tiny.latent(channels=6), tiny.cond())
+        model.denoiser(tiny.latent(channels=6), tiny.cond())
     if model.space == "flow":
         with pytest.raises(ValueError, match="latent height and width must be multiples of 2, got 7 and 12; crop"):
-            model.field(tiny.latent(height=7), tiny.cond())
+            model.denoiser(tiny.latent(height=7), tiny.cond())
 
 
 def test_cfg_needs_a_negative_prompt(model):
     with pytest.raises(ValueError, match="cfg must be 1 without a negative prompt, got 4.0; give one"):
-        model.field(tiny.latent(), tiny.cond(), cfg=4.0)
+        model.denoiser(tiny.latent(), tiny.cond(), cfg=4.0)
 
 
 def test_cfg_must_be_finite(model):
     with pytest.raises(ValueError, match="cfg must be a finite number, got nan; 1 switches"):
-        model.field(tiny.latent(), tiny.cond(), tiny.cond(1), cfg=float("nan"))
+        model.denoiser(tiny.latent(), tiny.cond(), tiny.cond(1), cfg=float("nan"))
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
 def test_missing_pooled_vector_is_refused(family):
     with pytest.raises(ValueError, match="conditioning must have a pooled vector for this model, got none; use"):
-        tiny.model(family).field(tiny.latent(), tiny.cond(pooled=False))
+        tiny.model(family).denoiser(tiny.latent(), tiny.cond(pooled=False))
 
 
 def test_rows_that_do_not_fit_are_refused(model):
     with pytest.raises(ValueError, match="conditioning must have 1 or 2 rows, got 3; give one"):
-        model.field(tiny.latent(), tiny.cond(rows=3))
+        model.denoiser(tiny.latent(), tiny.cond(rows=3))
 
 
 def test_picture_that_is_no_multiple_is_refused(model):

@@ -5,7 +5,7 @@ import torch
 
 from retrace.attention import AttentionPlan, Layers, Mask, Rule, Settings, Take, Term, Window, get_preset
 from retrace.attention.timing import place
-from retrace.backends.diffusers_attention import Attention, attended_field, family_of, slots_of
+from retrace.backends.diffusers_attention import Attention, attended_denoiser, family_of, slots_of
 from retrace.inversion import invert, relative_error, replay
 from retrace_tests.backends import tiny
 
@@ -21,12 +21,12 @@ def plan(names="kv", window=(0.0, 1.0), group="image", kinds=("self", "joint"), 
 
 def inverted(model, cond):
     x0 = tiny.latent()
-    return invert(model.field(x0, cond), x0, model.levels(8, 12).grid(STEPS), STEPS, "euler", keep_path=True)
+    return invert(model.denoiser(x0, cond), x0, model.levels(8, 12).grid(STEPS), STEPS, "euler", keep_path=True)
 
 
 def edit(model, record, made, source, target, uncond=None, cfg=1.0):
-    field = attended_field(model, record, made, source, target, uncond, cfg)
-    return replay(record, field, field)
+    denoiser = attended_denoiser(model, record, made, source, target, uncond, cfg)
+    return replay(record, denoiser, denoiser)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -58,12 +58,12 @@ def test_every_key_and_value_of_the_source_gives_the_source(family):
     attention = Attention(model.network, everything, (8, 12))
     step = place((1.0, 0.7, 0.0), sigma)
     with torch.inference_mode():
-        wanted = model.field(x, source)(x, sigma)
+        wanted = model.denoiser(x, source)(x, sigma)
         found = []
         for branch, cond in (("source", source), ("target", target)):
             with attention.forward(branch, "cond", 2, step):
-                found.append(model.field(x, cond)(x, sigma))
-        free = model.field(x, target)(x, sigma)
+                found.append(model.denoiser(x, cond)(x, sigma))
+        free = model.denoiser(x, target)(x, sigma)
     assert torch.equal(found[0], wanted), "the source must not change"
     assert relative_error(found[1], wanted) < 1e-6 < 1e-4 < relative_error(free, wanted)
 
@@ -77,14 +77,14 @@ def test_a_swap_is_what_projections_of_the_source_give(family, names, cfg):
         record = inverted(model, source)
         found = edit(model, record, plan(names, (0.0, 0.5)), source, target, uncond, cfg)
         wanted = by_projections(model, record, names, source, target, uncond, cfg)
-        plain = model.field(record.x0, target, uncond, cfg)
+        plain = model.denoiser(record.x0, target, uncond, cfg)
         free = replay(record, plain, plain)
     assert relative_error(found, wanted) < 1e-5 < 1e-4 < relative_error(free, wanted)
 
 
 def by_projections(model, record, names, source, target, uncond, cfg):
     """Hooks on to_q, to_k and to_v, which make the operands of the image in every family."""
-    from retrace.inversion import Field, state_at
+    from retrace.inversion import Denoiser, state_at
 
     kept, mode = {}, ["off"]
 
@@ -107,21 +107,21 @@ def by_projections(model, record, names, source, target, uncond, cfg):
         if slot.kind != "cross"
         for name in names
     ]
-    fields = [model.field(record.x0, cond) for cond in (source, target, uncond)]
+    denoisers = [model.denoiser(record.x0, cond) for cond in (source, target, uncond)]
 
     def denoise(x, sigma):
         reads = place(record.falling, sigma).fraction < 0.5
         if reads:
             mode[0] = "keep"
-            fields[0](state_at(record, sigma), sigma)
+            denoisers[0](state_at(record, sigma), sigma)
             mode[0] = "read"
-        answer, base = fields[1](x, sigma), fields[2](x, sigma)
+        answer, base = denoisers[1](x, sigma), denoisers[2](x, sigma)
         mode[0] = "off"
         return answer if cfg == 1.0 else base + cfg * (answer - base)
 
     try:
-        field = Field(denoise, model.space, model.field(record.x0, source).sigma_floor)
-        return replay(record, field, field)
+        denoiser = Denoiser(denoise, model.space, model.denoiser(record.x0, source).sigma_floor)
+        return replay(record, denoiser, denoiser)
     finally:
         for each in hooks:
             each.remove()
@@ -133,7 +133,7 @@ def test_nothing_is_left_on_the_network(family):
     source, target = tiny.cond(rows=2), tiny.cond(1, rows=2)
     with torch.inference_mode():
         record = inverted(model, source)
-        plain = model.field(record.x0, target)
+        plain = model.denoiser(record.x0, target)
         wanted = replay(record, plain, plain)
         edit(model, record, plan(), source, target)
         with pytest.raises(ValueError, match=r"layers of test must match"):
@@ -164,7 +164,7 @@ def test_presets_run(family, name):
     made = get_preset(name).build(Settings(layers="all", mask=Mask(mask)), family_of(model.network))
     with torch.inference_mode():
         record = inverted(model, source)
-        plain = model.field(record.x0, target, uncond, 2.0)
+        plain = model.denoiser(record.x0, target, uncond, 2.0)
         found = edit(model, record, made, source, target, uncond, 2.0)
         assert bool(found.isfinite().all())
         assert relative_error(found, replay(record, plain, plain)) > 1e-5

@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from retrace.inversion import Field
+from retrace.inversion import Denoiser
 
 COMPONENTS = 8
 WIDTH = 16  # length of a conditioning embedding
@@ -73,7 +73,7 @@ class Mixture:
         per_component = means + scale * variance / total * distance
         return (posterior[..., None] * per_component).sum(1).reshape(x.shape)
 
-    def field(self, prompt="source", cfg=1.0, sigma_floor=None):
+    def denoiser(self, prompt="source", cfg=1.0, sigma_floor=None):
         """The mixture as a solver sees it, guided by cfg."""
 
         def rebind(null):
@@ -86,7 +86,7 @@ class Mixture:
 
             return denoise
 
-        return Field(rebind(self.embeddings["null"]), self.space, sigma_floor, rebind)
+        return Denoiser(rebind(self.embeddings["null"]), self.space, sigma_floor, rebind)
 
 
 def full_grid(space, steps):
@@ -114,14 +114,14 @@ def smooth_grid(space, steps):
     return [low, *inner, high]
 
 
-def exact(field, x, sigmas):
+def exact(denoiser, x, sigmas):
     """The state at sigmas[-1] by the classical fourth-order Runge-Kutta rule, independent of the steppers."""
     for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
         h, middle = sigma_next - sigma, 0.5 * (sigma + sigma_next)
-        k1 = field.derivative(x, sigma)
-        k2 = field.derivative(x + 0.5 * h * k1, middle)
-        k3 = field.derivative(x + 0.5 * h * k2, middle)
-        k4 = field.derivative(x + h * k3, sigma_next)
+        k1 = denoiser.derivative(x, sigma)
+        k2 = denoiser.derivative(x + 0.5 * h * k1, middle)
+        k3 = denoiser.derivative(x + 0.5 * h * k2, middle)
+        k4 = denoiser.derivative(x + h * k3, sigma_next)
         x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
     return x
 

@@ -8,7 +8,7 @@ import torch
 
 from retrace.inversion import (
     METHODS,
-    Field,
+    Denoiser,
     MisfitError,
     SingleState,
     adopt,
@@ -32,7 +32,7 @@ def mixture():
 
 @pytest.fixture
 def record(mixture):
-    return invert(mixture.field(), mixture.sample(2), GRID, 6, "euler", fingerprints=MARKS, meta={"pack": "0.1.0"})
+    return invert(mixture.denoiser(), mixture.sample(2), GRID, 6, "euler", fingerprints=MARKS, meta={"pack": "0.1.0"})
 
 
 def one_sentence(caught):
@@ -50,17 +50,22 @@ def test_record_of_an_inversion(mixture, record):
 
 
 def test_reconstruction_is_replay_without_a_target(mixture, record):
-    assert torch.equal(replay(record, mixture.field()), replay(record, mixture.field(), mixture.field()))
+    assert torch.equal(replay(record, mixture.denoiser()), replay(record, mixture.denoiser(), mixture.denoiser()))
 
 
 def test_everything_that_fits_is_accepted(mixture, record):
     rounded = torch.tensor(GRID, dtype=torch.float32)
     out = replay(
-        record, mixture.field(), sigmas=rounded, method="euler", shape=(2, 4, 3, 5), fingerprints={**MARKS, "host": "x"}
+        record,
+        mixture.denoiser(),
+        sigmas=rounded,
+        method="euler",
+        shape=(2, 4, 3, 5),
+        fingerprints={**MARKS, "host": "x"},
     )
-    assert torch.equal(out, replay(record, mixture.field()))
+    assert torch.equal(out, replay(record, mixture.denoiser()))
     # Only the levels up to k are walked; what lies above may differ.
-    check_fit(record, mixture.field(), sigmas=[*GRID[:7], 99.0])
+    check_fit(record, mixture.denoiser(), sigmas=[*GRID[:7], 99.0])
 
 
 @pytest.mark.parametrize(
@@ -81,24 +86,24 @@ def test_everything_that_fits_is_accepted(mixture, record):
     ],
 )
 def test_misfits(mixture, record, given, sentence):
-    field = mixture.field()
+    denoiser = mixture.denoiser()
     with pytest.raises(MisfitError, match=re.escape(sentence)) as caught:
-        replay(record, field, **given)
+        replay(record, denoiser, **given)
     one_sentence(caught)
-    assert field.evaluations == 0
+    assert denoiser.evaluations == 0
 
 
 def test_another_space(mixture, record):
-    flow = Mixture("flow").field()
-    for fields in ((flow,), (mixture.field(), flow)):
+    flow = Mixture("flow").denoiser()
+    for denoisers in ((flow,), (mixture.denoiser(), flow)):
         with pytest.raises(MisfitError, match="model must be of the record's space 've', got 'flow'") as caught:
-            replay(record, *fields)
+            replay(record, *denoisers)
         one_sentence(caught)
         assert flow.evaluations == 0
 
 
 def test_another_source_is_no_matter_for_an_edit(mixture, record):
-    replay(record, mixture.field(), mixture.field("target"), fingerprints={"source": "c" * 64})
+    replay(record, mixture.denoiser(), mixture.denoiser("target"), fingerprints={"source": "c" * 64})
 
 
 @dataclass(frozen=True)
@@ -123,19 +128,19 @@ class Scaled(SingleState):
 
 def test_other_settings(mixture, monkeypatch):
     monkeypatch.setitem(METHODS, "scaled", Scaled)
-    record = invert(mixture.field(), mixture.sample(1), GRID, 4, Scaled(gain=0.25))
+    record = invert(mixture.denoiser(), mixture.sample(1), GRID, 4, Scaled(gain=0.25))
     assert record.params == {"gain": 0.25}
-    replay(record, mixture.field(), method=Scaled(gain=0.25))
+    replay(record, mixture.denoiser(), method=Scaled(gain=0.25))
     with pytest.raises(MisfitError, match="gain of method scaled must be the record's 0.25, got 0.5") as caught:
-        replay(record, mixture.field(), method="scaled")
+        replay(record, mixture.denoiser(), method="scaled")
     one_sentence(caught)
     with pytest.raises(MisfitError, match="got: gain of method scaled must be at most 1.0, got 7.0"):
-        replay(replace(record, params={"gain": 7.0}), mixture.field())
+        replay(replace(record, params={"gain": 7.0}), mixture.denoiser())
     with pytest.raises(MisfitError, match="must come from method scaled in revision 1 with the settings it names"):
-        replay(replace(record, params={"gain": 0.75}), mixture.field())
+        replay(replace(record, params={"gain": 0.75}), mixture.denoiser())
     monkeypatch.setattr(Scaled, "revision", 2)
     with pytest.raises(MisfitError, match="must come from method scaled in revision 2"):
-        replay(record, mixture.field())
+        replay(record, mixture.denoiser())
 
 
 @dataclass(frozen=True)
@@ -147,29 +152,29 @@ class ScaledLater(Scaled):
 
 def test_a_record_outlives_a_setting_that_joins_its_method(mixture, monkeypatch):
     monkeypatch.setitem(METHODS, "scaled", Scaled)
-    record = invert(mixture.field(), mixture.sample(1), GRID, 4, Scaled(gain=0.25))
-    before = replay(record, mixture.field())
+    record = invert(mixture.denoiser(), mixture.sample(1), GRID, 4, Scaled(gain=0.25))
+    before = replay(record, mixture.denoiser())
     monkeypatch.setitem(METHODS, "scaled", ScaledLater)
-    assert torch.equal(replay(record, mixture.field()), before)
+    assert torch.equal(replay(record, mixture.denoiser()), before)
     with pytest.raises(MisfitError, match="must come from method scaled in revision 1 with the settings it names"):
-        replay(replace(record, params={"gain": 0.75}), mixture.field())
+        replay(replace(record, params={"gain": 0.75}), mixture.denoiser())
     # Nor may a setting be taken away or put in by hand.
     for params in ({}, {"gain": 0.25, "offset": 0.0}):
         with pytest.raises(MisfitError, match="must come from method scaled in revision 1"):
-            replay(replace(record, params=params), mixture.field())
+            replay(replace(record, params=params), mixture.denoiser())
 
 
 def test_a_method_that_is_no_more(mixture, record):
     with pytest.raises(MisfitError, match="must name a method of this version .* got 'newton'"):
-        replay(replace(record, method="newton"), mixture.field())
+        replay(replace(record, method="newton"), mixture.denoiser())
 
 
 def test_adopt(mixture, record):
     other = adopt(record, "midpoint")
     assert other.method == "midpoint" and torch.equal(other.x, record.x) and record.method == "euler"
-    field = mixture.field()
-    replay(other, field, method="midpoint")
-    assert field.evaluations == 12
+    denoiser = mixture.denoiser()
+    replay(other, denoiser, method="midpoint")
+    assert denoiser.evaluations == 12
 
 
 @pytest.mark.parametrize(
@@ -191,24 +196,24 @@ def test_adopt(mixture, record):
     ],
 )
 def test_invert_refuses(mixture, change, error, sentence):
-    field = mixture.field()
+    denoiser = mixture.denoiser()
     given = {"x0": mixture.sample(1), "sigmas": GRID, "level": 4, "method": "euler", **change}
     with pytest.raises(error, match=sentence) as caught:
-        invert(field, **given)
-    assert field.evaluations == 0 and "\n" not in str(caught.value)
+        invert(denoiser, **given)
+    assert denoiser.evaluations == 0 and "\n" not in str(caught.value)
 
 
 def test_an_inversion_that_blows_up():
-    field = Field(lambda x, sigma: -1e200 * x, "ve")
+    denoiser = Denoiser(lambda x, sigma: -1e200 * x, "ve")
     with pytest.raises(ValueError, match="x must be finite, got inf or nan; use more steps, a lower cfg"):
-        invert(field, torch.ones(1, 1, 2, 2), GRID, 8, "euler")
+        invert(denoiser, torch.ones(1, 1, 2, 2), GRID, 8, "euler")
 
 
 def test_no_gradients_are_kept(mixture):
     clean = mixture.sample(1).requires_grad_()
-    record = invert(mixture.field(), clean, GRID, 4, get_method("midpoint"), keep_path=True)
+    record = invert(mixture.denoiser(), clean, GRID, 4, get_method("midpoint"), keep_path=True)
     assert not record.x.requires_grad and not record.path[0].requires_grad and not record.x0.requires_grad
-    assert not replay(record, mixture.field()).requires_grad
+    assert not replay(record, mixture.denoiser()).requires_grad
 
 
 def test_gradients_flow_through_the_walk(mixture):
@@ -216,7 +221,7 @@ def test_gradients_flow_through_the_walk(mixture):
     from retrace.inversion import Midpoint, walk
 
     x = mixture.noise(1).requires_grad_()
-    walk(mixture.field(), x, GRID[::-1], Midpoint()).square().sum().backward()
+    walk(mixture.denoiser(), x, GRID[::-1], Midpoint()).square().sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
 
 

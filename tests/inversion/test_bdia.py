@@ -17,11 +17,11 @@ def alpha(sigma):
 def test_is_the_paper_in_its_own_units(gamma):
     """z_{i-1} = gamma z_{i+1} + DDIM(z_i to i-1) - gamma DDIM(z_i to i+1), in the variance-preserving units z = a x."""
     mixture = Mixture("ve")
-    field = mixture.field()
+    denoiser = mixture.denoiser()
     high, here, low = 3.0, 2.2, 1.7
     x = mixture.sample(2) + here * mixture.noise(2)
     above = mixture.sample(2) + high * mixture.noise(2, seed=5)
-    eps = field.derivative(x, here)
+    eps = denoiser.derivative(x, here)
 
     def ddim(sigma):
         clean = alpha(here) * x / alpha(here) - here * eps
@@ -37,36 +37,36 @@ def test_is_the_paper_in_its_own_units(gamma):
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_damped_is_first_order_down(space):
     mixture = Mixture(space)
-    field, steps = mixture.field(sigma_floor=1e-9), (64, 128, 256)
+    denoiser, steps = mixture.denoiser(sigma_floor=1e-9), (64, 128, 256)
     fine = smooth_grid(space, 600)[::-1]
     start = fine[0] * mixture.noise(3)
-    end, errors = exact(field, start, fine), []
+    end, errors = exact(denoiser, start, fine), []
     method = get_method("bdia", {"gamma": 0.5})
     for n in steps:
         grid = smooth_grid(space, n)
-        mate = method.mate(field, start, grid, n)
+        mate = method.mate(denoiser, start, grid, n)
         # Sampling may be damped as much as one likes; only the way up is refused.
         record = Inversion(space, grid, n, start, start, mate, method="bdia", params=method.params)
-        errors.append(relative_error(replay(record, field), end))
+        errors.append(relative_error(replay(record, denoiser), end))
     assert slope(errors, steps) == pytest.approx(1.0, abs=0.15), errors
 
 
 @pytest.mark.parametrize(("gamma", "level", "enough"), [(0.5, 50, "0.93"), (0.92, 50, "0.93"), (0.96, 200, "0.98")])
 def test_what_diverges_is_refused(gamma, level, enough):
     mixture = Mixture("flow")
-    field, clean, grid = mixture.field(), mixture.sample(1), full_grid("flow", level)
+    denoiser, clean, grid = mixture.denoiser(), mixture.sample(1), full_grid("flow", level)
     sentence = f"gamma of method bdia must be at least {enough} to climb {level} steps, got {gamma}; raise it, or"
     with pytest.raises(ValueError, match=sentence):
-        invert(field, clean, grid, level, get_method("bdia", {"gamma": gamma}))
-    assert field.evaluations == 0
-    invert(field, clean, grid, level, get_method("bdia", {"gamma": float(enough)}))
+        invert(denoiser, clean, grid, level, get_method("bdia", {"gamma": gamma}))
+    assert denoiser.evaluations == 0
+    invert(denoiser, clean, grid, level, get_method("bdia", {"gamma": float(enough)}))
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize(("gamma", "level"), [(0.96, 100), (0.93, 50), (0.82, 20), (1.0, 200)])
 def test_what_is_allowed_keeps_the_noise_sound(space, gamma, level):
     mixture = Mixture(space)
-    clean, field = mixture.sample(8), mixture.field()
-    record = invert(field, clean, full_grid(space, level), level, get_method("bdia", {"gamma": gamma}))
+    clean, denoiser = mixture.sample(8), mixture.denoiser()
+    record = invert(denoiser, clean, full_grid(space, level), level, get_method("bdia", {"gamma": gamma}))
     assert noise_std(record.x, record.x0, record.sigma, space) < 2.0
-    assert relative_error(replay(record, field), clean) <= 1e-12
+    assert relative_error(replay(record, denoiser), clean) <= 1e-12

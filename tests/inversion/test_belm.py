@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from retrace.core.steps import Midpoint
 from retrace.inversion import get_method, invert, relative_error, replay, two_step, walk
-from retrace.inversion.steps import Midpoint
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 
@@ -37,7 +37,7 @@ def test_follows_a_parabola_exactly():
 def test_a_new_pair_calms_an_edit(space):
     mixture = Mixture(space)
     clean, grid = mixture.sample(8), full_grid(space, 50)
-    source, target = mixture.field(), mixture.field("target", 3.0)
+    source, target = mixture.denoiser(), mixture.denoiser("target", 3.0)
     errors = {}
     for reseed in (True, False):
         record = invert(source, clean, grid, 40, get_method("belm", {"reseed": reseed}))
@@ -54,9 +54,9 @@ def test_a_new_pair_calms_an_edit(space):
 
 def test_a_reconstruction_keeps_its_pair():
     mixture = Mixture("ve")
-    clean, field = mixture.sample(2), mixture.field()
-    record = invert(field, clean, full_grid("ve", 20), 20, "belm")
-    once = replay(record, field)
-    # A sampler of the host knows one field only and hands it over as both.
-    assert torch.equal(once, replay(record, field, field)) and relative_error(once, clean) <= 1e-12
-    assert not torch.equal(once, replay(record, field, mixture.field("target")))
+    clean, denoiser = mixture.sample(2), mixture.denoiser()
+    record = invert(denoiser, clean, full_grid("ve", 20), 20, "belm")
+    once = replay(record, denoiser)
+    # A sampler of the host knows one denoiser only and hands it over as both.
+    assert torch.equal(once, replay(record, denoiser, denoiser)) and relative_error(once, clean) <= 1e-12
+    assert not torch.equal(once, replay(record, denoiser, mixture.denoiser("target")))

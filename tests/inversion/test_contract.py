@@ -51,7 +51,7 @@ def truth(space, rising):
     else:
         start = high * noise
     grid = smooth_grid(space, 600)
-    end = exact(mixture.field(sigma_floor=NO_FLOOR), start, grid if rising else grid[::-1])
+    end = exact(mixture.denoiser(sigma_floor=NO_FLOOR), start, grid if rising else grid[::-1])
     return start, end
 
 
@@ -100,10 +100,10 @@ def another(method, setting):
 def test_order_up(name, space):
     order = order_of(name)
     start, end = truth(space, True)
-    field = Mixture(space).field(sigma_floor=NO_FLOOR)
+    denoiser = Mixture(space).denoiser(sigma_floor=NO_FLOOR)
     # A tolerance must be met in all steps alike for the order to show.
     steps = tuple(2 * n for n in STEPS) if METHODS[name].stops_early else STEPS
-    errors = [relative_error(invert(field, start, smooth_grid(space, n), n, name).x, end) for n in steps]
+    errors = [relative_error(invert(denoiser, start, smooth_grid(space, n), n, name).x, end) for n in steps]
     assert slope(errors, steps) == order, errors
 
 
@@ -111,36 +111,36 @@ def test_order_down(name, space):
     order = order_of(name)
     method = get_method(name)
     start, end = truth(space, False)
-    field = Mixture(space).field(sigma_floor=NO_FLOOR)
+    denoiser = Mixture(space).denoiser(sigma_floor=NO_FLOOR)
     errors = []
     for n in STEPS:
         grid = smooth_grid(space, n)
-        mate = method.mate(field, start, grid, n) if isinstance(method, Pair) else None
+        mate = method.mate(denoiser, start, grid, n) if isinstance(method, Pair) else None
         record = Inversion(space, grid, n, torch.zeros_like(start), start, mate, method=name, params=method.params)
-        errors.append(relative_error(replay(record, field), end))
+        errors.append(relative_error(replay(record, denoiser), end))
     assert slope(errors, STEPS) == order, errors
 
 
 @pytest.mark.parametrize("level", [6, 10])
 def test_evaluations(name, space, level):
     mixture, method = Mixture(space), get_method(name)
-    field = mixture.field()
-    record = invert(field, mixture.sample(1), full_grid(space, 10), level, method)
-    assert field.evaluations == record.meta["evaluations"]
+    denoiser = mixture.denoiser()
+    record = invert(denoiser, mixture.sample(1), full_grid(space, 10), level, method)
+    assert denoiser.evaluations == record.meta["evaluations"]
     if method.stops_early:
-        assert level < field.evaluations <= method.evaluations(level)
+        assert level < denoiser.evaluations <= method.evaluations(level)
     else:
-        assert field.evaluations == method.evaluations(level)
-    source = mixture.field()
+        assert denoiser.evaluations == method.evaluations(level)
+    source = mixture.denoiser()
     replay(record, source)
     assert source.evaluations == method.evaluations(level, rising=False)
 
 
 def test_round_trip(name, space):
     mixture, method = Mixture(space), get_method(name)
-    clean, field = mixture.sample(4), mixture.field()
-    record = invert(field, clean, full_grid(space, 50), 50, method)
-    error = relative_error(replay(record, field), clean)
+    clean, denoiser = mixture.sample(4), mixture.denoiser()
+    record = invert(denoiser, clean, full_grid(space, 50), 50, method)
+    error = relative_error(replay(record, denoiser), clean)
     assert error <= (EXACT if method.reversible else ROUND_TRIP[method.order])
     # Solved to the end, Euler's inverse comes out up to 1.27 times too strong at this number of steps.
     assert noise_std(record.x, record.x0, record.sigma, space) == pytest.approx(1.0, abs=0.3)
@@ -152,7 +152,7 @@ def test_record_size(name, space, tmp_path):
     # One that puts each step right holds a latent a step.
     most = 0 if issubclass(kind, SingleState) else 1 if issubclass(kind, Pair) else level
     for keep_path in (False, True):
-        record = invert(mixture.field(), mixture.sample(2), full_grid(space, 8), level, name, keep_path=keep_path)
+        record = invert(mixture.denoiser(), mixture.sample(2), full_grid(space, 8), level, name, keep_path=keep_path)
         path = 0 if record.path is None else level + 1
         # Only one that comes down along its path keeps it unasked.
         assert bool(path) >= keep_path and (not path or keep_path or most == level)
@@ -169,7 +169,7 @@ def test_record_size(name, space, tmp_path):
 def test_what_does_not_match_the_record_is_refused(name, space):
     """Other settings one by one, another method, grid, shape and space: one sentence each, before any call."""
     mixture, grid, method = Mixture(space), full_grid(space, 8), get_method(name)
-    record, field = invert(mixture.field(), mixture.sample(2), grid, 6, method), mixture.field()
+    record, denoiser = invert(mixture.denoiser(), mixture.sample(2), grid, 6, method), mixture.denoiser()
     wrong = [
         ({"method": other}, f"{setting.name} of method {name} must be the record's {setting.default}")
         for setting in method.parameters()
@@ -184,15 +184,15 @@ def test_what_does_not_match_the_record_is_refused(name, space):
         ({"shape": (1, *SHAPE)}, "The latent must have the record's shape"),
     ]
     for given, sentence in wrong:
-        for target in (None, field):
+        for target in (None, denoiser):
             with pytest.raises(MisfitError, match=re.escape(sentence)):
-                replay(record, field, target, **given)
-    other = Mixture("flow" if space == "ve" else "ve").field()
-    for fields in ((other,), (field, other)):
+                replay(record, denoiser, target, **given)
+    other = Mixture("flow" if space == "ve" else "ve").denoiser()
+    for denoisers in ((other,), (denoiser, other)):
         with pytest.raises(MisfitError, match="model must be of the record's space"):
-            replay(record, *fields)
-    assert field.evaluations == other.evaluations == 0
-    assert torch.isfinite(replay(record, field, method=method, sigmas=grid, shape=(2, *SHAPE))).all()
+            replay(record, *denoisers)
+    assert denoiser.evaluations == other.evaluations == 0
+    assert torch.isfinite(replay(record, denoiser, method=method, sigmas=grid, shape=(2, *SHAPE))).all()
 
 
 @pytest.mark.parametrize("keep_path", [False, True])
@@ -200,33 +200,33 @@ def test_purity(name, space, keep_path):
     mixture = Mixture(space)
     clean, grid = mixture.sample(2), full_grid(space, 8)
     before, levels = bits(clean), list(grid)
-    record = invert(mixture.field(), clean, grid, 8, name, keep_path=keep_path)
+    record = invert(mixture.denoiser(), clean, grid, 8, name, keep_path=keep_path)
     assert same(before, clean) and grid == levels
     kept = bits(*tensors_of(record))
     # What the caller does to its latent afterwards must not reach the record.
     clean.zero_()
     assert same(kept, *tensors_of(record))
     mask = torch.ones(1, 1, *SHAPE[1:], dtype=torch.float64)
-    out = replay(record, mixture.field(), mixture.field("target"), after_step=blend(record, mask))
+    out = replay(record, mixture.denoiser(), mixture.denoiser("target"), after_step=blend(record, mask))
     out.zero_()
     assert same(kept, *tensors_of(record))
 
 
 def test_ends_of_the_grid_are_finite(name, space):
     mixture = Mixture(space)
-    field = mixture.field()
+    denoiser = mixture.denoiser()
     for dtype in (torch.float32, torch.float64):
-        record = invert(field, mixture.sample(2), full_grid(space, 4), 4, name, keep_path=True, dtype=dtype)
+        record = invert(denoiser, mixture.sample(2), full_grid(space, 4), 4, name, keep_path=True, dtype=dtype)
         assert record.sigmas[0] == 0.0 and (space == "ve" or record.sigmas[-1] == 1.0)
-        assert torch.isfinite(replay(record, field)).all()
+        assert torch.isfinite(replay(record, denoiser)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept(name, space, dtype):
     mixture, seen = Mixture(space), set()
-    field = mixture.field()
+    denoiser = mixture.denoiser()
     record = invert(
-        field,
+        denoiser,
         mixture.sample(2).half(),
         full_grid(space, 6),
         6,
@@ -234,7 +234,7 @@ def test_dtype_is_kept(name, space, dtype):
         dtype=dtype,
         on_step=lambda r: seen.add(r.x.dtype),
     )
-    out = replay(record, field, on_step=lambda r: seen.add(r.x.dtype))
+    out = replay(record, denoiser, on_step=lambda r: seen.add(r.x.dtype))
     assert seen == {dtype} == {record.dtype} == {out.dtype} == {tensor.dtype for tensor in tensors_of(record)}
 
 
@@ -248,11 +248,11 @@ def test_device_is_kept(name, space, device):
         scale = 1.0 if space == "ve" else 1.0 - sigma
         return scale * variance / (scale**2 * variance + sigma**2) * x
 
-    field = Mixture(space).field()
-    field._denoise = denoise
-    record = invert(field, torch.randn(1, 4, 6, 2, device=device), full_grid(space, 6), 6, name, keep_path=True)
+    denoiser = Mixture(space).denoiser()
+    denoiser._denoise = denoise
+    record = invert(denoiser, torch.randn(1, 4, 6, 2, device=device), full_grid(space, 6), 6, name, keep_path=True)
     assert seen == {device} and all(tensor.device.type == "cpu" for tensor in tensors_of(record))
-    out = replay(record, field, device=device)
+    out = replay(record, denoiser, device=device)
     assert seen == {device} and out.device.type == device
 
 
@@ -262,8 +262,8 @@ def test_batch_rows_do_not_meet(name, space, shape):
     clean, grid = mixture.sample(3), full_grid(space, 8)
 
     def there_and_back(latent):
-        record = invert(mixture.field(), latent, grid, 6, name)
-        return record.x, replay(record, mixture.field(), mixture.field("target", 2.0))
+        record = invert(mixture.denoiser(), latent, grid, 6, name)
+        return record.x, replay(record, mixture.denoiser(), mixture.denoiser("target", 2.0))
 
     together = there_and_back(clean)
     alone = [there_and_back(clean[row : row + 1]) for row in range(3)]
@@ -275,43 +275,43 @@ def test_batch_rows_do_not_meet(name, space, shape):
 
 def test_a_walk_leaves_no_state_behind(name, space):
     mixture, method = Mixture(space), get_method(name)
-    clean, grid, field = mixture.sample(2), full_grid(space, 7), mixture.field()
-    first = invert(field, clean, grid, 7, method)
-    once = replay(first, field)
-    again = invert(field, clean, grid, 7, method)
-    assert torch.equal(first.x, again.x) and torch.equal(once, replay(again, field))
+    clean, grid, denoiser = mixture.sample(2), full_grid(space, 7), mixture.denoiser()
+    first = invert(denoiser, clean, grid, 7, method)
+    once = replay(first, denoiser)
+    again = invert(denoiser, clean, grid, 7, method)
+    assert torch.equal(first.x, again.x) and torch.equal(once, replay(again, denoiser))
 
 
 def test_path(name, space):
     mixture = Mixture(space)
     clean, grid = mixture.sample(2), full_grid(space, 9)
-    bare = invert(mixture.field(), clean, grid, 5, name)
-    record = invert(mixture.field(), clean, grid, 5, name, keep_path=True)
+    bare = invert(mixture.denoiser(), clean, grid, 5, name)
+    record = invert(mixture.denoiser(), clean, grid, 5, name, keep_path=True)
     assert len(record.path) == 6
     assert torch.equal(record.path[0], clean) and torch.equal(record.path[5], record.x)
     assert torch.equal(bare.x, record.x)
     if issubclass(METHODS[name], SingleState):
         for level in (1, 3):
-            assert torch.equal(invert(mixture.field(), clean, grid, level, name).x, record.path[level])
+            assert torch.equal(invert(mixture.denoiser(), clean, grid, level, name).x, record.path[level])
 
 
 def test_target_is_followed(name, space):
     mixture = Mixture(space)
-    record = invert(mixture.field(), mixture.sample(2), full_grid(space, 12), 12, name)
-    target = mixture.field("target", 3.0)
-    edited = replay(record, mixture.field(), target)
+    record = invert(mixture.denoiser(), mixture.sample(2), full_grid(space, 12), 12, name)
+    target = mixture.denoiser("target", 3.0)
+    edited = replay(record, mixture.denoiser(), target)
     assert target.evaluations > 0
-    assert relative_error(edited, replay(record, mixture.field())) > 0.1
+    assert relative_error(edited, replay(record, mixture.denoiser())) > 0.1
 
 
 @pytest.mark.parametrize("keep_path", [False, True])
 def test_mask_keeps_the_source_bit_for_bit(name, space, keep_path):
     mixture = Mixture(space)
-    record = invert(mixture.field(), mixture.sample(2), full_grid(space, 10), 7, name, keep_path=keep_path)
+    record = invert(mixture.denoiser(), mixture.sample(2), full_grid(space, 10), 7, name, keep_path=keep_path)
     mask = torch.zeros(1, 1, *SHAPE[1:], dtype=torch.float64)
     mask[..., 1:, :3] = 1.0
     mask[..., 1:, 2] = 0.4
-    edited = replay(record, mixture.field(), mixture.field("target", 4.0), after_step=blend(record, mask))
+    edited = replay(record, mixture.denoiser(), mixture.denoiser("target", 4.0), after_step=blend(record, mask))
     outside = (mask == 0.0).expand_as(edited)
     assert torch.equal(edited[outside], record.x0[outside])
     assert relative_error(edited[~outside], record.x0[~outside]) > 0.05
@@ -319,9 +319,9 @@ def test_mask_keeps_the_source_bit_for_bit(name, space, keep_path):
 
 def test_reports(name, space):
     mixture, up, down = Mixture(space), [], []
-    clean, field = mixture.sample(1), mixture.field()
-    record = invert(field, clean, full_grid(space, 40), 30, name, on_step=up.append)
-    out = replay(record, field, on_step=down.append)
+    clean, denoiser = mixture.sample(1), mixture.denoiser()
+    record = invert(denoiser, clean, full_grid(space, 40), 30, name, on_step=up.append)
+    out = replay(record, denoiser, on_step=down.append)
     for reports in (up, down):
         assert [report.index for report in reports] == list(range(reports[0].total))
     assert torch.equal(up[-1].x, record.x) and torch.equal(down[-1].x, out)
@@ -330,19 +330,19 @@ def test_reports(name, space):
     for start, reports in ((record.x0, up), (record.x, down)):
         left = start
         for report in reports:
-            predictions = [field(report.x, report.sigma_next)]
+            predictions = [denoiser(report.x, report.sigma_next)]
             if METHODS[name].order is None:
                 # Neighbouring states of a drawn path have different noises: there it may be the state that was left.
-                predictions.append(field(left, report.sigma))
+                predictions.append(denoiser(left, report.sigma))
             assert min(relative_error(report.denoised, each) for each in predictions) < 0.2
             left = report.x
 
 
 def test_an_interrupt_ends_the_walk_and_harms_nothing(name, space):
     mixture = Mixture(space)
-    clean, grid, field = mixture.sample(1), full_grid(space, 8), mixture.field()
+    clean, grid, denoiser = mixture.sample(1), full_grid(space, 8), mixture.denoiser()
     before = bits(clean)
-    whole = invert(field, clean, grid, 8, name)
+    whole = invert(denoiser, clean, grid, 8, name)
     kept = bits(*tensors_of(whole))
 
     def stop(report):
@@ -350,28 +350,28 @@ def test_an_interrupt_ends_the_walk_and_harms_nothing(name, space):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        invert(field, clean, grid, 8, name, on_step=stop)
+        invert(denoiser, clean, grid, 8, name, on_step=stop)
     with pytest.raises(InterruptedError):
-        replay(whole, field, on_step=stop)
+        replay(whole, denoiser, on_step=stop)
     assert same(before, clean) and same(kept, *tensors_of(whole))
-    assert torch.equal(invert(field, clean, grid, 8, name).x, whole.x)
+    assert torch.equal(invert(denoiser, clean, grid, 8, name).x, whole.x)
 
 
 @pytest.mark.parametrize("keep_path", [False, True])
 def test_a_saved_record_replays_bit_for_bit(name, space, keep_path, tmp_path):
     mixture = Mixture(space)
-    record = invert(mixture.field(), mixture.sample(2), full_grid(space, 8), 6, name, keep_path=keep_path)
+    record = invert(mixture.denoiser(), mixture.sample(2), full_grid(space, 8), 6, name, keep_path=keep_path)
     save(record, tmp_path / "record.safetensors")
     again = load(tmp_path / "record.safetensors")
-    source, target = mixture.field(), mixture.field("target", 2.0)
+    source, target = mixture.denoiser(), mixture.denoiser("target", 2.0)
     assert torch.equal(replay(record, source, target), replay(again, source, target))
 
 
 def test_inference_mode_leaves_ordinary_tensors(name, space):
     mixture = Mixture(space)
     with torch.inference_mode():
-        record = invert(mixture.field(), mixture.sample(1), full_grid(space, 5), 5, name, keep_path=True)
-        replay(record, mixture.field())
+        record = invert(mixture.denoiser(), mixture.sample(1), full_grid(space, 5), 5, name, keep_path=True)
+        replay(record, mixture.denoiser())
     assert not any(tensor.is_inference() for tensor in tensors_of(record))
 
 

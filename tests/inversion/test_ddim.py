@@ -11,7 +11,7 @@ from retrace_tests.inversion.problems import Mixture, full_grid
 
 def test_is_the_official_form():
     mixture = Mixture("ve")
-    field = mixture.field()
+    denoiser = mixture.denoiser()
     sigma, sigma_next = 2.0, 3.0
     x = mixture.sample(2) + sigma * mixture.noise(2)
 
@@ -23,27 +23,27 @@ def test_is_the_official_form():
 
     latent = alpha(sigma) * x
     seen = latent / alpha(sigma_next)  # the state for which the network is shown this latent at the higher level
-    eps = (seen - field(seen, sigma_next)) / sigma_next
+    eps = (seen - denoiser(seen, sigma_next)) / sigma_next
     denoised = (latent - beta(sigma) * eps) / alpha(sigma)
     official = alpha(sigma_next) * denoised + beta(sigma_next) * eps
-    ours = alpha(sigma_next) * DDIMPredictor()(field, x, sigma, sigma_next).x
+    ours = alpha(sigma_next) * DDIMPredictor()(denoiser, x, sigma, sigma_next).x
     torch.testing.assert_close(ours, official, rtol=1e-13, atol=1e-13)
 
 
 def test_flow_evaluates_the_state_itself():
     mixture = Mixture("flow")
-    field, x = mixture.field(), mixture.sample(2)
-    by_hand = x + 0.2 * field.derivative(x, 0.6)
-    torch.testing.assert_close(DDIMPredictor()(field, x, 0.4, 0.6).x, by_hand, rtol=0, atol=1e-15)
+    denoiser, x = mixture.denoiser(), mixture.sample(2)
+    by_hand = x + 0.2 * denoiser.derivative(x, 0.6)
+    torch.testing.assert_close(DDIMPredictor()(denoiser, x, 0.4, 0.6).x, by_hand, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_is_nearer_than_euler_as_a_rule(space):
     mixture = Mixture(space)
-    clean, field, errors = mixture.sample(16), mixture.field(), {}
+    clean, denoiser, errors = mixture.sample(16), mixture.denoiser(), {}
     for name in ("euler", "ddim"):
-        record = invert(field, clean, full_grid(space, 50), 50, name)
-        missed = (replay(record, field) - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
+        record = invert(denoiser, clean, full_grid(space, 50), 50, name)
+        missed = (replay(record, denoiser) - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
         # The median, because single latents near a border between two modes come back in the other one.
         errors[name] = float(missed.median())
     assert errors["ddim"] < 0.8 * errors["euler"]
@@ -53,6 +53,6 @@ def test_guidance_on_the_way_down_destroys_the_reconstruction():
     # Why replay under the source without guidance is the default, and what null-text sets out to repair.
     mixture = Mixture("ve")
     clean = mixture.sample(4)
-    record = invert(mixture.field(), clean, full_grid("ve", 50), 50, "ddim")
-    plain, guided = replay(record, mixture.field()), replay(record, mixture.field(cfg=7.5))
+    record = invert(mixture.denoiser(), clean, full_grid("ve", 50), 50, "ddim")
+    plain, guided = replay(record, mixture.denoiser()), replay(record, mixture.denoiser(cfg=7.5))
     assert relative_error(guided, clean) > 2 * relative_error(plain, clean)

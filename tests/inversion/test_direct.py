@@ -5,22 +5,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import Euler, Field, get_method, invert, load, relative_error, replay, save, walk
+from retrace.inversion import Denoiser, Euler, get_method, invert, load, relative_error, replay, save, walk
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 
 def guided(mixture, cfg, prompt="source"):
-    """A guided field that knows its unguided side, as the backends make it."""
-    plain = mixture.field(prompt)
-    return Field(mixture.field(prompt, cfg)._denoise, mixture.space, plain=plain._denoise)
+    """A guided denoiser that knows its unguided side, as the backends make it."""
+    plain = mixture.denoiser(prompt)
+    return Denoiser(mixture.denoiser(prompt, cfg)._denoise, mixture.space, plain=plain._denoise)
 
 
 def made(space, cfg, carry=1.0, steps=20, level=20, batch=3, dtype=torch.float64):
-    """(mixture, guided source field, clean latent, record)."""
+    """(mixture, guided source denoiser, clean latent, record)."""
     mixture = Mixture(space)
-    clean, field = mixture.sample(batch).to(dtype), guided(mixture, cfg)
+    clean, denoiser = mixture.sample(batch).to(dtype), guided(mixture, cfg)
     method = get_method("direct", {"carry": carry})
-    return mixture, field, clean, invert(field, clean, full_grid(space, steps), level, method, dtype=dtype)
+    return mixture, denoiser, clean, invert(denoiser, clean, full_grid(space, steps), level, method, dtype=dtype)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -32,79 +32,79 @@ def test_the_source_is_exact_at_any_guidance(space, carry):
         (7.5, 12, torch.float32),
         (7.5, 1, torch.float64),
     ):
-        mixture, field, clean, record = made(space, cfg, carry, level=level, dtype=dtype)
+        mixture, denoiser, clean, record = made(space, cfg, carry, level=level, dtype=dtype)
         seen = []
-        assert torch.equal(replay(record, field, on_step=lambda report, seen=seen: seen.append(report.x)), clean)
+        assert torch.equal(replay(record, denoiser, on_step=lambda report, seen=seen: seen.append(report.x)), clean)
         # The whole way, and whatever the guidance is that the source is asked under.
         assert all(torch.equal(a, b) for a, b in zip(seen, record.path[-2::-1], strict=True))
-        assert torch.equal(replay(record, mixture.field("target", 3.0)), clean)
+        assert torch.equal(replay(record, mixture.denoiser("target", 3.0)), clean)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-14), (torch.float32, 5e-6)])
 def test_with_all_of_the_correction_the_source_prompt_is_a_target_that_comes_back(space, dtype, bound):
-    _, field, clean, record = made(space, 7.5, steps=50, level=50, dtype=dtype)
+    _, denoiser, clean, record = made(space, 7.5, steps=50, level=50, dtype=dtype)
 
     def refuses(x, sigma):
         raise AssertionError("the way down asked the source")
 
-    silent = Field(refuses, space)
-    assert relative_error(replay(record, silent, field), clean) <= bound
+    silent = Denoiser(refuses, space)
+    assert relative_error(replay(record, silent, denoiser), clean) <= bound
     # Without it, guidance drives the same walk away.
     *_, bare = made(space, 7.5, carry=0.0, steps=50, level=50, dtype=dtype)
-    assert relative_error(replay(bare, silent, field), clean) > 0.1
+    assert relative_error(replay(bare, silent, denoiser), clean) > 0.1
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_without_it_an_edit_is_plain_ddim(space):
     mixture, _, clean, record = made(space, 7.5, carry=0.0)
-    ddim = invert(mixture.field(), clean, record.sigmas, 20, "ddim", keep_path=True)
+    ddim = invert(mixture.denoiser(), clean, record.sigmas, 20, "ddim", keep_path=True)
     assert all(torch.equal(a, b) for a, b in zip(record.path, ddim.path, strict=True))
-    target = mixture.field("target", 7.5)
+    target = mixture.denoiser("target", 7.5)
     assert record.residuals is None
     plain = walk(target, record.x, record.falling, Euler())
-    assert torch.equal(replay(record, mixture.field(), target), plain)
+    assert torch.equal(replay(record, mixture.denoiser(), target), plain)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_residuals_are_what_the_guided_step_misses(space):
-    _, field, _, record = made(space, 4.0, level=9)
+    _, denoiser, _, record = made(space, 4.0, level=9)
     for i in range(1, 10):
-        step = walk(field, record.path[i], record.sigmas[i - 1 : i + 1][::-1], Euler())
+        step = walk(denoiser, record.path[i], record.sigmas[i - 1 : i + 1][::-1], Euler())
         assert torch.equal(record.residuals[i - 1], record.path[i - 1] - step)
 
 
 def test_carry_is_a_dial():
     found = []
     for carry in (0.0, 0.25, 0.5, 1.0):
-        _, field, clean, record = made("ve", 7.5, carry)
-        found.append(relative_error(replay(record, field, field), clean))
+        _, denoiser, clean, record = made("ve", 7.5, carry)
+        found.append(relative_error(replay(record, denoiser, denoiser), clean))
     assert all(a > b for a, b in zip(found, found[1:], strict=False)), found
 
 
 def test_evaluations_are_counted_on_both_sides():
     for carry, calls in ((0.0, 20), (1.0, 40)):
-        _, field, _, record = made("ve", 7.5, carry)
-        assert field.evaluations == calls == record.meta["evaluations"]
+        _, denoiser, _, record = made("ve", 7.5, carry)
+        assert denoiser.evaluations == calls == record.meta["evaluations"]
 
 
 def test_the_climb_is_unguided():
     """Guided, the noise of this source would come out 1.3 times too strong or more, or far from the model's own."""
     mixture, _, clean, record = made("ve", 7.5)
-    assert torch.equal(record.x, invert(mixture.field(), clean, record.sigmas, 20, "ddim").x)
-    # A field without an unguided side climbs as it is.
-    bare = invert(mixture.field("source", 7.5), clean, record.sigmas, 20, "direct")
+    assert torch.equal(record.x, invert(mixture.denoiser(), clean, record.sigmas, 20, "ddim").x)
+    # A denoiser without an unguided side climbs as it is.
+    bare = invert(mixture.denoiser("source", 7.5), clean, record.sigmas, 20, "direct")
     assert relative_error(bare.x, record.x) > 0.1
-    assert torch.equal(replay(bare, mixture.field("source", 7.5)), clean)
+    assert torch.equal(replay(bare, mixture.denoiser("source", 7.5)), clean)
 
 
 def test_a_record_without_its_parts_is_refused(tmp_path):
-    mixture, field, clean, record = made("flow", 3.0, level=6, steps=8)
+    mixture, denoiser, clean, record = made("flow", 3.0, level=6, steps=8)
     save(record, tmp_path / "direct.safetensors")
-    assert torch.equal(replay(load(tmp_path / "direct.safetensors"), field), clean)
+    assert torch.equal(replay(load(tmp_path / "direct.safetensors"), denoiser), clean)
     with pytest.raises(ValueError, match="must hold its path, got none"):
-        replay(replace(record, path=None), field)
+        replay(replace(record, path=None), denoiser)
     bare = replace(record, residuals=None)
-    assert torch.equal(replay(bare, field), clean)
+    assert torch.equal(replay(bare, denoiser), clean)
     with pytest.raises(ValueError, match="must hold its residuals, got none"):
-        replay(bare, field, mixture.field("target"))
+        replay(bare, denoiser, mixture.denoiser("target"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.inversion import Field, SingleState, get_method, invert, levels_asked, replay
+from retrace.inversion import Denoiser, SingleState, get_method, invert, levels_asked, replay
 from retrace.inversion.registry import METHODS
 
 GRID = (0.0, 0.2, 0.5, 0.8, 1.0)
@@ -35,9 +35,9 @@ def test_they_are_those_of_a_real_walk(name, space):
         return 0.5 * x.tanh()
 
     x0 = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    field = Field(model, space)
-    record = invert(field, x0, GRID, 3, method)
+    denoiser = Denoiser(model, space)
+    record = invert(denoiser, x0, GRID, 3, method)
     climbed = tuple(seen)
     seen.clear()
-    replay(record, field, field)
+    replay(record, denoiser, denoiser)
     assert levels_asked(method, GRID, 3, space) == (climbed, tuple(seen))

@@ -16,13 +16,13 @@ def alpha(sigma):
 def test_is_the_paper_in_its_own_units():
     """Steps z' = a z + b eps(z_other, timestep of s) and the mixing, on variance-preserving latents z = alpha x."""
     mixture = Mixture("ve")
-    field, p, grid = mixture.field(), 0.93, [1.0, 1.7, 2.2]
+    denoiser, p, grid = mixture.denoiser(), 0.93, [1.0, 1.7, 2.2]
     x = mixture.sample(2) + grid[2] * mixture.noise(2)
     y = x + 0.05 * mixture.noise(2, seed=9)
 
     def eps(latent, sigma):
         state = latent / alpha(sigma)  # the state whose network tensor this latent is, at the level of the timestep
-        return (state - field(state, sigma)) / sigma
+        return (state - denoiser(state, sigma)) / sigma
 
     zx, zy = alpha(grid[2]) * x, alpha(grid[2]) * y
     for count, (s, t) in enumerate(((grid[2], grid[1]), (grid[1], grid[0]))):
@@ -37,7 +37,7 @@ def test_is_the_paper_in_its_own_units():
         zx = p * zx + (1 - p) * zy
         zy = p * zy + (1 - p) * zx
     record = Inversion("ve", grid, 2, x, x, y, method="edict", params={"p": p})
-    ours = alpha(grid[0]) * replay(record, field)
+    ours = alpha(grid[0]) * replay(record, denoiser)
     torch.testing.assert_close(ours, zx, rtol=1e-13, atol=1e-13)
 
 
@@ -49,8 +49,8 @@ def test_p_follows_the_steps():
     # The whole grid counts, not the level reached: the record keeps both, so a replay finds the same p.
     mixture = Mixture("flow")
     clean, grid = mixture.sample(1), full_grid("flow", 60)
-    chosen = invert(mixture.field(), clean, grid, 30, "edict")
-    by_hand = invert(mixture.field(), clean, grid, 30, get_method("edict", {"p": method.mixing(60)}))
+    chosen = invert(mixture.denoiser(), clean, grid, 30, "edict")
+    by_hand = invert(mixture.denoiser(), clean, grid, 30, get_method("edict", {"p": method.mixing(60)}))
     assert torch.equal(chosen.x, by_hand.x) and torch.equal(chosen.mate, by_hand.mate)
 
 
@@ -58,28 +58,28 @@ def test_p_follows_the_steps():
 @pytest.mark.parametrize("steps", [20, 50, 100, 200])
 def test_the_chosen_p_keeps_the_noise_sound(space, steps):
     mixture = Mixture(space)
-    clean, field = mixture.sample(8), mixture.field()
-    record = invert(field, clean, full_grid(space, steps), steps, "edict")
+    clean, denoiser = mixture.sample(8), mixture.denoiser()
+    record = invert(denoiser, clean, full_grid(space, steps), steps, "edict")
     assert noise_std(record.x, record.x0, record.sigma, space) == pytest.approx(1.0, abs=0.25)
-    assert relative_error(replay(record, field), clean) <= 1e-12
+    assert relative_error(replay(record, denoiser), clean) <= 1e-12
 
 
 def test_the_official_p_loses_the_noise_with_many_steps():
     # Why p follows the steps: exact is not sound.
     mixture = Mixture("flow")
-    field = mixture.field(cfg=7.5)
-    record = invert(field, mixture.sample(8), full_grid("flow", 50), 50, get_method("edict", {"p": 0.93}))
+    denoiser = mixture.denoiser(cfg=7.5)
+    record = invert(denoiser, mixture.sample(8), full_grid("flow", 50), 50, get_method("edict", {"p": 0.93}))
     assert noise_std(record.x, record.x0, record.sigma, "flow") > 5.0
 
 
 def test_what_diverges_is_refused():
     mixture = Mixture("flow")
-    field, clean, grid = mixture.field(), mixture.sample(1), full_grid("flow", 200)
+    denoiser, clean, grid = mixture.denoiser(), mixture.sample(1), full_grid("flow", 200)
     sentence = "p of method edict must be 0 or at least 0.97 to climb 200 steps, got 0.93; set it to 0"
     with pytest.raises(ValueError, match=sentence):
-        invert(field, clean, grid, 200, get_method("edict", {"p": 0.93}))
-    assert field.evaluations == 0
-    invert(field, clean, grid, 200, get_method("edict", {"p": 0.97}))
+        invert(denoiser, clean, grid, 200, get_method("edict", {"p": 0.93}))
+    assert denoiser.evaluations == 0
+    invert(denoiser, clean, grid, 200, get_method("edict", {"p": 0.97}))
     with pytest.raises(ValueError, match="p of method edict must be 0 or at least 0.5, got 0.3; 0 chooses it"):
         get_method("edict", {"p": 0.3})
 
@@ -87,15 +87,15 @@ def test_what_diverges_is_refused():
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_both_states_come_back(space):
     mixture = Mixture(space)
-    clean, field, last = mixture.sample(2), mixture.field(), []
-    record = invert(field, clean, full_grid(space, 20), 20, "edict")
+    clean, denoiser, last = mixture.sample(2), mixture.denoiser(), []
+    record = invert(denoiser, clean, full_grid(space, 20), 20, "edict")
 
     def tap(x, level):
         if level == 0:
             last.append(x)
         return x
 
-    replay(record, field, after_step=tap)
+    replay(record, denoiser, after_step=tap)
     assert len(last) == 2
     for state in last:
         assert relative_error(state, clean) <= 1e-12
@@ -106,6 +106,6 @@ def test_both_states_come_back(space):
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_one_step_is_enough(space):
     mixture = Mixture(space)
-    clean, field = mixture.sample(1), mixture.field()
-    record = invert(field, clean, full_grid(space, 20), 1, "edict")
-    assert relative_error(replay(record, field), clean) <= 1e-12
+    clean, denoiser = mixture.sample(1), mixture.denoiser()
+    record = invert(denoiser, clean, full_grid(space, 20), 1, "edict")
+    assert relative_error(replay(record, denoiser), clean) <= 1e-12

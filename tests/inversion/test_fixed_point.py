@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
+from retrace.core.steps import Euler
 from retrace.inversion import DDIMPredictor, ImplicitEuler, get_method, invert, relative_error, replay, solve, walk
-from retrace.inversion.steps import Euler
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 
@@ -65,19 +65,19 @@ def test_a_solution_is_left_alone(memory):
 
 def test_one_iteration_is_ddim():
     mixture = Mixture("ve")
-    field, x = mixture.field(), mixture.sample(2)
-    one = ImplicitEuler(1)(field, x, 0.5, 0.7).x
-    torch.testing.assert_close(one, DDIMPredictor()(field, x, 0.5, 0.7).x, rtol=0, atol=1e-14)
+    denoiser, x = mixture.denoiser(), mixture.sample(2)
+    one = ImplicitEuler(1)(denoiser, x, 0.5, 0.7).x
+    torch.testing.assert_close(one, DDIMPredictor()(denoiser, x, 0.5, 0.7).x, rtol=0, atol=1e-14)
 
 
 def test_one_warm_iteration_is_uni_inv():
     mixture = Mixture("flow")
-    field, x, grid = mixture.field(), mixture.sample(2), full_grid("flow", 6)
-    ours = walk(field, x, grid, ImplicitEuler(1, warm=True))
+    denoiser, x, grid = mixture.denoiser(), mixture.sample(2), full_grid("flow", 6)
+    ours = walk(denoiser, x, grid, ImplicitEuler(1, warm=True))
     kept = torch.zeros_like(x)  # its zero start
     for sigma, sigma_next in zip(grid, grid[1:]):
         h = sigma_next - sigma
-        kept = field.derivative(x + h * kept, sigma_next)
+        kept = denoiser.derivative(x + h * kept, sigma_next)
         x = x + h * kept
     torch.testing.assert_close(ours, x, rtol=1e-12, atol=1e-12)
 
@@ -98,22 +98,24 @@ BOUNDS = [
 def test_round_trip(settings, ve, flow):
     for space, bound in (("ve", ve), ("flow", flow)):
         mixture = Mixture(space)
-        clean, field = mixture.sample(4), mixture.field()
-        record = invert(field, clean, full_grid(space, 50), 50, get_method("fixed_point", settings))
-        assert relative_error(replay(record, field), clean) <= bound
+        clean, denoiser = mixture.sample(4), mixture.denoiser()
+        record = invert(denoiser, clean, full_grid(space, 50), 50, get_method("fixed_point", settings))
+        assert relative_error(replay(record, denoiser), clean) <= bound
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_residuals_shrink_and_are_reported(space, caplog):
     mixture = Mixture(space)
-    field, grid = mixture.field(), full_grid(space, 30)
+    denoiser, grid = mixture.denoiser(), full_grid(space, 30)
     stepper = ImplicitEuler(6)
-    x = walk(field, mixture.sample(2), grid, stepper)
+    x = walk(denoiser, mixture.sample(2), grid, stepper)
     assert len(stepper.residuals) == 30
     for step in stepper.residuals:
         assert all(after < before or after < 1e-12 for before, after in zip(step, step[1:]))
     with caplog.at_level(logging.WARNING):
-        record = invert(field, mixture.sample(2), grid, 30, get_method("fixed_point", {"iterations": 6, "memory": 0}))
+        record = invert(
+            denoiser, mixture.sample(2), grid, 30, get_method("fixed_point", {"iterations": 6, "memory": 0})
+        )
     assert torch.equal(record.x, x) and not caplog.records
     listed = [float(residual) for residual in record.meta["residuals"].split()]
     assert listed == pytest.approx([step[-1] for step in stepper.residuals], rel=1e-2)
@@ -122,9 +124,9 @@ def test_residuals_shrink_and_are_reported(space, caplog):
 
 def test_what_does_not_contract_is_said(caplog):
     mixture = Mixture("flow")
-    field = mixture.field(cfg=20.0)
+    denoiser = mixture.denoiser(cfg=20.0)
     with caplog.at_level(logging.WARNING):
-        record = invert(field, mixture.sample(2), full_grid("flow", 6), 6, get_method("fixed_point", {"memory": 0}))
+        record = invert(denoiser, mixture.sample(2), full_grid("flow", 6), 6, get_method("fixed_point", {"memory": 0}))
     assert record.meta["diverged"] > 0
     (said,) = [entry.getMessage() for entry in caplog.records]
     assert said.startswith(f"Retrace: the fixed point was not found in {record.meta['diverged']} of 6 steps, largest")
@@ -132,9 +134,9 @@ def test_what_does_not_contract_is_said(caplog):
 
 def test_the_step_down_undoes_the_step_up():
     mixture = Mixture("ve")
-    field, x = mixture.field(), mixture.sample(2)
-    up = ImplicitEuler(30)(field, x, 0.5, 0.7).x
-    torch.testing.assert_close(Euler()(field, up, 0.7, 0.5).x, x, rtol=0, atol=1e-13)
+    denoiser, x = mixture.denoiser(), mixture.sample(2)
+    up = ImplicitEuler(30)(denoiser, x, 0.5, 0.7).x
+    torch.testing.assert_close(Euler()(denoiser, up, 0.7, 0.5).x, x, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def edited(space, edit, **changes):
     mixture = Mixture(space)
     clean = mixture.sample(2)
     grid = full_grid(space, STEPS)
-    source, target = mixture.field("source"), mixture.field("target")
+    source, target = mixture.denoiser("source"), mixture.denoiser("target")
     return clean, edit.edit(source, target, clean, grid, LEVEL, 4, **changes), grid
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retrace.inversion import METHODS, Field, SingleState, get_method, walk, walk_gradient
-from retrace.inversion.steps import DDIMPredictor, Euler, FireFlow, Midpoint
+from retrace.core.steps import DDIMPredictor, Euler, FireFlow, Midpoint
+from retrace.inversion import METHODS, Denoiser, SingleState, get_method, walk, walk_gradient
 from retrace_tests.inversion.problems import WIDTH, Mixture, full_grid
 
 STEPPERS = {"euler": Euler, "midpoint": Midpoint, "fireflow": FireFlow, "ddim_predictor": DDIMPredictor}
@@ -31,8 +31,8 @@ class Conditioned:
 
         return denoise
 
-    def field(self):
-        return Field(self.under(self.null), self.space, rebind=self.under)
+    def denoiser(self):
+        return Denoiser(self.under(self.null), self.space, rebind=self.under)
 
     def start(self, grid):
         noise = self.mixture.noise(2)
@@ -61,10 +61,10 @@ def some_loss(x):
     return (weights * x).sum().square() + (weights * x.pow(3)).mean()
 
 
-def plainly(field, x, sigmas, stepper, loss, inputs):
+def plainly(denoiser, x, sigmas, stepper, loss, inputs):
     """The loss, and autograd through the walk in one piece."""
     leaf = x.clone().requires_grad_(True)
-    end = walk(field, leaf, sigmas, stepper)
+    end = walk(denoiser, leaf, sigmas, stepper)
     value = loss(end)
     return value.item(), end.detach(), torch.autograd.grad(value, [leaf, *inputs], allow_unused=True)
 
@@ -83,8 +83,8 @@ def test_equals_autograd_on_the_mixture(space, name, rising, steps):
     grid = full_grid(space, steps)
     sigmas = grid if rising else grid[::-1]
     x, inputs = problem.start(sigmas), (problem.prompt, problem.null)
-    value, end, wanted = plainly(problem.field(), x, sigmas, STEPPERS[name](), some_loss, inputs)
-    found = walk_gradient(problem.field(), x, sigmas, STEPPERS[name], some_loss, inputs)
+    value, end, wanted = plainly(problem.denoiser(), x, sigmas, STEPPERS[name](), some_loss, inputs)
+    found = walk_gradient(problem.denoiser(), x, sigmas, STEPPERS[name], some_loss, inputs)
     assert found.loss == pytest.approx(value, rel=1e-13) and torch.equal(found.end, end)
     for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
         agrees(ours, theirs)
@@ -96,8 +96,8 @@ def test_equals_autograd_for_every_way_down(name):
     problem, method = Conditioned("ve"), get_method(name)
     sigmas = full_grid("ve", 9)[::-1]
     x = problem.start(sigmas)
-    _, end, wanted = plainly(problem.field(), x, sigmas, method.down(), some_loss, (problem.prompt,))
-    found = walk_gradient(problem.field(), x, sigmas, method.down, some_loss, (problem.prompt,))
+    _, end, wanted = plainly(problem.denoiser(), x, sigmas, method.down(), some_loss, (problem.prompt,))
+    found = walk_gradient(problem.denoiser(), x, sigmas, method.down, some_loss, (problem.prompt,))
     assert torch.equal(found.end, end)
     agrees(found.start, wanted[0])
     agrees(found.inputs[0], wanted[1])
@@ -107,19 +107,19 @@ def test_a_warm_fixed_point_carries_its_derivative():
     problem, method = Conditioned("flow", cfg=1.0), get_method("fixed_point", {"warm_start": True, "memory": 0})
     sigmas = full_grid("flow", 7)
     x = problem.start(sigmas)
-    _, _, wanted = plainly(problem.field(), x, sigmas, method.up(), some_loss, ())
-    agrees(walk_gradient(problem.field(), x, sigmas, method.up, some_loss).start, wanted[0], 1e-12)
+    _, _, wanted = plainly(problem.denoiser(), x, sigmas, method.up(), some_loss, ())
+    agrees(walk_gradient(problem.denoiser(), x, sigmas, method.up, some_loss).start, wanted[0], 1e-12)
 
 
 @pytest.mark.parametrize("name", STEPPERS)
 def test_equals_autograd_on_a_network(name):
     network, prompt = Tiny(), torch.randn(WIDTH, dtype=torch.float64).requires_grad_(True)
-    field = Field(lambda x, sigma: network(x, sigma, prompt), "ve")
+    denoiser = Denoiser(lambda x, sigma: network(x, sigma, prompt), "ve")
     weights = list(network.parameters())
     x, sigmas = torch.randn(2, 4, 6, 5, dtype=torch.float64), full_grid("ve", 8)
     sigmas = sigmas if name == "ddim_predictor" else sigmas[::-1]
-    _, _, wanted = plainly(field, x, sigmas, STEPPERS[name](), some_loss, (prompt, *weights))
-    found = walk_gradient(field, x, sigmas, STEPPERS[name], some_loss, (prompt, *weights))
+    _, _, wanted = plainly(denoiser, x, sigmas, STEPPERS[name](), some_loss, (prompt, *weights))
+    found = walk_gradient(denoiser, x, sigmas, STEPPERS[name], some_loss, (prompt, *weights))
     for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
         agrees(ours, theirs)
     assert all(weight.grad is None for weight in weights) and prompt.grad is None
@@ -136,9 +136,9 @@ def test_embeddings_of_the_steps(count):
     state = leaf
     for index in range(6):
         stage = stages[min(index, count - 1)]
-        state = Midpoint()(problem.field().with_embedding(stage), state, sigmas[index], sigmas[index + 1]).x
+        state = Midpoint()(problem.denoiser().with_embedding(stage), state, sigmas[index], sigmas[index + 1]).x
     wanted = torch.autograd.grad(some_loss(state), [leaf, *stages])
-    found = walk_gradient(problem.field(), x, sigmas, Midpoint, some_loss, embeddings=stages)
+    found = walk_gradient(problem.denoiser(), x, sigmas, Midpoint, some_loss, embeddings=stages)
     assert torch.equal(found.end, state.detach()) and len(found.embeddings) == count
     for ours, theirs in zip((found.start, *found.embeddings), wanted, strict=True):
         agrees(ours, theirs)
@@ -188,14 +188,14 @@ def test_memory_grows_by_one_latent_a_step(name):
             return network(state, sigma, prompt)
 
         with held, torch.autograd.graph.saved_tensors_hooks(Saved, lambda kept: kept.tensor):
-            way(Field(denoise, "ve"), x, full_grid("ve", steps)[::-1])
+            way(Denoiser(denoise, "ve"), x, full_grid("ve", steps)[::-1])
         return held.most, saved["most"]
 
-    def ours(field, start, sigmas):
-        walk_gradient(field, start, sigmas, STEPPERS[name], some_loss)
+    def ours(denoiser, start, sigmas):
+        walk_gradient(denoiser, start, sigmas, STEPPERS[name], some_loss)
 
-    def in_one_piece(field, start, sigmas):
-        plainly(field, start, sigmas, STEPPERS[name](), some_loss, ())
+    def in_one_piece(denoiser, start, sigmas):
+        plainly(denoiser, start, sigmas, STEPPERS[name](), some_loss, ())
 
     (few, few_saved), (many, many_saved) = cost(10, ours), cost(100, ours)
     # One latent a step for 90 steps more, and the activations of one step at either number.
@@ -208,11 +208,11 @@ def test_memory_grows_by_one_latent_a_step(name):
 def test_calls():
     """Each call of the walk is made twice."""
     problem = Conditioned("ve")
-    field, sigmas = problem.field(), full_grid("ve", 5)[::-1]
+    denoiser, sigmas = problem.denoiser(), full_grid("ve", 5)[::-1]
     told = []
-    walk_gradient(field, problem.start(sigmas), sigmas, FireFlow, some_loss, on_step=told.append)
+    walk_gradient(denoiser, problem.start(sigmas), sigmas, FireFlow, some_loss, on_step=told.append)
     # A carried derivative is not asked for again.
-    assert field.evaluations == 2 * (5 + 1)
+    assert denoiser.evaluations == 2 * (5 + 1)
     assert [report.index for report in told] == list(range(5)) and not any(r.x.requires_grad for r in told)
 
 
@@ -220,10 +220,10 @@ def test_works_in_any_mode_and_changes_nothing():
     problem, sigmas = Conditioned("flow"), full_grid("flow", 5)[::-1]
     x = problem.start(sigmas)
     before = x.clone()
-    wanted = walk_gradient(problem.field(), x, sigmas, FireFlow, some_loss, (problem.prompt,))
+    wanted = walk_gradient(problem.denoiser(), x, sigmas, FireFlow, some_loss, (problem.prompt,))
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            found = walk_gradient(problem.field(), x.clone(), sigmas, FireFlow, some_loss, (problem.prompt,))
+            found = walk_gradient(problem.denoiser(), x.clone(), sigmas, FireFlow, some_loss, (problem.prompt,))
         assert torch.equal(found.start, wanted.start) and torch.equal(found.inputs[0], wanted.inputs[0])
     for tensor in (found.end, found.start, *found.inputs):
         assert not tensor.requires_grad and not tensor.is_inference()
@@ -233,7 +233,7 @@ def test_works_in_any_mode_and_changes_nothing():
 def test_what_acts_on_nothing_has_a_gradient_of_zero():
     problem, other = Conditioned("ve"), torch.ones(3, requires_grad=True)
     sigmas = full_grid("ve", 3)[::-1]
-    found = walk_gradient(problem.field(), problem.start(sigmas), sigmas, Euler, some_loss, (other,))
+    found = walk_gradient(problem.denoiser(), problem.start(sigmas), sigmas, Euler, some_loss, (other,))
     assert torch.equal(found.inputs[0], torch.zeros(3))
 
 
@@ -244,20 +244,20 @@ def test_a_loss_may_use_the_inputs_itself():
     def loss(end):
         return some_loss(end) + prompt.square().sum()
 
-    _, _, wanted = plainly(problem.field(), x, sigmas, Euler(), loss, (prompt,))
-    agrees(walk_gradient(problem.field(), x, sigmas, Euler, loss, (prompt,)).inputs[0], wanted[1])
+    _, _, wanted = plainly(problem.denoiser(), x, sigmas, Euler(), loss, (prompt,))
+    agrees(walk_gradient(problem.denoiser(), x, sigmas, Euler, loss, (prompt,)).inputs[0], wanted[1])
 
 
 def test_small_gradients_survive_a_network_in_half_precision():
     """A loss so small that its gradient is no float16 number."""
     problem, sigmas = Conditioned("flow", cfg=1.0), full_grid("flow", 4)[::-1]
-    exact = problem.field()
+    exact = problem.denoiser()
 
     def denoise(x, sigma):
         return exact(x, sigma).half()
 
     x = problem.start(sigmas)
-    found = walk_gradient(Field(denoise, "flow"), x, sigmas, Euler, lambda end: 1e-10 * some_loss(end))
+    found = walk_gradient(Denoiser(denoise, "flow"), x, sigmas, Euler, lambda end: 1e-10 * some_loss(end))
     wanted = walk_gradient(exact, x, sigmas, Euler, lambda end: 1e-10 * some_loss(end))
     agrees(found.start, wanted.start, 1e-2)
 
@@ -266,12 +266,12 @@ def test_small_gradients_survive_a_network_in_half_precision():
 def test_a_row_survives_half_precision_beside_one_of_another_size(small):
     """Sent through at one size, the smaller of the two rows would be 0 in float16."""
     problem, sigmas = Conditioned("flow", cfg=1.0), full_grid("flow", 4)[::-1]
-    exact, x = problem.field(), problem.start(sigmas)
-    field = Field(lambda state, sigma: exact(state, sigma).half(), "flow")
+    exact, x = problem.denoiser(), problem.start(sigmas)
+    denoiser = Denoiser(lambda state, sigma: exact(state, sigma).half(), "flow")
 
     def gradient(first, second):
         weights = torch.tensor([first, second], dtype=x.dtype).reshape(-1, 1, 1, 1)
-        return walk_gradient(field, x, sigmas, Euler, lambda end: (weights * end.pow(3)).sum()).start
+        return walk_gradient(denoiser, x, sigmas, Euler, lambda end: (weights * end.pow(3)).sum()).start
 
     alike, apart = gradient(1.0, 1.0), gradient(1.0, small)
     # A power of two leaves the digits as they are, but for those of entries below the normal numbers of float16.
@@ -285,14 +285,14 @@ def test_rows_of_different_size_share_a_prompt(name, seen):
     """And see each other in the network, or not: what they are sent through in belongs together."""
     problem, sigmas = Conditioned("ve"), full_grid("ve", 5)[::-1]
     sigmas = sigmas[::-1] if name == "ddim_predictor" else sigmas
-    exact, x = problem.field(), problem.start(sigmas)
-    field = Field(lambda state, sigma: exact(state + seen * state.flip(0), sigma), "ve")
+    exact, x = problem.denoiser(), problem.start(sigmas)
+    denoiser = Denoiser(lambda state, sigma: exact(state + seen * state.flip(0), sigma), "ve")
 
     def loss(end):
         return end[0].pow(3).sum() + 1e-5 * end[1].pow(3).sum()
 
-    _, _, wanted = plainly(field, x, sigmas, STEPPERS[name](), loss, (problem.prompt,))
-    found = walk_gradient(field, x, sigmas, STEPPERS[name], loss, (problem.prompt,))
+    _, _, wanted = plainly(denoiser, x, sigmas, STEPPERS[name](), loss, (problem.prompt,))
+    found = walk_gradient(denoiser, x, sigmas, STEPPERS[name], loss, (problem.prompt,))
     for ours, theirs in zip((*found.start, *found.inputs), (*wanted[0], *wanted[1:]), strict=True):
         agrees(ours, theirs, 1e-12)
 
@@ -301,7 +301,7 @@ def test_the_smallest_gradients_are_gradients():
     """Below the inverse of the largest float, where the power of two that would make them 1 is none."""
     problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]
     found, wanted = (
-        walk_gradient(problem.field(), problem.start(sigmas), sigmas, Euler, lambda end, by=by: by * end.sum())
+        walk_gradient(problem.denoiser(), problem.start(sigmas), sigmas, Euler, lambda end, by=by: by * end.sum())
         for by in (1e-310, 1.0)
     )
     # Numbers this small have few digits left.
@@ -312,8 +312,8 @@ def test_refusals():
     problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]
     x = problem.start(sigmas)
 
-    def run(field=None, loss=some_loss, inputs=()):
-        walk_gradient(problem.field() if field is None else field, x, sigmas, Euler, loss, inputs)
+    def run(denoiser=None, loss=some_loss, inputs=()):
+        walk_gradient(problem.denoiser() if denoiser is None else denoiser, x, sigmas, Euler, loss, inputs)
 
     with pytest.raises(ValueError, match="inputs must require a gradient, got one of shape"):
         run(inputs=(torch.zeros(3),))
@@ -329,11 +329,11 @@ def test_refusals():
         return 0.5 * state
 
     with pytest.raises(ValueError, match="must let gradients reach its state, got an answer without any"):
-        run(Field(deaf, "ve"))
+        run(Denoiser(deaf, "ve"))
     with torch.inference_mode():
         weight = torch.full((1,), 0.5)
     with pytest.raises(ValueError, match="must be ordinary tensors to be differentiated, got some that were made in"):
-        run(Field(lambda state, sigma: weight * state, "ve"))
-    blown = Field(lambda state, sigma: 0.0 * state + (state * 0.0).sqrt(), "ve")
+        run(Denoiser(lambda state, sigma: weight * state, "ve"))
+    blown = Denoiser(lambda state, sigma: 0.0 * state + (state * 0.0).sqrt(), "ve")
     with pytest.raises(ValueError, match="The gradient must stay finite"):
         run(blown)

@@ -11,7 +11,7 @@ from retrace_tests.inversion.problems import Mixture, full_grid
 
 def record(batch=3, keep_path=True):
     mixture = Mixture("ve")
-    return mixture, invert(mixture.field("source"), mixture.sample(batch), full_grid("ve", 5), 4, "ddim", keep_path)
+    return mixture, invert(mixture.denoiser("source"), mixture.sample(batch), full_grid("ve", 5), 4, "ddim", keep_path)
 
 
 def test_draws_depend_on_the_picture_alone():
@@ -33,8 +33,8 @@ def test_rows_of_a_record():
     for mine, theirs in ((part.x0, whole.x0), (part.x, whole.x), *zip(part.path, whole.path, strict=True)):
         assert torch.equal(mine, theirs[[2, 0, 2, 1]])
     assert of_rows(replace(whole, path=None), [1]).path is None
-    one = replay(of_rows(whole, [1]), mixture.field("source"))
-    assert torch.allclose(one, replay(whole, mixture.field("source"))[1:2], rtol=0, atol=1e-12)
+    one = replay(of_rows(whole, [1]), mixture.denoiser("source"))
+    assert torch.allclose(one, replay(whole, mixture.denoiser("source"))[1:2], rtol=0, atol=1e-12)
 
 
 def test_alpha_weights_the_start():

@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from retrace.inversion import BranchedInfEdit, Field, InfEdit, relative_error
+from retrace.inversion import BranchedInfEdit, Denoiser, InfEdit, relative_error
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 SPACES = ["ve", "flow"]
 
 
-def together(*fields):
-    """One field for states stacked along the batch."""
+def together(*denoisers):
+    """One denoiser for states stacked along the batch."""
 
     def denoise(x, sigma):
-        return torch.cat([each(part, sigma) for each, part in zip(fields, x.chunk(len(fields)), strict=True)])
+        return torch.cat([each(part, sigma) for each, part in zip(denoisers, x.chunk(len(denoisers)), strict=True)])
 
-    return Field(denoise, fields[0].space, fields[0].sigma_floor)
+    return Denoiser(denoise, denoisers[0].space, denoisers[0].sigma_floor)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -23,7 +23,7 @@ def together(*fields):
 def test_the_target_does_not_feel_the_other_branch(space, eta):
     """Another branch changes nothing by itself; what it ends at is the edit towards its own prompt at eta 1."""
     mixture = Mixture(space)
-    source, target, other = mixture.field("source"), mixture.field("target"), mixture.field("target", 3.0)
+    source, target, other = mixture.denoiser("source"), mixture.denoiser("target"), mixture.denoiser("target", 3.0)
     ends = []
 
     def watch(index, total, sigma, states):
@@ -55,7 +55,7 @@ def clean_of(space):
 def test_the_blend_is_carried_on(space):
     """What the blend returns is the next level's latent: keeping the source keeps it to the end."""
     mixture = Mixture(space)
-    both = together(mixture.field("source"), mixture.field("target"))
+    both = together(mixture.denoiser("source"), mixture.denoiser("target"))
     clean, grid = clean_of(space), full_grid(space, 6)
     kept = BranchedInfEdit(blend=lambda index, total, sigma, states: states[0])
     assert torch.equal(kept.edit(both, both, clean, grid, 5, 4, both=both), clean)
@@ -71,6 +71,6 @@ def test_refusals():
     with pytest.raises(ValueError, match="eta must lie between 0 and 1"):
         BranchedInfEdit(eta=2.0)
     mixture = Mixture("ve")
-    source, target = mixture.field("source"), mixture.field("target")
+    source, target = mixture.denoiser("source"), mixture.denoiser("target")
     with pytest.raises(ValueError, match="both must be given"):
         BranchedInfEdit().edit(source, target, clean_of("ve"), full_grid("ve", 4), 3)

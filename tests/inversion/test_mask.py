@@ -11,7 +11,7 @@ def record_of(space, keep_path=False, shape=SHAPE, batch=2, level=7, dtype=None)
     mixture = Mixture(space, shape)
     clean = mixture.sample(batch)
     return mixture, invert(
-        mixture.field(), clean, full_grid(space, 10), level, "midpoint", keep_path=keep_path, dtype=dtype
+        mixture.denoiser(), clean, full_grid(space, 10), level, "midpoint", keep_path=keep_path, dtype=dtype
     )
 
 
@@ -42,7 +42,7 @@ def test_re_noised_states_are_near_the_path():
 def test_source_states_of_a_grid_that_starts_above_zero(space):
     mixture = Mixture(space)
     grid = [0.05, *full_grid(space, 10)[1:]]
-    record = invert(mixture.field(), mixture.sample(1), grid, 6, "euler")
+    record = invert(mixture.denoiser(), mixture.sample(1), grid, 6, "euler")
     assert torch.equal(source_state(record, 0), record.x0)
     just_above = Inversion(**{**vars(record), "sigmas": (0.05, 0.05 + 1e-9, *grid[2:])})
     torch.testing.assert_close(source_state(just_above, 1), record.x0, rtol=0, atol=1e-6)
@@ -51,16 +51,18 @@ def test_source_states_of_a_grid_that_starts_above_zero(space):
 def test_full_level_of_a_flow_model():
     mixture, record = record_of("flow", level=10)
     assert record.sigma == 1.0
-    out = replay(record, mixture.field(), mixture.field("target"), after_step=blend(record, torch.zeros(1, 1, 3, 5)))
+    out = replay(
+        record, mixture.denoiser(), mixture.denoiser("target"), after_step=blend(record, torch.zeros(1, 1, 3, 5))
+    )
     assert torch.equal(out, record.x0)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_white_everywhere_is_no_mask(space):
     mixture, record = record_of(space)
-    target = mixture.field("target")
-    masked = replay(record, mixture.field(), target, after_step=blend(record, torch.ones(1, 1, 3, 5)))
-    assert torch.equal(masked, replay(record, mixture.field(), target))
+    target = mixture.denoiser("target")
+    masked = replay(record, mixture.denoiser(), target, after_step=blend(record, torch.ones(1, 1, 3, 5)))
+    assert torch.equal(masked, replay(record, mixture.denoiser(), target))
 
 
 def test_soft_edges_are_between():
@@ -104,7 +106,7 @@ def test_masks_that_fit(shape, mask_shape):
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(mask_shape, generator=generator).round()
     assert 0 < mask.mean() < 1
-    out = replay(record, mixture.field(), mixture.field("target", 3.0), after_step=blend(record, mask))
+    out = replay(record, mixture.denoiser(), mixture.denoiser("target", 3.0), after_step=blend(record, mask))
     outside = (mask == 0).expand_as(out)
     assert torch.equal(out[outside], record.x0[outside]) and not torch.equal(out[~outside], record.x0[~outside])
 
@@ -129,7 +131,7 @@ def test_float32_records_keep_float32():
     mixture, record = record_of("flow", dtype=torch.float32)
     mask = torch.zeros(1, 1, 3, 5, dtype=torch.float64)
     mask[..., 0] = 1.0
-    out = replay(record, mixture.field(), mixture.field("target"), after_step=blend(record, mask))
+    out = replay(record, mixture.denoiser(), mixture.denoiser("target"), after_step=blend(record, mask))
     assert out.dtype == torch.float32 and torch.equal(out[..., 1:], record.x0[..., 1:])
 
 

@@ -11,19 +11,19 @@ from retrace_tests.inversion.problems import Mixture, full_grid
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_is_the_taylor_step_of_the_paper(space, sigma, sigma_next):
     mixture = Mixture(space)
-    field, x, h = mixture.field(), mixture.sample(2), sigma_next - sigma
-    v = field.derivative(x, sigma)
+    denoiser, x, h = mixture.denoiser(), mixture.sample(2), sigma_next - sigma
+    v = denoiser.derivative(x, sigma)
     # The paper's derivative of v: a finite difference over half a step along the path.
-    slope = (field.derivative(x + 0.5 * h * v, sigma + 0.5 * h) - v) / (0.5 * h)
-    torch.testing.assert_close(Midpoint()(field, x, sigma, sigma_next).x, x + h * v + 0.5 * h**2 * slope)
+    slope = (denoiser.derivative(x + 0.5 * h * v, sigma + 0.5 * h) - v) / (0.5 * h)
+    torch.testing.assert_close(Midpoint()(denoiser, x, sigma, sigma_next).x, x + h * v + 0.5 * h**2 * slope)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_beats_euler_at_equal_evaluations(space):
     mixture = Mixture(space)
-    clean, field, errors = mixture.sample(4), mixture.field(), {}
+    clean, denoiser, errors = mixture.sample(4), mixture.denoiser(), {}
     for name, steps in (("euler", 40), ("midpoint", 20)):
-        record = invert(field, clean, full_grid(space, steps), steps, name)
+        record = invert(denoiser, clean, full_grid(space, steps), steps, name)
         assert record.meta["evaluations"] == 40
-        errors[name] = relative_error(replay(record, field), clean)
+        errors[name] = relative_error(replay(record, denoiser), clean)
     assert errors["midpoint"] < errors["euler"] / 5

@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import Field, NegativePrompt, blend, invert, proximal, relative_error, replay, slerp
+from retrace.inversion import Denoiser, NegativePrompt, blend, invert, proximal, relative_error, replay, slerp
 from retrace.inversion.negative_prompt import grown
 from retrace_tests.inversion.problems import CLIP_SHAPE, SHAPE, Mixture, full_grid
 
 
 def played(mixture, record, settings, prompt="target", **more):
-    field = settings.field(record, mixture.field(), mixture.field(prompt))
-    return replay(record, mixture.field(), field, **more)
+    denoiser = settings.denoiser(record, mixture.denoiser(), mixture.denoiser(prompt))
+    return replay(record, mixture.denoiser(), denoiser, **more)
 
 
 def made(space, method="euler", level=16, steps=20, shape=SHAPE):
     mixture = Mixture(space, shape)
-    return mixture, invert(mixture.field(), mixture.sample(3), full_grid(space, steps), level, method)
+    return mixture, invert(mixture.denoiser(), mixture.sample(3), full_grid(space, steps), level, method)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -28,7 +28,7 @@ def test_the_source_as_target_is_the_walk_without_guidance_bit_for_bit(space, me
     mixture, record = made(space, method)
     for cfg in (1.0, 7.5, 40.0):
         again = played(mixture, record, NegativePrompt(cfg, prox), "source")
-        assert torch.equal(again, replay(record, mixture.field()))
+        assert torch.equal(again, replay(record, mixture.denoiser()))
     if method in ("edict", "bdia"):
         assert relative_error(again, record.x0) <= 1e-11
 
@@ -38,12 +38,12 @@ def test_plain_it_is_guidance_with_the_source_as_negative(space):
     mixture, record = made(space)
     null = mixture.embeddings["null"]
     mixture.embeddings["null"] = mixture.embeddings["source"]
-    guided = replay(record, mixture.field(), mixture.field("target", 5.0))
+    guided = replay(record, mixture.denoiser(), mixture.denoiser("target", 5.0))
     mixture.embeddings["null"] = null
     torch.testing.assert_close(played(mixture, record, NegativePrompt(5.0)), guided, rtol=1e-9, atol=1e-9)
     # cfg 0 leaves the source alone, cfg 1 the target.
-    assert torch.equal(played(mixture, record, NegativePrompt(0.0)), replay(record, mixture.field()))
-    plain = replay(record, mixture.field(), mixture.field("target"))
+    assert torch.equal(played(mixture, record, NegativePrompt(0.0)), replay(record, mixture.denoiser()))
+    plain = replay(record, mixture.denoiser(), mixture.denoiser("target"))
     torch.testing.assert_close(played(mixture, record, NegativePrompt(1.0)), plain, rtol=1e-9, atol=1e-9)
 
 
@@ -100,8 +100,8 @@ def test_the_pull_holds_what_was_not_let_through():
 def test_the_pull_begins_where_it_is_told():
     mixture, record = made("ve", level=20)
     plain, pulled = (NegativePrompt(5.0, "l1", 0.9, pull, 0.25) for pull in (0.0, 1.0))
-    fields = [each.field(record, mixture.field(), mixture.field("target")) for each in (plain, pulled)]
-    same = [torch.equal(*(field(record.x, sigma) for field in fields)) for sigma in record.falling]
+    denoisers = [each.denoiser(record, mixture.denoiser(), mixture.denoiser("target")) for each in (plain, pulled)]
+    same = [torch.equal(*(denoiser(record.x, sigma) for denoiser in denoisers)) for sigma in record.falling]
     assert same == [True] * 15 + [False] * 6
 
 
@@ -127,10 +127,10 @@ def test_inside_a_mask_the_rest_is_the_source_bit_for_bit():
 
 def test_one_call_of_each_side():
     mixture, record = made("ve")
-    source, target = mixture.field(), mixture.field("target")
-    field = NegativePrompt(3.0, "l1").field(record, source, target)
-    replay(record, mixture.field(), field)
-    assert field.evaluations == source.evaluations == target.evaluations == 16
+    source, target = mixture.denoiser(), mixture.denoiser("target")
+    denoiser = NegativePrompt(3.0, "l1").denoiser(record, source, target)
+    replay(record, mixture.denoiser(), denoiser)
+    assert denoiser.evaluations == source.evaluations == target.evaluations == 16
 
 
 def test_slerp_walks_the_arc():
@@ -176,18 +176,18 @@ def test_nothing_is_kept_between_runs():
     other = replace(record, x0=record.x0 + 1.0)
     assert not torch.equal(played(mixture, other, settings), once)
     assert torch.equal(played(mixture, record, settings), once)
-    assert isinstance(settings.field(record, mixture.field(), mixture.field()), Field)
+    assert isinstance(settings.denoiser(record, mixture.denoiser(), mixture.denoiser()), Denoiser)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, CLIP_SHAPE], ids=["picture", "clip"])
 def test_cells_beside_what_was_let_through_are_not_pulled(shape):
     mixture, record = made("ve", shape=shape)
     x, sigma = record.x, record.sigmas[2]
-    base = mixture.field()(x, sigma)
-    kept, through = proximal(mixture.field("target")(x, sigma) - base, "l0", 0.95)
+    base = mixture.denoiser()(x, sigma)
+    kept, through = proximal(mixture.denoiser("target")(x, sigma) - base, "l0", 0.95)
     spared = grown(through, 1)
     assert bool((spared > through).any()) and bool((spared == 0.0).any())
     settings = NegativePrompt(3.0, "l0", 0.95, pull=1.0, pull_steps=1.0, dilate=1)
-    found = settings.field(record, mixture.field(), mixture.field("target"))(x, sigma)
+    found = settings.denoiser(record, mixture.denoiser(), mixture.denoiser("target"))(x, sigma)
     wanted = torch.where(spared == 1.0, base + 3.0 * kept, record.x0)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)

@@ -19,11 +19,11 @@ from retrace_tests.inversion.problems import Mixture, full_grid
 )
 def test_comes_back_at_any_guidance(space, stepper, dtype, cfg, bound):
     mixture = Mixture(space)
-    clean, field = mixture.sample(3).to(dtype), mixture.field("source", cfg)
+    clean, denoiser = mixture.sample(3).to(dtype), mixture.denoiser("source", cfg)
     method = get_method("noise_map", {"stepper": stepper})
     for steps, level in ((50, 50), (50, 30), (4, 1)):
-        record = invert(field, clean, full_grid(space, steps), level, method, dtype=dtype)
-        assert relative_error(replay(record, field), clean) <= bound
+        record = invert(denoiser, clean, full_grid(space, steps), level, method, dtype=dtype)
+        assert relative_error(replay(record, denoiser), clean) <= bound
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -58,7 +58,7 @@ def test_mean_at_both_ends():
 def test_noises_are_large_and_pull_against_each_other(space):
     """The property that the paper names edit-friendly: over 1 in deviation, neighbours near -0.5 in correlation."""
     mixture, grid = Mixture(space), full_grid(space, 50)
-    record = invert(mixture.field(), mixture.sample(4), grid, 50, "noise_map")
+    record = invert(mixture.denoiser(), mixture.sample(4), grid, 50, "noise_map")
     maps = []
     for i in range(2, 51):
         s, t = grid[i], grid[i - 1]
@@ -78,13 +78,13 @@ def test_noises_are_large_and_pull_against_each_other(space):
 
 def test_seed_decides_the_noises():
     mixture, grid = Mixture("ve"), full_grid("ve", 8)
-    clean, field = mixture.sample(2), mixture.field()
-    first, again = (invert(field, clean, grid, 8, "noise_map") for _ in range(2))
-    other = invert(field, clean, grid, 8, get_method("noise_map", {"seed": 1}))
+    clean, denoiser = mixture.sample(2), mixture.denoiser()
+    first, again = (invert(denoiser, clean, grid, 8, "noise_map") for _ in range(2))
+    other = invert(denoiser, clean, grid, 8, get_method("noise_map", {"seed": 1}))
     assert torch.equal(first.x, again.x) and (first.seed, other.seed) == (0, 1)
     assert relative_error(other.x, first.x) > 0.5
     # Each level has a noise of its own.
-    kept = invert(field, clean, grid, 8, "noise_map", keep_path=True)
+    kept = invert(denoiser, clean, grid, 8, "noise_map", keep_path=True)
     noises = [((x - clean) / s).flatten() for x, s in zip(kept.path[1:], grid[1:], strict=True)]
     for a, b in zip(noises, noises[1:], strict=False):
         assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.4
@@ -92,26 +92,26 @@ def test_seed_decides_the_noises():
 
 def test_the_same_prompt_as_a_target_is_the_source():
     mixture = Mixture("flow")
-    clean, field = mixture.sample(2), mixture.field("source", 3.0)
-    record = invert(field, clean, full_grid("flow", 12), 12, "noise_map")
+    clean, denoiser = mixture.sample(2), mixture.denoiser("source", 3.0)
+    record = invert(denoiser, clean, full_grid("flow", 12), 12, "noise_map")
 
     def refuses(x, sigma):
         raise AssertionError("the way down asked the source")
 
-    silent = mixture.field()
+    silent = mixture.denoiser()
     silent._denoise = refuses
-    assert relative_error(replay(record, silent, field), clean) <= 1e-15
+    assert relative_error(replay(record, silent, denoiser), clean) <= 1e-15
 
 
 def test_a_record_without_residuals_is_refused(tmp_path):
     mixture, grid = Mixture("ve"), full_grid("ve", 4)
-    record = invert(mixture.field(), mixture.sample(1), grid, 4, "noise_map")
+    record = invert(mixture.denoiser(), mixture.sample(1), grid, 4, "noise_map")
     save(record, tmp_path / "map.safetensors")
     loaded = load(tmp_path / "map.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(record.residuals, loaded.residuals, strict=True))
     bare = Inversion("ve", grid, 4, record.x0, record.x, method="noise_map", params=record.params)
     with pytest.raises(ValueError, match="must hold its residuals, got none"):
-        replay(bare, mixture.field())
+        replay(bare, mixture.denoiser())
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -156,17 +156,17 @@ def test_second_order_residuals_are_nearer_to_the_noise(space):
     only, so that the distance between the two steppers is all error.
     """
     mixture, grid = Mixture(space), full_grid(space, 30)
-    field, clean, noise = mixture.field(), mixture.sample(8), mixture.noise(8)
+    denoiser, clean, noise = mixture.denoiser(), mixture.sample(8), mixture.noise(8)
     first, second = [], []
     before = None
     for i in range(28, 4, -1):
         x = mix(clean, noise, grid[i], space)
-        now = Prediction(field(x, grid[i]), grid[i])
+        now = Prediction(denoiser(x, grid[i]), grid[i])
         middle = math.sqrt(grid[i] * grid[i - 1]) if space == "ve" else None
         if space == "flow":
             level = math.sqrt(grid[i] / (1 - grid[i]) * grid[i - 1] / (1 - grid[i - 1]))
             middle = level / (1 + level)
-        wanted = field(mix(clean, noise, middle, space), middle)
+        wanted = denoiser(mix(clean, noise, middle, space), middle)
         first.append(float((now.denoised - wanted).norm()))
         second.append(float((extrapolate(now, before, grid[i - 1], space) - wanted).norm()))
         before = now
@@ -175,12 +175,12 @@ def test_second_order_residuals_are_nearer_to_the_noise(space):
 
 def test_the_stepper_is_part_of_the_record():
     mixture, grid = Mixture("ve"), full_grid("ve", 10)
-    clean, field = mixture.sample(1), mixture.field()
+    clean, denoiser = mixture.sample(1), mixture.denoiser()
     ledits = get_method("noise_map", {"stepper": "dpmpp_2m_sde"})
-    plain, second = invert(field, clean, grid, 10, "noise_map"), invert(field, clean, grid, 10, ledits)
+    plain, second = invert(denoiser, clean, grid, 10, "noise_map"), invert(denoiser, clean, grid, 10, ledits)
     assert torch.equal(plain.x, second.x) and not torch.equal(plain.residuals[3], second.residuals[3])
     assert torch.equal(plain.residuals[9], second.residuals[9])
     with pytest.raises(MisfitError, match="stepper of method noise_map must be the record's dpmpp_2m_sde, got ddpm"):
-        replay(second, field, method="noise_map")
+        replay(second, denoiser, method="noise_map")
     with pytest.raises(ValueError, match="stepper of method noise_map must be one of ddpm, dpmpp_2m_sde, got 'euler'"):
         get_method("noise_map", {"stepper": "euler"})

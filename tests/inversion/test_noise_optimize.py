@@ -24,10 +24,10 @@ STEPS = 8
 
 
 def problem(space, batch=2, method="midpoint", shape=None, **settings):
-    """A mixture, the record of a source, the target's field, and a latent that the target can make."""
+    """A mixture, the record of a source, the target's denoiser, and a latent that the target can make."""
     mixture = Mixture(space) if shape is None else Mixture(space, shape)
-    record = invert(mixture.field(), mixture.sample(batch), full_grid(space, STEPS), STEPS, method, **settings)
-    return mixture, record, mixture.field("target", 2.0), mixture.sample(batch, seed=7, prompt="target")
+    record = invert(mixture.denoiser(), mixture.sample(batch), full_grid(space, STEPS), STEPS, method, **settings)
+    return mixture, record, mixture.denoiser("target", 2.0), mixture.sample(batch, seed=7, prompt="target")
 
 
 def moved(record, found):
@@ -154,7 +154,7 @@ def test_the_rest_of_the_record_stays():
     # Outside a mask an edit still keeps the source.
     mask = torch.zeros(1, 1, 3, 5)
     mask[..., 3:] = 1.0
-    edited = replay(found, mixture.field(), target, after_step=blend(found, mask))
+    edited = replay(found, mixture.denoiser(), target, after_step=blend(found, mask))
     assert torch.equal(edited[..., :3], record.x0[..., :3])
 
 
@@ -171,7 +171,7 @@ def test_works_in_any_mode():
 
 def test_fitted_embeddings_are_played_along():
     mixture, record, _, reference = problem("ve", batch=1, method="euler")
-    guided = mixture.field("source", 3.0)
+    guided = mixture.denoiser("source", 3.0)
     fitted = replace(record, embeddings=(mixture.embeddings["null"] + 0.3, mixture.embeddings["null"] - 0.2))
     loss = meet(reference)
     found = noise_optimize(fitted, guided, loss, 10, 0.05, 0.0)
@@ -212,11 +212,11 @@ def test_bad_settings(settings, sentence):
 
 def test_refusals():
     mixture, record, target, reference = problem("ve")
-    pair = invert(mixture.field(), mixture.sample(1), full_grid("ve", STEPS), STEPS, "belm")
+    pair = invert(mixture.denoiser(), mixture.sample(1), full_grid("ve", STEPS), STEPS, "belm")
     with pytest.raises(MisfitError, match="must come from a method that keeps one latent, got belm; invert with mid"):
         noise_optimize(pair, target, meet(reference))
     with pytest.raises(MisfitError, match="must be of the record's space 've', got 'flow'"):
-        noise_optimize(record, Mixture("flow").field(), meet(reference))
+        noise_optimize(record, Mixture("flow").denoiser(), meet(reference))
     with pytest.raises(ValueError, match="one finite number for each of the 2 rows"):
         noise_optimize(record, target, lambda x: x.mean())
     with pytest.raises(ValueError, match="norm must be one of L2, L1, got 'L3'"):

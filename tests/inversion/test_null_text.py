@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from retrace.inversion import (
-    Field,
+    Denoiser,
     MisfitError,
     adopt,
     blend,
@@ -44,10 +44,10 @@ class Prompts:
         return denoise
 
     def source(self):
-        return self.mixture.field(self.prompt)
+        return self.mixture.denoiser(self.prompt)
 
     def unconditional(self):
-        return Field(self._under(self.null), self.space, rebind=self._under)
+        return Denoiser(self._under(self.null), self.space, rebind=self._under)
 
     def guided(self, cfg=CFG):
         def rebind(embedding):
@@ -58,7 +58,7 @@ class Prompts:
 
             return denoise
 
-        return Field(rebind(self.null), self.space, rebind=rebind)
+        return Denoiser(rebind(self.null), self.space, rebind=rebind)
 
     def record(self, batch=1, method="ddim", level=STEPS):
         grid = full_grid(self.space, STEPS)
@@ -307,10 +307,12 @@ def test_bad_records_and_models():
         null_text(record, Prompts("flow").source(), prompts.unconditional(), prompts.null)
     with pytest.raises(TypeError, match="must let its unconditional embedding be exchanged"):
         null_text(record, prompts.source(), prompts.source().__class__(lambda x, sigma: x, "ve"), prompts.null)
-    deaf = Field(lambda x, sigma: x, "ve", rebind=lambda embedding: lambda x, sigma: 0.9 * x)
+    deaf = Denoiser(lambda x, sigma: x, "ve", rebind=lambda embedding: lambda x, sigma: 0.9 * x)
     with pytest.raises(ValueError, match="must let gradients reach its unconditional embedding"):
         null_text(record, prompts.source(), deaf, prompts.null)
-    blown = Field(lambda x, sigma: x, "ve", rebind=lambda embedding: lambda x, sigma: x * embedding.sum() * torch.nan)
+    blown = Denoiser(
+        lambda x, sigma: x, "ve", rebind=lambda embedding: lambda x, sigma: x * embedding.sum() * torch.nan
+    )
     with pytest.raises(ValueError, match="The loss must stay finite"):
         null_text(record, prompts.source(), blown, prompts.null)
     for bad in (torch.zeros(16), torch.zeros(3, 1, 16), torch.zeros(1, 1, 16, dtype=torch.int64)):

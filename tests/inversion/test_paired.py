@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.inversion import Field, FlowEdit, InfEdit, Noises, mix, relative_error
+from retrace.inversion import Denoiser, FlowEdit, InfEdit, Noises, mix, relative_error
 from retrace_tests.inversion.problems import CLIP_SHAPE, Mixture, full_grid
 
 EDITS = {
@@ -18,11 +18,11 @@ SPACES = ("ve", "flow")
 
 
 def edited(edit, space, source="source", target="target", cfgs=(1.0, 1.0), level=14, steps=20, batch=2, **changes):
-    """Run an edit; returns (x0, result, source field, target field)."""
+    """Run an edit; returns (x0, result, source denoiser, target denoiser)."""
     mixture = Mixture(space, changes.pop("shape", Mixture(space).shape))
     clean = mixture.sample(batch)
-    fields = mixture.field(source, cfgs[0]), mixture.field(target, cfgs[1])
-    return clean, edit.edit(*fields, clean, full_grid(space, steps), level, **changes), *fields
+    denoisers = mixture.denoiser(source, cfgs[0]), mixture.denoiser(target, cfgs[1])
+    return clean, edit.edit(*denoisers, clean, full_grid(space, steps), level, **changes), *denoisers
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -79,10 +79,10 @@ def test_infedit_is_the_published_update(space, eta):
         s = grid[i] if space == "ve" else grid[i] / (1.0 - grid[i])
         return s**2 / (1.0 + s**2)
 
-    def epsilon(field, z, i):
+    def epsilon(denoiser, z, i):
         a, b = (1.0 - variance(i)) ** 0.5, variance(i) ** 0.5
         scale = a if space == "ve" else a / (1.0 - grid[i])  # z = scale * x
-        return (z - a * field(z / scale, grid[i])) / b
+        return (z - a * denoiser(z / scale, grid[i])) / b
 
     noise = noises.draw()
     a, b = (1.0 - variance(level)) ** 0.5, variance(level) ** 0.5
@@ -108,8 +108,8 @@ def test_flowedit_is_the_published_update():
     clean, result, source, target = edited(FlowEdit(n_avg=2, n_min=3), "flow", level=level, steps=10, seed=9)
     noises = Noises(9, clean)
 
-    def velocity(field, x, s):
-        return (x - field(x, s)) / s
+    def velocity(denoiser, x, s):
+        return (x - denoiser(x, s)) / s
 
     z = clean
     for i in range(level, 3, -1):
@@ -181,7 +181,7 @@ def test_a_row_does_not_depend_on_its_batch(edit):
     clean, grid = mixture.sample(3), full_grid("ve", 10)
 
     def run(chosen, **changes):
-        return edit.edit(mixture.field(), mixture.field("target"), clean[chosen], grid, 8, **changes)
+        return edit.edit(mixture.denoiser(), mixture.denoiser("target"), clean[chosen], grid, 8, **changes)
 
     together = run([0, 1, 2], seed=7)
     for row in range(3):
@@ -189,7 +189,7 @@ def test_a_row_does_not_depend_on_its_batch(edit):
         assert relative_error(alone, together[row : row + 1]) < 1e-12
         assert torch.equal(alone, run([row], seed=7 + row))
     # Equal pictures in one batch get noise of their own.
-    same = edit.edit(mixture.field(), mixture.field("target"), clean[[0, 0]], grid, 8)
+    same = edit.edit(mixture.denoiser(), mixture.denoiser("target"), clean[[0, 0]], grid, 8)
     assert relative_error(same[:1], same[1:]) > 1e-3
 
 
@@ -242,10 +242,10 @@ def test_clips_pure_noise_and_float32(edit):
         assert result.shape == clean.shape and bool(result.isfinite().all())
         mixture = Mixture(space)
         single = mixture.sample(1).float()
-        fields = mixture.field(), mixture.field("target")
-        out = edit.edit(*fields, single, full_grid(space, 10), 10)
+        denoisers = mixture.denoiser(), mixture.denoiser("target")
+        out = edit.edit(*denoisers, single, full_grid(space, 10), 10)
         assert out.dtype == torch.float32
-        wide = edit.edit(*fields, single.double(), full_grid(space, 10), 10)
+        wide = edit.edit(*denoisers, single.double(), full_grid(space, 10), 10)
         assert relative_error(out, wide) < 1e-3
 
 
@@ -254,7 +254,7 @@ def test_the_latent_is_left_alone():
     clean = mixture.sample(1)
     kept = clean.clone()
     for edit in EDITS.values():
-        edit.edit(mixture.field(), mixture.field("target"), clean, full_grid("flow", 6), 5)
+        edit.edit(mixture.denoiser(), mixture.denoiser("target"), clean, full_grid("flow", 6), 5)
         assert torch.equal(clean, kept)
 
 
@@ -284,16 +284,16 @@ def test_misfit_of_models_and_grids():
     ve, flow = Mixture("ve"), Mixture("flow")
     clean = ve.sample(1)
     with pytest.raises(ValueError, match="source and target must be of one space, got 've' and 'flow'"):
-        InfEdit().edit(ve.field(), flow.field(), clean, full_grid("ve", 4), 4)
+        InfEdit().edit(ve.denoiser(), flow.denoiser(), clean, full_grid("ve", 4), 4)
     with pytest.raises(ValueError, match="sigmas must start at 0"):
-        FlowEdit().edit(ve.field(), ve.field(), clean, full_grid("ve", 4)[1:], 2)
+        FlowEdit().edit(ve.denoiser(), ve.denoiser(), clean, full_grid("ve", 4)[1:], 2)
     # A listener may stop an edit.
     with pytest.raises(KeyboardInterrupt):
 
         def stop(report):
             raise KeyboardInterrupt
 
-        InfEdit().edit(ve.field(), ve.field(), clean, full_grid("ve", 4), 4, on_step=stop)
+        InfEdit().edit(ve.denoiser(), ve.denoiser(), clean, full_grid("ve", 4), 4, on_step=stop)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -308,7 +308,7 @@ def test_both_models_in_one_call_are_both_models(edit, space):
         first, second = x.chunk(2)
         return torch.cat([source(first, sigma), target(second, sigma)])
 
-    both = Field(denoise, space, source.sigma_floor)
+    both = Denoiser(denoise, space, source.sigma_floor)
     _, found, *_ = edited(edit, space, both=both)
     assert relative_error(found, wanted) < 1e-14
     assert set(seen) == {2 * clean.shape[0]}
@@ -317,5 +317,5 @@ def test_both_models_in_one_call_are_both_models(edit, space):
         first, second = denoise(x, sigma).chunk(2)
         return torch.cat([first, first + 0.5 * (second - first)])
 
-    _, other, *_ = edited(edit, space, both=Field(coupled, space, source.sigma_floor))
+    _, other, *_ = edited(edit, space, both=Denoiser(coupled, space, source.sigma_floor))
     assert relative_error(other, wanted) > 1e-3

@@ -54,10 +54,10 @@ def test_a_straight_line_is_followed(ratio):
 @pytest.mark.parametrize("level", [35, 50])
 def test_exact_at_any_guidance(name, space, cfg, level):
     mixture = Mixture(space)
-    clean, field = mixture.sample(4), mixture.field(cfg=cfg)
-    record = invert(field, clean, full_grid(space, 50), level, name)
-    # Guidance stretches the field, and rounding with it: 6e-12 was seen at 7.5.
-    assert relative_error(replay(record, field), clean) <= (1e-12 if cfg == 1.0 else 1e-10)
+    clean, denoiser = mixture.sample(4), mixture.denoiser(cfg=cfg)
+    record = invert(denoiser, clean, full_grid(space, 50), level, name)
+    # Guidance stretches the denoiser, and rounding with it: 6e-12 was seen at 7.5.
+    assert relative_error(replay(record, denoiser), clean) <= (1e-12 if cfg == 1.0 else 1e-10)
 
 
 @pytest.mark.parametrize(("name", "settings", "figures"), SINGLE)
@@ -65,9 +65,9 @@ def test_round_trip_in_single_precision(name, settings, figures):
     """Within ten times what another mixture showed: rounding depends on the latent, and on how a sum is grouped."""
     for figure, (space, cfg) in zip(figures, [(s, w) for s in ("ve", "flow") for w in (1.0, 7.5)], strict=True):
         mixture = Mixture(space)
-        clean, field = mixture.sample(4).float(), mixture.field(cfg=cfg)
-        record = invert(field, clean, full_grid(space, 50), 50, get_method(name, settings), dtype=torch.float32)
-        error = relative_error(replay(record, field), clean)
+        clean, denoiser = mixture.sample(4).float(), mixture.denoiser(cfg=cfg)
+        record = invert(denoiser, clean, full_grid(space, 50), 50, get_method(name, settings), dtype=torch.float32)
+        error = relative_error(replay(record, denoiser), clean)
         assert 1e-9 < error <= 10 * figure, (space, cfg)
 
 
@@ -77,24 +77,24 @@ def test_one_state_alone_does_not_come_back(name, space):
     from dataclasses import replace
 
     mixture = Mixture(space)
-    clean, grid, field = mixture.sample(4), full_grid(space, 50), mixture.field(cfg=3.0)
-    record = invert(field, clean, grid, 50, name)
+    clean, grid, denoiser = mixture.sample(4), full_grid(space, 50), mixture.denoiser(cfg=3.0)
+    record = invert(denoiser, clean, grid, 50, name)
     method = get_method(name)
     assert isinstance(method, Pair)
-    alone = replace(record, mate=method.mate(field, record.x, grid, 50))
-    assert relative_error(replay(alone, field), clean) > 1e-3
+    alone = replace(record, mate=method.mate(denoiser, record.x, grid, 50))
+    assert relative_error(replay(alone, denoiser), clean) > 1e-3
     with pytest.raises(ValueError, match=f"A record of method {name} must hold two states, got one; invert again"):
-        replay(replace(record, mate=None), field)
+        replay(replace(record, mate=None), denoiser)
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_pair_survives_a_file(name, tmp_path):
     mixture = Mixture("ve")
-    clean, field = mixture.sample(2), mixture.field()
-    record = invert(field, clean, full_grid("ve", 20), 13, name)
+    clean, denoiser = mixture.sample(2), mixture.denoiser()
+    record = invert(denoiser, clean, full_grid("ve", 20), 13, name)
     save(record, tmp_path / "record.safetensors")
     again = load(tmp_path / "record.safetensors")
-    assert torch.equal(record.mate, again.mate) and relative_error(replay(again, field), clean) <= 1e-12
+    assert torch.equal(record.mate, again.mate) and relative_error(replay(again, denoiser), clean) <= 1e-12
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_the_pair_survives_a_file(name, tmp_path):
 )
 def test_other_settings_are_refused(name, made, meant, sentence):
     mixture = Mixture("flow")
-    record = invert(mixture.field(), mixture.sample(1), full_grid("flow", 20), 20, get_method(name, made))
+    record = invert(mixture.denoiser(), mixture.sample(1), full_grid("flow", 20), 20, get_method(name, made))
     with pytest.raises(MisfitError, match=sentence):
-        replay(record, mixture.field(), method=get_method(name, meant))
+        replay(record, mixture.denoiser(), method=get_method(name, meant))
     with pytest.raises(MisfitError, match="sigmas must be the record's"):
-        replay(record, mixture.field(), sigmas=full_grid("flow", 25))
+        replay(record, mixture.denoiser(), sigmas=full_grid("flow", 25))
     with pytest.raises(MisfitError, match="must be between methods that keep one state, got"):
         from retrace.inversion import adopt
 
@@ -123,18 +123,18 @@ def test_the_model_is_never_asked_below_what_is_needed(name):
     # EDICT asks at the noisier level of each step, so the floor at 0 plays no part; the others ask once at 0, going up.
     asked = []
     mixture = Mixture("flow")
-    field = mixture.field(sigma_floor=1e-6)
-    inner = field._denoise
+    denoiser = mixture.denoiser(sigma_floor=1e-6)
+    inner = denoiser._denoise
 
     def denoise(x, sigma):
         asked.append(sigma)
         return inner(x, sigma)
 
-    field._denoise = denoise
+    denoiser._denoise = denoise
     grid = full_grid("flow", 10)
-    record = invert(field, mixture.sample(1), grid, 10, name)
+    record = invert(denoiser, mixture.sample(1), grid, 10, name)
     up = list(asked)
-    replay(record, field)
+    replay(record, denoiser)
     down = asked[len(up) :]
     if name == "edict":
         assert min(asked) == grid[1] and up == sorted(up) and down == up[::-1]
@@ -145,13 +145,13 @@ def test_the_model_is_never_asked_below_what_is_needed(name):
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_level_below_the_start_is_offered_to_the_mask(name):
     mixture, offered = Mixture("ve"), []
-    record = invert(mixture.field(), mixture.sample(1), full_grid("ve", 8), 6, name)
+    record = invert(mixture.denoiser(), mixture.sample(1), full_grid("ve", 8), 6, name)
 
     def tap(x, level):
         offered.append(level)
         return x
 
-    replay(record, mixture.field(), after_step=tap)
+    replay(record, mixture.denoiser(), after_step=tap)
     assert sorted(set(offered), reverse=True) == [5, 4, 3, 2, 1, 0] and offered == sorted(offered, reverse=True)
 
 
@@ -159,6 +159,6 @@ def test_finite_where_steps_differ_wildly():
     mixture = Mixture("ve")
     grid = [0.0, 0.03, 0.04, 0.5, 0.6, 6.0, 14.6]
     for name in PAIRS:
-        record = invert(mixture.field(), mixture.sample(1), grid, 6, name)
+        record = invert(mixture.denoiser(), mixture.sample(1), grid, 6, name)
         assert math.isfinite(float(record.x.abs().max()))
-        assert relative_error(replay(record, mixture.field()), record.x0) < 1e-9
+        assert relative_error(replay(record, mixture.denoiser()), record.x0) < 1e-9

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from retrace.inversion import (
     METHODS,
-    Field,
+    Denoiser,
     FlowEdit,
     InfEdit,
     Method,
@@ -82,7 +82,7 @@ class Network:
         self.weights = torch.randn(len(shape) + 1, generator=generator).tolist()
         self.space, self.dtype = space, dtype
 
-    def field(self, prompt="source", cfg=1.0):
+    def denoiser(self, prompt="source", cfg=1.0):
         scale = cfg * {"source": 1.0, "target": -0.5}[prompt]
 
         def denoise(x, sigma):
@@ -93,7 +93,7 @@ class Network:
                 out = out + weight * seen.roll(1, axis)
             return scale * torch.tanh(out)
 
-        return Field(denoise, self.space)
+        return Denoiser(denoise, self.space)
 
 
 @st.composite
@@ -160,7 +160,7 @@ def test_there_and_back(data):
     method = refused(lambda: get_method(name, params))
     if method is None:
         return
-    source, target = model.field(), model.field("target", cfg)
+    source, target = model.denoiser(), model.denoiser("target", cfg)
     # A pair may run away on a grid whose steps differ wildly; nothing else leaves the finite numbers.
     never = "\n" if isinstance(method, Pair) else "inf or nan"
     record = refused(lambda: invert(source, clean, grid, level, method, keep_path=keep_path, dtype=states), never)
@@ -203,13 +203,13 @@ def test_paired_edits(data):
     if edit is None:
         return
     cfg, seed = data.draw(st.sampled_from([1.0, 3.0, 13.5])), data.draw(st.integers(0, 2**64))
-    source, target = model.field(), model.field("target", cfg)
+    source, target = model.denoiser(), model.denoiser("target", cfg)
     out = refused(lambda: edit.edit(source, target, clean, grid, level, seed))
     if out is None:
         return
     assert out.shape == clean.shape and out.dtype == clean.dtype and finite(out)
     if getattr(edit, "n_min", 0) <= 0:
-        same = edit.edit(source, model.field(), clean, grid, level, seed)
+        same = edit.edit(source, model.denoiser(), clean, grid, level, seed)
         # An eta below 1 adds up rounding of states that are as large as their noise.
         size = float(clean.abs().max()) + max(grid[: level + 1])
         assert float((same - clean).abs().max()) <= 1e4 * torch.finfo(clean.dtype).eps * size
@@ -224,9 +224,9 @@ def test_null_text_fits(data):
     model, steps = mixture(space, shape), data.draw(st.integers(2, 4))
     clean = model.sample(data.draw(st.integers(1, 2)))
     grid = [HIGHEST[space] * 0.09 * i / steps for i in range(steps + 1)]
-    record = invert(model.field(), clean, grid, steps, data.draw(st.sampled_from(["ddim", "euler"])), keep_path=True)
+    record = invert(model.denoiser(), clean, grid, steps, data.draw(st.sampled_from(["ddim", "euler"])), keep_path=True)
     null = model.embeddings["null"][None]
-    unconditional = Field(
+    unconditional = Denoiser(
         lambda x, s: model.denoise(x, s, null[0]),
         space,
         rebind=lambda e: lambda x, s: torch.cat([model.denoise(x[i : i + 1], s, e[i].double()) for i in range(len(x))]),
@@ -235,7 +235,7 @@ def test_null_text_fits(data):
     fitted = refused(
         lambda: null_text(
             record,
-            model.field(),
+            model.denoiser(),
             unconditional,
             null,
             cfg=data.draw(mostly(st.floats(-2.0, 15.0), st.sampled_from([1.0, math.nan]))),
@@ -273,17 +273,17 @@ def test_negative_prompt_edits():
         method = refused(lambda: get_method(name, params))
         if rule is None or method is None:
             return
-        source, target = model.field(), model.field("target")
+        source, target = model.denoiser(), model.denoiser("target")
         level = data.draw(st.integers(1, max(1, len(grid) - 1)))
         record = refused(lambda: invert(source, clean, grid, level, method))
         if record is None:
             return
-        edited = replay(record, source, rule.field(record, source, target))
+        edited = replay(record, source, rule.denoiser(record, source, target))
         assert edited.shape == clean.shape and finite(edited), (name, params, wanted)
         if rule.pull == 0.0:
             # A pair may begin an edit in another way than a reconstruction; the plain target does too.
-            same = replay(record, source, rule.field(record, source, model.field()))
-            assert torch.equal(same, replay(record, source, model.field()))
+            same = replay(record, source, rule.denoiser(record, source, model.denoiser()))
+            assert torch.equal(same, replay(record, source, model.denoiser()))
         whole.append(data)
 
     run()
@@ -333,7 +333,7 @@ def test_noise_optimize_descends():
         if method is None:
             return
         level = data.draw(st.integers(1, max(1, len(grid) - 1)))
-        record = refused(lambda: invert(model.field(), clean, grid, level, method, dtype=torch.float32))
+        record = refused(lambda: invert(model.denoiser(), clean, grid, level, method, dtype=torch.float32))
         if record is None:
             return
         rows = data.draw(mostly(st.sampled_from([1, len(clean)]), st.just(len(clean) + 1)))
@@ -351,7 +351,7 @@ def test_noise_optimize_descends():
         found = refused(
             lambda: noise_optimize(
                 record,
-                model.field("target", data.draw(st.sampled_from([1.0, 3.0]))),
+                model.denoiser("target", data.draw(st.sampled_from([1.0, 3.0]))),
                 loss,
                 data.draw(mostly(st.integers(0, 3), st.just(-1))),
                 data.draw(mostly(st.floats(0.0, 0.5), st.sampled_from([-0.1, math.nan, 1e3]))),
@@ -395,13 +395,13 @@ def test_gradients_of_walks():
         def loss(end):
             return size * (weights * end.square().flatten(1).mean(1)).sum()
 
-        found = refused(lambda: walk_gradient(model.field(), x, sigmas, stepper, loss))
+        found = refused(lambda: walk_gradient(model.denoiser(), x, sigmas, stepper, loss))
         if found is None:
             return
         assert found.start.shape == x.shape and found.start.dtype == x.dtype
         assert finite(found.start, found.end) and math.isfinite(found.loss)
         leaf = x.clone().requires_grad_(True)
-        end = walk(model.field(), leaf, sigmas, stepper())
+        end = walk(model.denoiser(), leaf, sigmas, stepper())
         assert torch.equal(found.end, end)
         if isinstance(model, Mixture):
             wanted = torch.autograd.grad(loss(end), leaf)[0]
@@ -426,18 +426,20 @@ def test_gradients_of_pairs():
         if method is None:
             return
         level = data.draw(st.integers(2, max(2, len(grid) - 1)) | st.integers(-1, len(grid) + 1))
-        record = refused(lambda: invert(model.field(), clean, grid, level, method))
+        record = refused(lambda: invert(model.denoiser(), clean, grid, level, method))
         size = data.draw(mostly(st.sampled_from([1.0, 1e-12, 1e12]), st.sampled_from([0.0, math.nan])))
         x, mate = (clean.double(), clean.double() + 0.1) if record is None else (record.x, record.mate)
         found = refused(
-            lambda: pair_gradient(method, model.field(), x, mate, grid, level, lambda end: size * end.square().mean())
+            lambda: pair_gradient(
+                method, model.denoiser(), x, mate, grid, level, lambda end: size * end.square().mean()
+            )
         )
         if found is None:
             return
         assert found.start.shape == found.mate.shape == x.shape
         assert finite(found.start, found.mate, found.end) and math.isfinite(found.loss)
         if record is not None:
-            assert relative_error(found.end, replay(record, model.field())) < 1e-6
+            assert relative_error(found.end, replay(record, model.denoiser())) < 1e-6
         whole.append(data)
 
     run()

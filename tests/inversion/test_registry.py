@@ -24,7 +24,7 @@ class Damped(SingleState):
     kind: str = parameter("soft", "Which.", options=("soft", "hard"))
 
     def up(self):
-        return lambda field, x, sigma, sigma_next: Step(x, x)
+        return lambda denoiser, x, sigma, sigma_next: Step(x, x)
 
     down = up
 

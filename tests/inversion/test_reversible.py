@@ -5,8 +5,8 @@ from itertools import pairwise, product
 import pytest
 import torch
 
-from retrace.inversion import METHODS, Field, Inversion, Pair, get_method, invert, pair_gradient, walk_gradient
-from retrace.inversion.steps import Step
+from retrace.core.steps import Step
+from retrace.inversion import METHODS, Denoiser, Inversion, Pair, get_method, invert, pair_gradient, walk_gradient
 from retrace_tests.inversion.problems import WIDTH, full_grid
 from retrace_tests.inversion.test_gradient import Conditioned, Held, Tiny, agrees, some_loss
 
@@ -14,13 +14,13 @@ PAIRS = sorted(name for name, method in METHODS.items() if issubclass(method, Pa
 SETTINGS = [*product(PAIRS, [{}]), ("bdia", {"gamma": 0.9}), ("edict", {"p": 0.93})]
 
 
-def plainly(method, field, record, loss, inputs):
+def plainly(method, denoiser, record, loss, inputs):
     """Autograd through the method's own replay."""
     x, mate = (state.clone().requires_grad_(True) for state in (record.x, record.mate))
     leaves = Inversion(
         record.space, record.sigmas, record.level, record.x0, x, mate, method=method.name, params=method.params
     )
-    end = method.replay(leaves, field)
+    end = method.replay(leaves, denoiser)
     value = loss(end)
     return value.item(), end.detach(), torch.autograd.grad(value, [x, mate, *inputs])
 
@@ -31,27 +31,27 @@ def plainly(method, field, record, loss, inputs):
 def test_equals_autograd(space, name, settings, level):
     problem, method = Conditioned(space), get_method(name, settings)
     inputs = (problem.prompt, problem.null)
-    record = invert(problem.field(), problem.mixture.sample(2), full_grid(space, 20), level, method)
-    value, end, wanted = plainly(method, problem.field(), record, some_loss, inputs)
-    field = problem.field()
-    found = pair_gradient(method, field, record.x, record.mate, record.sigmas, level, some_loss, inputs)
+    record = invert(problem.denoiser(), problem.mixture.sample(2), full_grid(space, 20), level, method)
+    value, end, wanted = plainly(method, problem.denoiser(), record, some_loss, inputs)
+    denoiser = problem.denoiser()
+    found = pair_gradient(method, denoiser, record.x, record.mate, record.sigmas, level, some_loss, inputs)
     assert found.loss == pytest.approx(value, rel=1e-11)
     agrees(found.end, end)
     # The states are found again by algebra: as exact as the round trip, whose rounding guidance stretches.
     for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
         agrees(ours, theirs, 1e-11)
-    assert field.evaluations == 2 * method.evaluations(level, rising=False)
+    assert denoiser.evaluations == 2 * method.evaluations(level, rising=False)
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_equals_autograd_on_a_network(name):
     network, prompt = Tiny(), torch.randn(WIDTH, dtype=torch.float64).requires_grad_(True)
-    field = Field(lambda x, sigma: network(x, sigma, prompt), "ve")
+    denoiser = Denoiser(lambda x, sigma: network(x, sigma, prompt), "ve")
     method, clean = get_method(name), torch.randn(2, 4, 6, 5, dtype=torch.float64)
-    record = invert(field, clean, full_grid("ve", 12), 10, method)
-    _, _, wanted = plainly(method, field, record, some_loss, (prompt,))
+    record = invert(denoiser, clean, full_grid("ve", 12), 10, method)
+    _, _, wanted = plainly(method, denoiser, record, some_loss, (prompt,))
     with torch.inference_mode():
-        found = pair_gradient(method, field, record.x, record.mate, record.sigmas, 10, some_loss, (prompt,))
+        found = pair_gradient(method, denoiser, record.x, record.mate, record.sigmas, 10, some_loss, (prompt,))
     for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
         agrees(ours, theirs, 1e-12)
         assert not ours.is_inference() and not ours.requires_grad
@@ -64,11 +64,11 @@ class Sheared:
     def __init__(self, shears):
         self.shears = shears
 
-    def __call__(self, field, x, sigma, sigma_next):
+    def __call__(self, denoiser, x, sigma, sigma_next):
         pair = list(x.chunk(2))
         for shear in self.shears:
             if shear.sigma == sigma:
-                pair[shear.moved] = shear.scale * pair[shear.moved] + shear.move(field, pair[1 - shear.moved])
+                pair[shear.moved] = shear.scale * pair[shear.moved] + shear.move(denoiser, pair[1 - shear.moved])
         return Step(torch.cat(pair), x)
 
 
@@ -78,7 +78,7 @@ def test_agrees_with_the_gradient_of_a_walk(space, name, settings):
     """Two ways to one gradient: states found again by algebra, and states that were kept."""
     problem, method = Conditioned(space), get_method(name, settings)
     inputs = (problem.prompt, problem.null)
-    record = invert(problem.field(), problem.mixture.sample(2), full_grid(space, 20), 13, method)
+    record = invert(problem.denoiser(), problem.mixture.sample(2), full_grid(space, 20), 13, method)
     descent = method.descent(space, record.sigmas, 13)
     levels = sorted({shear.sigma for shear in descent.shears}, reverse=True)
     assert all(a.sigma >= b.sigma for a, b in pairwise(descent.shears))
@@ -87,8 +87,8 @@ def test_agrees_with_the_gradient_of_a_walk(space, name, settings):
         return some_loss(end.chunk(2)[descent.result])
 
     start = torch.cat([record.x, record.mate])
-    kept = walk_gradient(problem.field(), start, [*levels, 0.0], lambda: Sheared(descent.shears), loss, inputs)
-    found = pair_gradient(method, problem.field(), record.x, record.mate, record.sigmas, 13, some_loss, inputs)
+    kept = walk_gradient(problem.denoiser(), start, [*levels, 0.0], lambda: Sheared(descent.shears), loss, inputs)
+    found = pair_gradient(method, problem.denoiser(), record.x, record.mate, record.sigmas, 13, some_loss, inputs)
     assert found.loss == pytest.approx(kept.loss, rel=1e-11)
     wanted = (*kept.start.chunk(2), *kept.inputs)
     for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_steps(name):
 
         method, grid = get_method(name), full_grid("ve", steps)
         with held:
-            pair_gradient(method, Field(denoise, "ve"), clean, 1.01 * clean, grid, steps, some_loss)
+            pair_gradient(method, Denoiser(denoise, "ve"), clean, 1.01 * clean, grid, steps, some_loss)
         return held.most
 
     assert most(100) == most(10)
@@ -117,18 +117,18 @@ def test_memory_does_not_grow_with_the_steps(name):
 
 def test_a_model_without_gradients_is_refused():
     method, x = get_method("edict"), torch.randn(1, 4, 3, 3, dtype=torch.float64)
-    deaf = Field(torch.no_grad()(lambda state, sigma: 0.5 * state), "ve")
+    deaf = Denoiser(torch.no_grad()(lambda state, sigma: 0.5 * state), "ve")
     with pytest.raises(ValueError, match="must let gradients reach its state"):
         pair_gradient(method, deaf, x, x, full_grid("ve", 4), 4, some_loss)
 
 
 def test_a_way_down_that_cannot_be_found_again_is_refused():
     """Before the model is asked: the states are found again by walking up, which some settings do not survive."""
-    x, field = torch.randn(1, 4, 3, 3, dtype=torch.float64), Conditioned("ve").field()
+    x, denoiser = torch.randn(1, 4, 3, 3, dtype=torch.float64), Conditioned("ve").denoiser()
 
     def refused(sentence, grid, level, method):
         with pytest.raises(ValueError, match=sentence):
-            pair_gradient(method, field, x, x, grid, level, some_loss)
+            pair_gradient(method, denoiser, x, x, grid, level, some_loss)
 
     grid = full_grid("ve", 12)
     refused(
@@ -142,4 +142,4 @@ def test_a_way_down_that_cannot_be_found_again_is_refused():
         refused("level must lie between .* got 13", grid, 13, get_method(name))
         refused("level must lie between .* got -1", grid, -1, get_method(name))
         refused("sigmas must strictly rise", grid[::-1], 4, get_method(name))
-    assert field.evaluations == 0
+    assert denoiser.evaluations == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.inversion import Euler, Field, get_method, invert, mix, relative_error, replay, walk, walk_gradient
+from retrace.inversion import Denoiser, Euler, get_method, invert, mix, relative_error, replay, walk, walk_gradient
 from retrace.inversion.methods.rf_inversion import DownController, UpController
 from retrace_tests.inversion.problems import SHAPE, Mixture, full_grid
 from retrace_tests.inversion.test_gradient import Conditioned, agrees, plainly, some_loss
@@ -22,7 +22,7 @@ def rf(**settings):
 def test_all_of_the_upward_pull_ends_at_the_drawn_noise(space, level):
     mixture, grid = Mixture(space), full_grid(space, 20)
     clean = mixture.sample(3)
-    record = invert(mixture.field(), clean, grid, level, rf(gamma=1.0, seed=5))
+    record = invert(mixture.denoiser(), clean, grid, level, rf(gamma=1.0, seed=5))
     assert record.seed == 5
     wanted = mix(clean, drawn(5).expand_as(clean), grid[level], space)
     assert relative_error(record.x, wanted) <= 1e-15
@@ -36,20 +36,20 @@ def test_all_of_the_downward_pull_to_the_end_is_the_source(space, level):
     mixture, grid = Mixture(space), full_grid(space, 20)
     clean = mixture.sample(3)
     for start in (0.0, 0.5):
-        record = invert(mixture.field(), clean, grid, level, rf(eta=1.0, start=start, stop=1.0))
-        for target in (None, mixture.field("target", 7.5)):
-            assert relative_error(replay(record, mixture.field(), target), clean) <= 1e-15
+        record = invert(mixture.denoiser(), clean, grid, level, rf(eta=1.0, start=start, stop=1.0))
+        for target in (None, mixture.denoiser("target", 7.5)):
+            assert relative_error(replay(record, mixture.denoiser(), target), clean) <= 1e-15
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_without_pulls_it_is_euler_bit_for_bit(space):
     mixture, grid = Mixture(space), full_grid(space, 20)
-    clean, field, target = mixture.sample(3), mixture.field(), mixture.field("target", 3.0)
-    plain = invert(field, clean, grid, 16, "euler", keep_path=True)
-    record = invert(field, clean, grid, 16, rf(gamma=0.0, eta=0.0, stop=1.0), keep_path=True)
+    clean, denoiser, target = mixture.sample(3), mixture.denoiser(), mixture.denoiser("target", 3.0)
+    plain = invert(denoiser, clean, grid, 16, "euler", keep_path=True)
+    record = invert(denoiser, clean, grid, 16, rf(gamma=0.0, eta=0.0, stop=1.0), keep_path=True)
     assert all(torch.equal(a, b) for a, b in zip(record.path, plain.path, strict=True))
     for to in (None, target):
-        assert torch.equal(replay(record, field, to), replay(plain, field, to))
+        assert torch.equal(replay(record, denoiser, to), replay(plain, denoiser, to))
 
 
 @pytest.mark.parametrize(("gamma", "eta"), [(0.5, 0.9), (0.3, 0.0), (0.0, 0.6)])
@@ -57,8 +57,8 @@ def test_both_spaces_give_one_answer(gamma, eta):
     """A latent of the flow space is x / (1 - s) at s / (1 - s) in the VE space, under one and the same D."""
     mixture = Mixture("flow")
     clean, noise = mixture.sample(2), mixture.noise(2)
-    flow = Field(mixture.field()._denoise, "flow", 1e-9)
-    ve = Field(lambda u, level: flow._denoise(u / (1 + level), level / (1 + level)), "ve", 1e-9)
+    flow = Denoiser(mixture.denoiser()._denoise, "flow", 1e-9)
+    ve = Denoiser(lambda u, level: flow._denoise(u / (1 + level), level / (1 + level)), "ve", 1e-9)
     # Level 0 itself would ask two floors.
     grid = [0.05 + 0.045 * i for i in range(20)]
     levels = [s / (1 - s) for s in grid]
@@ -74,12 +74,12 @@ def test_both_spaces_give_one_answer(gamma, eta):
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_the_window_is_counted_in_steps(space):
     """Outside it each step is Euler's, inside it none is."""
-    mixture, grid, field = Mixture(space), full_grid(space, 20), Mixture(space).field()
-    record = invert(field, mixture.sample(1), grid, 10, rf(start=0.2, stop=0.5))
+    mixture, grid, denoiser = Mixture(space), full_grid(space, 20), Mixture(space).denoiser()
+    record = invert(denoiser, mixture.sample(1), grid, 10, rf(start=0.2, stop=0.5))
     states = [record.x]
-    replay(record, field, on_step=lambda report: states.append(report.x))
+    replay(record, denoiser, on_step=lambda report: states.append(report.x))
     for i, (before, after) in enumerate(zip(states, states[1:], strict=False)):
-        plain = walk(field, before, record.falling[i : i + 2], Euler())
+        plain = walk(denoiser, before, record.falling[i : i + 2], Euler())
         assert torch.equal(after, plain) != (2 <= i < 5), i
 
 
@@ -91,11 +91,11 @@ def test_a_window_that_ends_before_it_begins_is_refused():
 
 def test_more_pull_keeps_more():
     mixture, grid = Mixture("flow"), full_grid("flow", 20)
-    clean, target = mixture.sample(8), mixture.field("target", 3.0)
+    clean, target = mixture.sample(8), mixture.denoiser("target", 3.0)
 
     def distance(**settings):
-        record = invert(mixture.field(), clean, grid, 20, rf(**settings))
-        return relative_error(replay(record, mixture.field(), target), clean)
+        record = invert(mixture.denoiser(), clean, grid, 20, rf(**settings))
+        return relative_error(replay(record, mixture.denoiser(), target), clean)
 
     by_eta = [distance(eta=eta, stop=0.9) for eta in (0.0, 0.4, 0.8)]
     by_stop = [distance(stop=stop) for stop in (0.0, 0.6, 0.9)]
@@ -104,10 +104,10 @@ def test_more_pull_keeps_more():
 
 
 def test_seed_decides_the_noise_and_rows_share_it():
-    mixture, grid, field = Mixture("flow"), full_grid("flow", 8), Mixture("flow").field()
+    mixture, grid, denoiser = Mixture("flow"), full_grid("flow", 8), Mixture("flow").denoiser()
     clean = mixture.sample(1).repeat(2, 1, 1, 1)
-    first, again = (invert(field, clean, grid, 8, rf(seed=3)) for _ in range(2))
-    other = invert(field, clean, grid, 8, rf(seed=4))
+    first, again = (invert(denoiser, clean, grid, 8, rf(seed=3)) for _ in range(2))
+    other = invert(denoiser, clean, grid, 8, rf(seed=4))
     assert torch.equal(first.x, again.x) and relative_error(other.x, first.x) > 0.3
     torch.testing.assert_close(first.x[0], first.x[1], rtol=1e-12, atol=1e-12)
 
@@ -123,8 +123,8 @@ def test_gradients_pass_through_both_controllers(space):
         (falling, lambda: DownController(0.7, clean, falling[2], falling[6])),
     ):
         x = problem.start(sigmas)
-        _, end, wanted = plainly(problem.field(), x, sigmas, stepper(), some_loss, (problem.prompt,))
-        found = walk_gradient(problem.field(), x, sigmas, stepper, some_loss, (problem.prompt,))
+        _, end, wanted = plainly(problem.denoiser(), x, sigmas, stepper(), some_loss, (problem.prompt,))
+        found = walk_gradient(problem.denoiser(), x, sigmas, stepper, some_loss, (problem.prompt,))
         assert torch.equal(found.end, end)
         for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
             agrees(ours, theirs)

@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from retrace.inversion import Field, get_method, invert, relative_error, replay, walk
+from retrace.core.steps import DDIMPredictor
+from retrace.inversion import Denoiser, get_method, invert, relative_error, replay, walk
 from retrace.inversion.methods.spd import GradientDescent
-from retrace.inversion.steps import DDIMPredictor
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 
-def by_torch(field, x, sigma, sigma_next, iterations, rate, stop):
+def by_torch(denoiser, x, sigma, sigma_next, iterations, rate, stop):
     """The published loop in torch's own AdamW, in variance-preserving units; returns every z that was tried."""
-    scale = (1.0 + sigma_next**2) ** -0.5 if field.space == "ve" else 1.0
-    z = (scale * DDIMPredictor()(field, x, sigma, sigma_next).x).requires_grad_(True)
+    scale = (1.0 + sigma_next**2) ** -0.5 if denoiser.space == "ve" else 1.0
+    z = (scale * DDIMPredictor()(denoiser, x, sigma, sigma_next).x).requires_grad_(True)
     optimiser, tried = torch.optim.AdamW([z], lr=rate), []
     for index in range(iterations + 1):
-        wanted = scale * (x + (sigma_next - sigma) * field.derivative(z / scale, sigma_next))
+        wanted = scale * (x + (sigma_next - sigma) * denoiser.derivative(z / scale, sigma_next))
         loss = (z - wanted).square().mean()
         tried.append((loss.item(), z.detach().clone() / scale))
         if index == iterations or (index > 0 and tried[-2][0] < stop):
@@ -31,9 +31,9 @@ def by_torch(field, x, sigma, sigma_next, iterations, rate, stop):
 def test_updates_are_those_of_torch(space, iterations, stop):
     mixture = Mixture(space)
     x, levels = mixture.sample(1), full_grid(space, 10)[4:6]
-    tried = by_torch(mixture.field(), x, *levels, iterations, 1e-3, stop)
+    tried = by_torch(mixture.denoiser(), x, *levels, iterations, 1e-3, stop)
     stepper = GradientDescent(iterations, 1e-3, stop)
-    found = stepper(mixture.field(), x, *levels)
+    found = stepper(mixture.denoiser(), x, *levels)
     loss, best = min(tried, key=lambda entry: entry[0])
     torch.testing.assert_close(found.x, best, rtol=1e-10, atol=1e-10)
     assert stepper.losses[0] == pytest.approx((tried[0][0], loss), rel=1e-9)
@@ -47,8 +47,8 @@ def test_round_trip_with_the_published_settings(space, bound):
     clean, grid = mixture.sample(1), full_grid(space, 50)
     errors = {}
     for name in ("ddim", "spd"):
-        record = invert(mixture.field(), clean, grid, 50, name)
-        errors[name] = relative_error(replay(record, mixture.field()), clean)
+        record = invert(mixture.denoiser(), clean, grid, 50, name)
+        errors[name] = relative_error(replay(record, mixture.denoiser()), clean)
     assert errors["spd"] <= bound and errors["spd"] < errors["ddim"] / 1.3, errors
     assert record.meta["updates"] < 25 * 50
 
@@ -57,8 +57,8 @@ def test_without_a_stop_it_finds_the_fixed_point():
     mixture = Mixture("flow")
     x, levels = mixture.sample(2), full_grid("flow", 20)[9:11]
     one = GradientDescent(400, 1e-3, 0.0)
-    found = one(mixture.field(), x, *levels)
-    undone = found.x - (levels[1] - levels[0]) * mixture.field().derivative(found.x, levels[1])
+    found = one(mixture.denoiser(), x, *levels)
+    undone = found.x - (levels[1] - levels[0]) * mixture.denoiser().derivative(found.x, levels[1])
     assert relative_error(undone, x) < 1e-3 and one.losses[0][1] < 1e-3 * one.losses[0][0]
 
 
@@ -66,7 +66,7 @@ def test_without_a_stop_it_finds_the_fixed_point():
 def test_no_step_ends_worse_than_it_starts(rate):
     mixture = Mixture("ve")
     record = invert(
-        mixture.field(),
+        mixture.denoiser(),
         mixture.sample(2),
         full_grid("ve", 10),
         10,
@@ -80,38 +80,38 @@ def test_no_step_ends_worse_than_it_starts(rate):
 def test_rows_descend_each_for_itself():
     mixture = Mixture("ve")
     x, levels = mixture.sample(3), full_grid("ve", 10)[4:6]
-    alone = [GradientDescent(25, 1e-3, 0.0)(mixture.field(), x[row : row + 1], *levels).x for row in range(3)]
-    together = GradientDescent(25, 1e-3, 0.0)(mixture.field(), x, *levels).x
+    alone = [GradientDescent(25, 1e-3, 0.0)(mixture.denoiser(), x[row : row + 1], *levels).x for row in range(3)]
+    together = GradientDescent(25, 1e-3, 0.0)(mixture.denoiser(), x, *levels).x
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)
 
 
 def test_a_row_that_is_done_waits_for_the_others():
-    mixture, field = Mixture("ve"), Mixture("ve").field()
+    mixture, denoiser = Mixture("ve"), Mixture("ve").denoiser()
     x, levels = torch.cat([mixture.sample(1), 40.0 * mixture.sample(1, seed=3)]), full_grid("ve", 10)[4:6]
-    near = GradientDescent(25, 1e-3, 1e9)(field, x[:1], *levels).x
+    near = GradientDescent(25, 1e-3, 1e9)(denoiser, x[:1], *levels).x
     losses = [GradientDescent(1, 0.0, 0.0) for _ in range(2)]
     for row, stepper in enumerate(losses):
-        stepper(field, x[row : row + 1], *levels)
+        stepper(denoiser, x[row : row + 1], *levels)
     between = sum(stepper.losses[0][0] for stepper in losses) / 2
     both = GradientDescent(25, 1e-3, between)
-    torch.testing.assert_close(both(field, x, *levels).x[:1], near, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(both(denoiser, x, *levels).x[:1], near, rtol=1e-9, atol=1e-9)
     assert both.updates == [25]
 
 
 def test_calls_and_modes():
     mixture, grid = Mixture("ve"), full_grid("ve", 6)
-    field, method = mixture.field(), get_method("spd", {"iterations": 3, "stop": 0.0})
+    denoiser, method = mixture.denoiser(), get_method("spd", {"iterations": 3, "stop": 0.0})
     x = mixture.sample(1)
-    wanted = walk(field, x, grid, method.up())
-    assert field.evaluations == method.evaluations(6) == 5 * 6
+    wanted = walk(denoiser, x, grid, method.up())
+    assert denoiser.evaluations == method.evaluations(6) == 5 * 6
     with torch.inference_mode():
-        assert torch.equal(walk(field, x, grid, method.up()), wanted)
+        assert torch.equal(walk(denoiser, x, grid, method.up()), wanted)
     assert method.needs_gradients and not wanted.requires_grad
 
 
 def test_a_model_without_gradients_is_refused():
     mixture = Mixture("ve")
-    exact = mixture.field()
-    deaf = Field(torch.no_grad()(lambda x, sigma: exact(x, sigma)), "ve")
+    exact = mixture.denoiser()
+    deaf = Denoiser(torch.no_grad()(lambda x, sigma: exact(x, sigma)), "ve")
     with pytest.raises(ValueError, match="must let gradients reach its state, got an answer without any"):
         invert(deaf, mixture.sample(1), full_grid("ve", 4), 4, "spd")

@@ -5,20 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import Field, beside, invert, load, mix, replay, save, source_state, state_at, with_noise
+from retrace.inversion import Denoiser, beside, invert, load, mix, replay, save, source_state, state_at, with_noise
 
 SIGMAS = {"ve": (0.0, 0.5, 1.5, 4.0, 9.0), "flow": (0.0, 0.2, 0.5, 0.8, 1.0)}
 
 
-def _field(space, seed=0):
+def _denoiser(space, seed=0):
     """A model that pulls every state to a picture of its own."""
     picture = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Field(lambda x, sigma: picture.expand_as(x) + 0.1 * x / (1.0 + sigma), space)
+    return Denoiser(lambda x, sigma: picture.expand_as(x) + 0.1 * x / (1.0 + sigma), space)
 
 
 def _record(space, method="euler", level=4, keep_path=True, batch=2):
     x0 = torch.randn(batch, 2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return invert(_field(space), x0, SIGMAS[space], level, method, keep_path)
+    return invert(_denoiser(space), x0, SIGMAS[space], level, method, keep_path)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -32,12 +32,12 @@ def test_levels_of_a_path_are_the_path(space):
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_between_levels_it_is_the_euler_step_itself(space):
     record = _record(space)
-    field = _field(space)
+    denoiser = _denoiser(space)
     for low, high in zip(record.climb, record.climb[1:], strict=False):
         below = state_at(record, low)
         for share in (0.1, 0.5, 0.9):
             sigma = low + share * (high - low)
-            wanted = below + (sigma - low) * field.derivative(below, low)
+            wanted = below + (sigma - low) * denoiser.derivative(below, low)
             assert torch.allclose(state_at(record, sigma), wanted, rtol=0.0, atol=1e-12)
 
 
@@ -54,13 +54,13 @@ def test_without_a_path_it_is_the_straight_mixture(space):
 @pytest.mark.parametrize("method", ["euler", "midpoint", "edict", "bdia", "noise_map"])
 def test_two_walks_beside_each_other_are_two_walks(method):
     record = _record("ve", method)
-    source, target = _field("ve"), _field("ve", seed=5)
+    source, target = _denoiser("ve"), _denoiser("ve", seed=5)
 
     def both(x, sigma):
         first, second = x.chunk(2)
         return torch.cat([source(first, sigma), target(second, sigma)])
 
-    walked = replay(beside(record), Field(both, "ve"), Field(both, "ve"))
+    walked = replay(beside(record), Denoiser(both, "ve"), Denoiser(both, "ve"))
     back, edit = walked.chunk(2)
     assert torch.equal(back, replay(record, source)) and torch.equal(edit, replay(record, source, target))
     assert not torch.equal(back, edit)
@@ -86,12 +86,12 @@ def test_a_moved_noise_is_no_state_of_the_source(tmp_path):
 
 def test_beside_a_moved_noise_the_source_is_still_itself():
     record = _record("ve")
-    moved, source, target = with_noise(record, record.x + 1.0), _field("ve"), _field("ve", seed=5)
+    moved, source, target = with_noise(record, record.x + 1.0), _denoiser("ve"), _denoiser("ve", seed=5)
 
     def both(x, sigma):
         first, second = x.chunk(2)
         return torch.cat([source(first, sigma), target(second, sigma)])
 
-    back, edit = replay(beside(moved), Field(both, "ve"), Field(both, "ve")).chunk(2)
+    back, edit = replay(beside(moved), Denoiser(both, "ve"), Denoiser(both, "ve")).chunk(2)
     assert torch.equal(back, replay(record, source)) and torch.equal(edit, replay(moved, source, target))
     assert not torch.equal(edit, replay(record, source, target))

@@ -13,7 +13,7 @@ class Recorder:
     def __init__(self):
         self.seen = []
 
-    def __call__(self, field, x, sigma, sigma_next):
+    def __call__(self, denoiser, x, sigma, sigma_next):
         self.seen.append((sigma, sigma_next))
         return Step(x + (sigma_next - sigma), x)
 
@@ -26,7 +26,7 @@ def test_visits_every_level_once(sigmas, levels):
         visited.append(level)
         return x + 100.0
 
-    end = walk(Mixture("ve").field(), torch.zeros(1, 1, 1, 1), sigmas, stepper, after_step=after_step)
+    end = walk(Mixture("ve").denoiser(), torch.zeros(1, 1, 1, 1), sigmas, stepper, after_step=after_step)
     assert stepper.seen == list(zip(sigmas[:-1], sigmas[1:], strict=True)) and visited == levels
     # What after_step returns is what the next step starts from.
     assert float(end) == sigmas[-1] - sigmas[0] + 100.0 * len(levels)
@@ -37,15 +37,15 @@ def test_takes_a_tensor_of_sigmas():
     x = mixture.sample(1)
     levels = [0.0, 0.5, 1.5]
     assert torch.equal(
-        walk(mixture.field(), x, torch.tensor(levels), Euler()), walk(mixture.field(), x, levels, Euler())
+        walk(mixture.denoiser(), x, torch.tensor(levels), Euler()), walk(mixture.denoiser(), x, levels, Euler())
     )
 
 
 @pytest.mark.parametrize("sigmas", [(), (1.0,), (0.0, 1.0, 1.0), (0.0, 1.0, 0.5), (1.0, 0.5, 0.7), (0.0, float("nan"))])
 def test_refuses_what_does_not_rise_or_fall(sigmas):
-    field = Mixture("ve").field()
+    denoiser = Mixture("ve").denoiser()
     with pytest.raises(
         ValueError, match="sigmas must be at least two finite levels that strictly rise or strictly fall"
     ):
-        walk(field, torch.zeros(1, 1, 1, 1), sigmas, Euler())
-    assert field.evaluations == 0
+        walk(denoiser, torch.zeros(1, 1, 1, 1), sigmas, Euler())
+    assert denoiser.evaluations == 0

@@ -74,8 +74,8 @@ def test_no_step_is_longer_than_a_share_of_the_noise(joined):
         unit = [sum(w**2 for w in weights(level, space)) ** 0.5 for level in levels]
 
         def step(weight, levels=levels, space=space, unit=unit, **settings):
-            start, field = levels[0] * noise, partial(prior.denoise, space=space)
-            end = guided(field, start, levels, space, lambda d: weight * energy(d), None, joined=joined, **settings)
+            start, denoiser = levels[0] * noise, partial(prior.denoise, space=space)
+            end = guided(denoiser, start, levels, space, lambda d: weight * energy(d), None, joined=joined, **settings)
             return end / unit[1]
 
         def way(weight, step=step, **settings):
@@ -103,8 +103,8 @@ def test_few_steps_do_not_overshoot(space):
     sigmas = vp_sigmas(10) if space == "ve" else as_flow(vp_sigmas(10))
 
     def chi2(**settings):
-        field = partial(prior.denoise, space=space)
-        drawn = guided(field, sigmas[0] * standard(4), sigmas, space, energy, None, **settings)
+        denoiser = partial(prior.denoise, space=space)
+        drawn = guided(denoiser, sigmas[0] * standard(4), sigmas, space, energy, None, **settings)
         return float(energy.measurement.chi2(drawn).mean())
 
     assert chi2() < 0.2 * chi2(largest=math.inf)

@@ -69,7 +69,7 @@ def resampled(pack, model, bundle, kind, attention, cfg=1.0, target=None, **chan
 
 def edited(pack, model, bundle, kind, attention, together, cfg=1.0, target=None):
     """The clean states of an edit whose branches share forwards, or never do; source too where it is free."""
-    replays, runs = pack.module("nodes.host.attention_replay"), pack.module("nodes.host.runs")
+    replays, runs = pack.module("nodes.attending.replay"), pack.module("nodes.inverting.runs")
     seen = []
 
     class Kept(replays.AttendedReplay):
@@ -97,11 +97,11 @@ def edited(pack, model, bundle, kind, attention, together, cfg=1.0, target=None)
 
 def bundle_state(pack, model, bundle):
     """The clean state of a reconstruction in full precision."""
-    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
-    samplers, guiders = pack.module("nodes.host.samplers"), pack.module("nodes.host.guider")
+    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
+    samplers, guiders = pack.module("nodes.inverting.sampling"), pack.module("nodes.host.guider")
 
-    def descend(field, device, on_step):
-        return inversion.replay(bundle.record, field, on_step=on_step, device=device)
+    def descend(denoiser, device, on_step):
+        return inversion.replay(bundle.record, denoiser, on_step=on_step, device=device)
 
     sampler = samplers.ScriptedSampler(descend)
     with torch.inference_mode():

@@ -64,14 +64,14 @@ def check_each_branch_has_its_own(pack):
     runs, guiders, paired, branches = (
         pack.module(f"nodes.host.{name}") for name in ("runs", "guider", "paired", "branches")
     )
-    samplers = pack.module("nodes.host.samplers")
+    samplers = pack.module("nodes.inverting.sampling")
     for kind in UNETS:
         model, samples = pack.tiny.model(kind), pack.tiny.latent(kind)["samples"]
         plain, negative, (one, other), _ = _prompts(pack, kind)
 
         def answer(guider, branch=None, samples=samples):
-            def ask(field, device, on_step):
-                return field(samples.double(), 2.0)
+            def ask(denoiser, device, on_step):
+                return denoiser(samples.double(), 2.0)
 
             sampler = paired.PairedSampler(lambda a, b, *rest: ask(a if branch == "source" else b, *rest))
             if branch is None:
@@ -96,8 +96,8 @@ def check_each_branch_has_its_own(pack):
                 rules = plan(pack, strength=strength, window=window)
                 guider = branches.BranchGuider(model, sides, rules)
 
-                def ask_both(field, device, on_step, samples=samples):
-                    return field(torch.cat([samples, samples]).double(), 2.0)
+                def ask_both(denoiser, device, on_step, samples=samples):
+                    return denoiser(torch.cat([samples, samples]).double(), 2.0)
 
                 sampler = samplers.ScriptedSampler(ask_both)
                 with torch.inference_mode():

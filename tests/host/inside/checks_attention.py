@@ -113,7 +113,7 @@ def check_windows_join(pack):
             one, two = (resampled(pack, model, bundle, kind, each) for each in (whole, parts))
             assert torch.equal(one, two), kind
         steps = {}
-        runs = pack.module("nodes.host.runs")
+        runs = pack.module("nodes.inverting.runs")
         for name, rules in (("late", plan(pack, window=(0.5, 1.0))), ("none", None)):
             steps[name] = []
             with torch.inference_mode():
@@ -127,7 +127,7 @@ def check_the_source_runs_as_by_itself(pack):
     """Invariant 2: a free source beside an edit is the reconstruction, whatever the target reads."""
     for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind)
-        replays, runs = pack.module("nodes.host.attention_replay"), pack.module("nodes.host.runs")
+        replays, runs = pack.module("nodes.attending.replay"), pack.module("nodes.inverting.runs")
         wanted = bundle_state(pack, model, bundle)
         rules = plan(pack, source="free", **EVERYTHING)
         for together, bound in ((None, ROUNDING), (False, 0.0)):

@@ -105,7 +105,7 @@ def check_every_form_against_explicit_probabilities(pack):
     }
     for kind in tiny_dits.KINDS:
         model, bundle = inverted(pack, kind)
-        sites = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).slots
+        sites = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).slots
         for name, (plan, explicit) in forms.items():
             acts = plan.rules[0].kinds
             calls = _recorded(pack, lambda m=model, b=bundle, k=kind, p=plan: resampled(pack, m, b, k, p))

@@ -63,7 +63,7 @@ def check_every_preset_of_equal_prompts_is_the_source(pack):
         wanted = bundle_state(pack, model, bundle)
         plans = {
             f"{preset.name} {variant}": _injected(pack, model, preset.name, variant=variant or OWN, mask=mask)[0]
-            for preset in pack.module("nodes.host.attention_listing").offered()
+            for preset in pack.module("nodes.attending.listing").offered()
             for variant in preset.variants or ("",)
             # Adding doubles values; foreground and background read a part of the picture each.
             if preset.name != "pnp" and variant not in ("add", "masked")
@@ -144,8 +144,8 @@ def check_what_would_do_nothing_is_refused(pack):
         refuses(call, "tokens must be image on a model whose text stands apart", "got text at input:1")
         _injected(pack, flux, name, tokens="text")
     attention = pack.module("attention")
-    listing = pack.module("nodes.host.attention_listing")
-    resolver = pack.module("nodes.host.attention_sites").resolver_for(sd15.model.diffusion_model)
+    listing = pack.module("nodes.attending.listing")
+    resolver = pack.module("nodes.attending.resolvers").resolver_for(sd15.model.diffusion_model)
     take = attention.Term(q=attention.Take())
     small = attention.Rule("small", (take,), layers=attention.Layers.parse("input:1"), limit=0.5)
     refuses(
@@ -163,7 +163,7 @@ def check_sites_are_listed(pack):
         latent = tiny_dits.latent(kind, size=(8, 12))
         (text,) = pack.call("AttentionSites", model=model, latent=latent)
         same_snapshot(model, before)
-        resolver = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model)
+        resolver = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model)
         for stack in {slot.stack for slot in resolver.slots}:
             assert f"{stack}:" in text, (kind, text)
         for count in {site.grid[0] * site.grid[1] * site.grid[2] for site in resolver.sites(latent["samples"].shape)}:
@@ -255,7 +255,7 @@ def check_guider(pack):
         again = _sampled(one, euler, start, latent, noise)
         # A mask for each picture, the first of them empty.
         masks = torch.stack([torch.zeros(48, 32), torch.ones(48, 32)])
-        held = pack.module("nodes.host.attention_masks").picture_mask(masks)
+        held = pack.module("nodes.attending.plan_masks").picture_mask(masks)
         few = replace(inputs["attention"], rules=tuple(replace(r, mask=held) for r in inputs["attention"].rules))
         (masked,) = pack.call("AttentionGuider", cfg=3.0, negative=negative, **{**inputs, "attention": few})
         parted = _sampled(masked, euler, start, latent, noise)

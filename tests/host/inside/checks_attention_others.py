@@ -352,7 +352,7 @@ def check_nothing_is_left_after_failure_and_interrupt(pack):
 
 def check_refusals(pack):
     """Each misfit in one sentence, and the model still inverts."""
-    guiders, attention = pack.module("nodes.host.branches"), pack.module("attention")
+    guiders, attention = pack.module("nodes.attending.branches"), pack.module("attention")
     model, bundle = inverted(pack, "sd15")
     refuses(lambda: resampled(pack, model, bundle, "sd15", plan(pack, layers="output:40-50")), "layers", "output:40-50")
     compiled = model.clone()

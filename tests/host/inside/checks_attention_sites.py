@@ -109,11 +109,11 @@ def _published():
 
 def check_defaults_meet_layers_of_published_models(pack):
     """What every preset and every reading of words takes by itself exists in the models that people have."""
-    attention, layers = pack.module("attention"), pack.module("nodes.host.word_maps").word_layers
-    listing = pack.module("nodes.host.attention_listing")
+    attention, layers = pack.module("attention"), pack.module("nodes.attending.word_maps").word_layers
+    listing = pack.module("nodes.attending.listing")
     mask = attention.Mask(torch.ones(1, 4, 4))
     for family, network, shape in _published():
-        resolver = pack.module("nodes.host.attention_sites").resolver_for(network)
+        resolver = pack.module("nodes.attending.resolvers").resolver_for(network)
         assert resolver.family == family, (family, resolver.family)
         for preset in listing.offered():
             if family not in preset.families():
@@ -127,7 +127,7 @@ def check_defaults_meet_layers_of_published_models(pack):
 
 
 def _resolver(pack, model):
-    return pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model)
+    return pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model)
 
 
 def check_every_site_is_found_once_and_nothing_changes(pack):
@@ -270,7 +270,7 @@ def check_references_of_wan_stay_out_of_the_clip(pack):
 
 def check_every_family_has_a_tiny_model(pack):
     """Each resolver is tried on a network of the host's own, but for those that this host has not."""
-    module = pack.module("nodes.host.attention_sites")
+    module = pack.module("nodes.attending.resolvers")
     tried = {type(_resolver(pack, tiny_dits.model(kind))) for kind in tiny_dits.KINDS}
     assert tried == set(module._RESOLVERS.values()), set(module._RESOLVERS.values()) - tried
     lacking = set() if hasattr(comfy.supported_models, "ZImage") else {"zimage"}
@@ -281,7 +281,7 @@ def check_every_family_has_a_tiny_model(pack):
 
 def check_unknown_architectures_are_named(pack):
     """A network without a resolver and a compiled one are refused, each in one sentence."""
-    sites = pack.module("nodes.host.attention_sites")
+    sites = pack.module("nodes.attending.resolvers")
 
     class Strange(torch.nn.Module):
         pass

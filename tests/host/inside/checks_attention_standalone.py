@@ -46,15 +46,13 @@ def check_rules_are_those_of_diffusers(pack):
             plan = attention.get_preset(preset).build(settings, standalone.family_of(other.network))
             mine = edited(pack, model, bundle, kind, plan, None, target=target)
             with torch.inference_mode():
-                field = standalone.attended_field(
+                denoiser = standalone.attended_denoiser(
                     other, bundle.record, plan, other.prompt(SOURCE), other.prompt(TARGET)
                 )
-                theirs = inversion.replay(bundle.record, field, field)
+                theirs = inversion.replay(bundle.record, denoiser, denoiser)
             apart = relative(mine, theirs)
             assert apart < TOLERANCE < relative(free, theirs) / 2, (kind, preset, apart, relative(free, theirs))
-        sites = (
-            pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).sites((1, 4, 16, 16))
-        )
+        sites = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).sites((1, 4, 16, 16))
         theirs = standalone.slots_of(other.network).values()
         assert [(s.stack, s.index, s.inner, s.kind, s.number, s.depth) for s in sites] == [
             (s.stack, s.index, s.inner, s.kind, s.number, s.depth) for s in theirs

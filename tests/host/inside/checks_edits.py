@@ -38,7 +38,7 @@ def check_outside_the_mask_is_bit_equal(pack):
 
 def check_masks_hold_at_every_step(pack):
     """Not only at the end: after each step the state outside is the source's own, recorded or re-noised."""
-    runs, core = pack.module("nodes.host.runs"), pack.module("inversion")
+    runs, core = pack.module("nodes.inverting.runs"), pack.module("inversion")
     for kind in ("sd15", "flux", "wan"):
         for keep_path in (False, True):
             model, _, latent, (bundle, *_) = invert(pack, kind, keep_path=keep_path)

@@ -41,7 +41,7 @@ def _interrupted(call):
 
 def check_walk_gradient_is_that_of_finite_differences(pack):
     """At the noise of every kind and at the negative's embedding, on models built in inference mode, to 1e-3."""
-    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
+    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
     for kind in pack.tiny.KINDS:
         for method in ("fireflow",) if kind != "sd15" else ("fireflow", "midpoint"):
             model = pack.tiny.model(kind)
@@ -50,17 +50,17 @@ def check_walk_gradient_is_that_of_finite_differences(pack):
             stepper = inversion.get_method(method).down
             start = torch.randn(1, 8 if kind == "wan" else 77, pack.tiny.CONTEXT, generator=torch.Generator())
 
-            def slopes(field, device, on_step, kind=kind, stepper=stepper, start=start, weights=weights, x=samples):
+            def slopes(denoiser, device, on_step, kind=kind, stepper=stepper, start=start, weights=weights, x=samples):
                 x = x.double()
                 stages = () if kind == "flux" else (start,)
 
                 def value(state, embeddings):
-                    asked = field if not embeddings else field.with_embedding(embeddings[0])
+                    asked = denoiser if not embeddings else denoiser.with_embedding(embeddings[0])
                     with torch.no_grad():
                         return float((weights * inversion.walk(asked, state, FALLING, stepper())).sum())
 
                 found = inversion.walk_gradient(
-                    field, x, FALLING, stepper, lambda end: (weights * end).sum(), embeddings=stages
+                    denoiser, x, FALLING, stepper, lambda end: (weights * end).sum(), embeddings=stages
                 )
                 pairs = []
                 for part, gradient in (("noise", found.start), *(("embedding", g) for g in found.embeddings)):
@@ -260,17 +260,17 @@ def check_attention_reads_the_source_and_not_its_moved_noise(pack):
 
 def check_rows_of_different_size_in_half_precision(pack):
     """Through a float16 network a row whose loss counts a billionth of its neighbour's has the same gradient."""
-    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
+    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
     stepper = inversion.get_method("euler").down
     for kind in ("sd15", "sd3"):
         model, samples = pack.tiny.model(kind, dtype=torch.float16), pack.tiny.latent(kind, batch=2)["samples"]
 
-        def slopes(field, device, on_step, x=samples):
+        def slopes(denoiser, device, on_step, x=samples):
             found = []
             for weight in (1.0, 2.0**30):
                 weights = torch.tensor([1.0, weight], dtype=torch.float64).reshape(2, 1, 1, 1)
                 loss = inversion.walk_gradient(
-                    field, x.double(), FALLING, stepper, lambda end, w=weights: (w * end.square()).sum()
+                    denoiser, x.double(), FALLING, stepper, lambda end, w=weights: (w * end.square()).sum()
                 )
                 found.append(loss.start / weights)
             return found

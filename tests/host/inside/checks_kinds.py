@@ -192,7 +192,7 @@ def check_half_precision_null_text(pack):
 
 def check_every_method_on_clips(pack):
     """Two clips at once: each method keeps the five axes, comes back finite, and plays towards another prompt."""
-    for method in pack.module("nodes.host.method_inputs").method_names():
+    for method in pack.module("nodes.inverting.method_inputs").method_names():
         model, latent = pack.tiny.model("wan"), pack.tiny.latent("wan", batch=2)
         bundle = _walk(pack, "Invert", model, pack.tiny.conditioning("wan"), latent, method=method)
         assert bundle.record.shape == tuple(latent["samples"].shape), method

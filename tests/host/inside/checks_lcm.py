@@ -212,8 +212,8 @@ def check_lcm_lora_is_that_of_diffusers(pack):
             guider = comfy.samplers.CFGGuider(model)
             guider.set_conds(_encode(clip, caption), _encode(clip, ""))
             guider.set_cfg(1.0)
-            probe = pack.module("nodes.host.samplers").ScriptedSampler(
-                lambda field, device, on_step, x=x, sigma=sigma: field(x.double(), sigma)
+            probe = pack.module("nodes.inverting.sampling").ScriptedSampler(
+                lambda denoiser, device, on_step, x=x, sigma=sigma: denoiser(x.double(), sigma)
             )
             zeros = torch.zeros_like(x)
             guider.sample(zeros, zeros, probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
@@ -334,7 +334,7 @@ def check_lcm_switch_refuses(pack):
     assert node.validate_inputs() is True and node.validate_inputs(lcm=True) is True
     refuses(lambda: pack.call("LoadShapesModel", kind="flow", lcm=True), "kind must be eps for the LCM LoRA")
     assert not _shapes(pack)[0].patches
-    shapes, models = pack.module("nodes.host.shapes"), pack.module("demo.models")
+    shapes, models = pack.module("nodes.shapes.models"), pack.module("demo.models")
     copy = pack.workspace / "lcm_weights"
     path = copy / models.LCM_LORA.relative_to(models.WEIGHTS)
     path.parent.mkdir(parents=True)

@@ -82,7 +82,7 @@ def check_exact_methods_are_exact(pack):
 
 def check_every_method_edits(pack):
     """Every method plays its record towards a target, at full strength and below, and differs from the source."""
-    for method in pack.module("nodes.host.method_inputs").method_names():
+    for method in pack.module("nodes.inverting.method_inputs").method_names():
         for kind, strength in (("sd15", 1.0), ("flux", 0.5)):
             model, _, latent, (bundle, *_) = invert(pack, kind, method=method, strength=strength)
             target = pack.tiny.conditioning(kind, seed=9)
@@ -157,7 +157,7 @@ def check_batch_rows_are_independent(pack):
 
 
 def check_guidance(pack):
-    """With a negative and cfg 3 the round trip is that field's own, and cfg matters."""
+    """With a negative and cfg 3 the round trip is that denoiser's own, and cfg matters."""
     for kind in ("sd15", "sdxl", "sd3"):
         model = pack.tiny.model(kind)
         negative = pack.tiny.conditioning(kind, seed=5)
@@ -172,7 +172,7 @@ def check_guidance(pack):
 
 def check_every_scheduler(pack):
     """Every scheduler of the host gives a grid that can be climbed."""
-    grid = pack.module("nodes.host.grid")
+    grid = pack.module("nodes.host.schedule")
     for kind in ("sd15", "sd3", "flux", "wan"):
         model = pack.tiny.model(kind)
         for name in comfy.samplers.SCHEDULER_NAMES:

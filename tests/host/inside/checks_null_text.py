@@ -38,7 +38,7 @@ class _Gradient(comfy.samplers.Sampler):
         self.pack, self.x, self.sigma = pack, x, sigma
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, quiet=True):
-        fit, gradients = self.pack.module("nodes.host.null_text"), self.pack.module("nodes.host.gradients")
+        fit, gradients = self.pack.module("nodes.inverting.null_text_run"), self.pack.module("nodes.host.gradients")
         negative, core = self.pack.module("nodes.host.negative"), self.pack.module("inversion.null_text")
         before, conds = list(guider.inner_model.parameters()), guider.conds
         assert all(weight.is_inference() for weight in before)

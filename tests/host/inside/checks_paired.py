@@ -90,22 +90,24 @@ def check_paired_evaluates_as_the_method_says(pack):
             assert counter.calls == calls, (node, kind, changes, counter.calls)
 
 
-def _stock_field(pack, model, space, positive, negative, cfg):
+def _stock_denoiser(pack, model, space, positive, negative, cfg):
     """The model under one prompt, where each call is a run of a stock guider of its own."""
-    core, samplers = pack.module("inversion"), pack.module("nodes.host.samplers")
+    core, samplers = pack.module("inversion"), pack.module("nodes.inverting.sampling")
 
     def denoise(x, sigma):
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        probe = samplers.ScriptedSampler(lambda field, device, on_step: field(x, sigma))
+        probe = samplers.ScriptedSampler(lambda denoiser, device, on_step: denoiser(x, sigma))
         zeros = torch.zeros_like(x, dtype=torch.float32)
         with torch.inference_mode():
             guider.sample(zeros, zeros, probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
         return probe.result
 
-    floor = pack.module("nodes.host.field").sigma_floor(model.get_model_object("model_sampling"), space, torch.float64)
-    return core.Field(denoise, space, floor)
+    floor = pack.module("nodes.host.denoiser").sigma_floor(
+        model.get_model_object("model_sampling"), space, torch.float64
+    )
+    return core.Denoiser(denoise, space, floor)
 
 
 def check_paired_follows_the_core(pack):
@@ -115,9 +117,9 @@ def check_paired_follows_the_core(pack):
         for kind, space in (("sd15_v", "ve"), ("flux", "flow"), ("wan", "flow")):
             model, negative = pack.tiny.model(kind), pack.tiny.conditioning(kind, seed=5)
             latent = pack.tiny.latent(kind)
-            levels = pack.module("nodes.host.grid").rising_sigmas(model, "simple", STEPS)
-            source = _stock_field(pack, model, space, pack.tiny.conditioning(kind), negative, 1.5)
-            target = _stock_field(pack, model, space, pack.tiny.conditioning(kind, seed=9), negative, 2.5)
+            levels = pack.module("nodes.host.schedule").rising_sigmas(model, "simple", STEPS)
+            source = _stock_denoiser(pack, model, space, pack.tiny.conditioning(kind), negative, 1.5)
+            target = _stock_denoiser(pack, model, space, pack.tiny.conditioning(kind, seed=9), negative, 2.5)
             clean = latents.into_model(model, latent["samples"])
             wanted = latents.out_of_model(model, rule.edit(source, target, clean, levels, STEPS, 3))
             _, result = _edit(pack, node, kind, model, latent, source_cfg=1.5, target_cfg=2.5, negative=negative)
@@ -189,7 +191,7 @@ def check_paired_leaves_everything_as_it_was(pack):
 
 def check_paired_interrupt_and_progress(pack):
     """An interrupt ends a run within one model call; progress counts the levels and shows finite pictures."""
-    paired, core = pack.module("nodes.host.paired"), pack.module("inversion")
+    paired, core = pack.module("nodes.editing.inversion_free_run"), pack.module("inversion")
     for node in INPUTS:
         with no_interrupt():
             counter = Counter(pack.tiny.model("sd15"), interrupt_after=3)

@@ -60,7 +60,7 @@ def middle(latent):
 
 def check_source_exact_nodes_come_back_guided(pack):
     """At cfg 7.5 on every kind: reconstructed, from a file, resumed, and with the source as the target of an edit."""
-    runs = pack.module("nodes.host.runs")
+    runs = pack.module("nodes.inverting.runs")
     for kind in pack.tiny.KINDS:
         negative = pack.tiny.conditioning(kind, seed=5)
         for node_id, settings in SOURCE_EXACT:
@@ -290,7 +290,7 @@ def check_negative_prompt_is_guidance_away_from_the_source(pack):
 
 def check_negative_prompt_mixes_pooled_text(pack):
     """Of a mixture, the pooled text is mixed too; everything else is the source's."""
-    host, core = pack.module("nodes.host.negative_prompt"), pack.module("inversion")
+    host, core = pack.module("nodes.inverting.negative_prompt_run"), pack.module("inversion")
     source, negative = pack.tiny.conditioning("flux", seed=1), pack.tiny.conditioning("flux", seed=2)
     [[text, extras]] = host.between(negative, source, 0.25)
     for found, one, other in (

@@ -127,7 +127,7 @@ def check_noise_is_measured(pack):
 
 def check_restoring_beats_the_first_guess(pack):
     """Every damage on the eps model, and three on the flow model, with the truth known."""
-    restoring = pack.module("nodes.measurements")
+    restoring = pack.module("nodes.restoring.measurements")
     image, _ = picture(pack)
     for kind in KINDS:
         for name, operator in damages(pack).items():
@@ -166,7 +166,7 @@ def check_noise_on_the_way_is_not_that_of_the_start(pack):
     """RandomNoise and the sampler share a seed; the same numbers twice would add up."""
     import comfy.sample
 
-    restoring = pack.module("nodes.host.restoring")
+    restoring = pack.module("nodes.restoring.restorer")
     for seed in (0, 5, 2**64 - 1):
         start = comfy.sample.prepare_noise(empty(2), seed)
         fresh = restoring.fresh_noise(start, restoring.stream_seed(seed))()
@@ -462,7 +462,7 @@ def check_jpeg_files(pack):
         )
         assert torch.equal(one, other), name
     pack.call("DamageJPEG", file="grey.jpg", quality=90, half_colour=True)
-    assert {"photo.jpg", "full.jpg"} <= set(pack.module("nodes.host.jpeg_files").list_jpegs())
+    assert {"photo.jpg", "full.jpg"} <= set(pack.module("nodes.restoring.jpeg_files").list_jpegs())
     for name, words in (
         ("lies.jpg", "must be a JPEG"),
         ("broken.jpg", "readable JPEG"),

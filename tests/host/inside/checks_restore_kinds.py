@@ -17,7 +17,7 @@ from restore_settings import DDS, GUIDED
 @functools.cache
 def vae_for(pack, channels, video=False):
     """A small random VAE: a quarter of the side, for video half of it and of the frames but the first."""
-    config = pack.module("nodes.host.shapes_classes").vae_config(
+    config = pack.module("nodes.shapes.network_classes").vae_config(
         {
             "block_out_channels": [32, 32, 32],
             "latent_channels": channels,

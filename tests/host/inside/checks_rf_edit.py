@@ -42,17 +42,17 @@ def _rf_edit(pack, kind, model, batch=1, **changes):
 
 def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2):
     """The same edit with the source in the same forward, put where the climb was asked, and the method written out."""
-    branches, plans = pack.module("nodes.host.branches"), pack.module("attention")
-    runs, inversion = pack.module("nodes.host.runs"), pack.module("inversion")
+    branches, plans = pack.module("nodes.attending.branches"), pack.module("attention")
+    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
     record = bundle.record
     seen = {}
 
-    def watch(field):
+    def watch(denoiser):
         def answer(x, sigma):
             # What the first evaluation of a step sees is read at the upper end of the step, if not aligned.
             levels = record.sigmas
             at = next((i for i, s in enumerate(levels) if abs(s - sigma) < 1e-9), None)
-            first = at is not None or sigma <= field.sigma_floor
+            first = at is not None or sigma <= denoiser.sigma_floor
             if first and not aligned:
                 at = 0 if at is None else at
                 key = levels[at + 1] if at + 1 < len(levels) else None
@@ -60,19 +60,19 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
                 key = sigma
             if key is not None:
                 seen[round(float(key), 6)] = (x.clone(), sigma)
-            return field(x, sigma)
+            return denoiser(x, sigma)
 
-        return inversion.Field(answer, field.space, field.sigma_floor)
+        return inversion.Denoiser(answer, denoiser.space, denoiser.sigma_floor)
 
-    def climb(field, device, on_step):
-        again = inversion.invert(watch(field), record.x0, record.sigmas, record.level, method)
+    def climb(denoiser, device, on_step):
+        again = inversion.invert(watch(denoiser), record.x0, record.sigmas, record.level, method)
         assert torch.equal(again.x, record.x), "the climb that keeps attention must be the inversion"
         if aligned:
             seen[round(record.sigma, 6)] = (record.x, record.sigma)
         return again
 
     runs.run_script(model, bundle.source, None, 1.0, bundle.samples, record.falling, climb)
-    family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family
+    family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
     settings = plans.Settings(layers="all", start=0.0, end=inject / record.level)
     plan = plans.get_preset("value").build(settings, family)
 
@@ -117,15 +117,15 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
     source = branches.Branch(bundle.source)
     guider = Own(model, {"source": source, "target": branches.Branch(target_of(kind), uncond, cfg)}, plan)
 
-    def descend(field, device, on_step):
-        return inversion.replay(record, field, field)
+    def descend(denoiser, device, on_step):
+        return inversion.replay(record, denoiser, denoiser)
 
-    class Sampler(pack.module("nodes.host.samplers").ScriptedSampler):
+    class Sampler(pack.module("nodes.inverting.sampling").ScriptedSampler):
         def sample(self, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
-            field = pack.module("nodes.host.field").field_of(
+            denoiser = pack.module("nodes.host.denoiser").denoiser_of(
                 Beside(guider), guider.inner_model.model_sampling, extra_args, torch.float64, guider
             )
-            self.result = descend(field, noise.device, None)
+            self.result = descend(denoiser, noise.device, None)
             return torch.zeros_like(noise)
 
     sampler = Sampler(None)
@@ -203,7 +203,7 @@ def check_rf_edit_parts(pack):
 def check_rf_edit_budget(pack):
     """The size is known after one evaluation, is kept, and does not depend on where the tensors lie."""
     recording = pack.module("attention").Recording
-    module = pack.module("nodes.host.rf_edit")
+    module = pack.module("nodes.editing.climb_and_keep")
     model = tiny_dits.model("flux")
     made = []
 
@@ -243,7 +243,7 @@ def check_rf_edit_interrupt(pack):
         with no_interrupt():
             try:
                 _rf_edit(pack, "sd3", counter.model)
-            except pack.module("nodes.host.field").comfy.model_management.InterruptProcessingException:
+            except pack.module("nodes.host.denoiser").comfy.model_management.InterruptProcessingException:
                 pass
             else:
                 raise AssertionError("the run must have been interrupted")

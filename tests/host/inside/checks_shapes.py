@@ -253,7 +253,7 @@ def check_shapes_preview_has_the_colours(pack):
 
 def check_shapes_refusals(pack):
     """An unknown kind, a missing file, half a file and foreign weights are one sentence each."""
-    shapes = pack.module("nodes.host.shapes")
+    shapes = pack.module("nodes.shapes.models")
     weights = pack.module("demo.models").WEIGHTS
     refuses(lambda: shapes.load_model("video"), "kind must be one of eps, flow", "'video'")
     copy = pack.workspace / "weights"

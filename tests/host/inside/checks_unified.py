@@ -148,7 +148,7 @@ def check_unified_control_on_every_architecture(pack):
         reads_clip = kind in tiny_dits.READS_CLIP
         source, one = checks_words._by_table(pack, kind, "a red cat on a mat", reads_clip)
         target, other = checks_words._by_table(pack, kind, "a tiny blue lynx on a mat", reads_clip)
-        family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family
+        family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
         found = {}
         for name, prompt, cond in (("same", source, one), ("other", target, other)):
             tokens = pack.module("attention.token_map").token_map(source, prompt, "refine")

@@ -155,7 +155,7 @@ def check_prompt_to_prompt_on_every_architecture(pack):
             source, one = _by_table(pack, kind, "a red cat on a mat", reads_clip)
             target, other = _by_table(pack, kind, text, reads_clip)
             tokens = pack.module("attention.token_map").token_map(source, target, "replace", window=(0.0, 1.0))
-            family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family
+            family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
             settings = module.Settings(layers="all", start=0.0, end=1.0, text=tokens)
             plan = replace(module.get_preset("p2p").build(settings, family), source="free")
             _, bundle = attending.inverted(pack, kind, model=model, batch=2, source=one)
@@ -174,7 +174,7 @@ def check_prompt_to_prompt_of_prompts_of_two_lengths(pack):
         if kind in (*tiny_dits.READS_CLIP, "wan", "wan_i2v"):
             continue  # rows of 77, and the host pads Wan's text to one length
         model, found = tiny_dits.model(kind), {}
-        family = pack.module("nodes.host.attention_sites").resolver_for(model.model.diffusion_model).family
+        family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
         source, one = _by_table(pack, kind, "a red cat on a mat", False, 9)
         _, bundle = attending.inverted(pack, kind, model=model, source=one)
         for length in (9, 13):
@@ -329,7 +329,7 @@ def check_word_mask_reads_inversions_and_batches(pack):
 
 def check_word_maps_of_every_architecture(pack):
     """Non-square pictures and clips, two at a time: one map a picture and frame, a share of attention each."""
-    maps = pack.module("nodes.host.word_maps")
+    maps = pack.module("nodes.attending.word_maps")
     words = pack.module("attention.word_list").parse_words("red cat, mat")
     for kind in tiny_dits.KINDS:
         model = tiny_dits.model(kind)

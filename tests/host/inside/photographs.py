@@ -57,7 +57,7 @@ class Cosines(torch.nn.Module):
 @functools.cache
 def cosine_vae(pack, channels):
     """A VAE of the host around `Cosines`."""
-    config = pack.module("nodes.host.shapes_classes").vae_config(
+    config = pack.module("nodes.shapes.network_classes").vae_config(
         {
             "block_out_channels": [32, 32, 32],
             "latent_channels": channels,

@@ -56,7 +56,7 @@ class Pack:
 
     def generated_inputs(self):
         """Names of the inputs that are made from the settings of methods."""
-        return {made.id for made in self.module("nodes.host.method_inputs").parameter_inputs()}
+        return {made.id for made in self.module("nodes.inverting.method_inputs").parameter_inputs()}
 
     def node_definitions(self):
         """What locales/en/nodeDefs.json must hold."""

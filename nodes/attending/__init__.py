@@ -1,0 +1,1 @@
+"""Nodes and runs that act inside attention."""

@@ -1,0 +1,1 @@
+"""Nodes that edit a picture or clip in one go."""

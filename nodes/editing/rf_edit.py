@@ -1,0 +1,352 @@
+"""RFEdit: RF-Solver editing whose first steps read the values of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from ...attention import AttentionPlan, Settings, get_preset
+from ...inversion import Method, get_method, own_method, strength_to_level
+from ..attending.listing import check_layers
+from ..attending.resolvers import resolver_for
+from ..host.checks import check_cfg
+from ..host.compat import declare, schema, show_progress_text
+from ..host.compiled import refuse_compiled_model
+from ..host.inputs import mask_inputs
+from ..host.schedule import check_strength, read_sigmas, rising_sigmas
+from ..inverting.inputs import inversion_output, refusal
+from ..inverting.link import Bundle, InversionType, source_of
+from ..inverting.runs import check_model_fits, run_invert, run_replay
+from .climb_and_keep import GIGABYTE, climb_and_keep, describe_beside
+
+OWN = "preset's own"
+BANK, BESIDE = "bank", "beside"
+# Layers do not depend on the size; any latent shows which there are.
+_ANY_SHAPE = (1, 4, 64, 64)
+
+
+class RFEdit(io.ComfyNode):
+    """Inverts by RF-Solver or FireFlow and edits with the values that the inversion has left."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="RFEdit",
+            display_name="RF-Edit (Retrace)",
+            category="Retrace/editing",
+            description="Inverts a picture or clip and edits it, while the first steps read the attention values of "
+            "the inversion, so that background and layout stay. For flow models and diffusion models.",
+            search_aliases=["RF-Solver-Edit", "RF-Edit", "FireFlow", "value injection", "video editing"],
+            inputs=[
+                declare(io.Model.Input, "model", tooltip="Model of the edit. It is not changed."),
+                declare(
+                    io.Conditioning.Input,
+                    "source",
+                    tooltip="Prompt that describes the picture as it is. An empty prompt works too.",
+                ),
+                declare(io.Conditioning.Input, "target", tooltip="Prompt of the edit."),
+                declare(
+                    io.Int.Input,
+                    "steps",
+                    default=25,
+                    min=1,
+                    max=1000,
+                    step=1,
+                    tooltip="Steps of the whole schedule, at least 2. FireFlow does with 8.",
+                ),
+                declare(
+                    io.Combo.Input,
+                    "scheduler",
+                    options=list(comfy.samplers.SCHEDULER_NAMES),
+                    default="simple",
+                    tooltip="How the noise levels are spaced. Both ways use the same levels.",
+                ),
+                declare(
+                    io.Combo.Input,
+                    "method",
+                    options=["midpoint", "fireflow"],
+                    default="midpoint",
+                    tooltip="midpoint is RF-Solver, two model calls a step; fireflow needs one.",
+                ),
+                declare(
+                    io.Int.Input,
+                    "inject",
+                    default=3,
+                    min=0,
+                    max=1000,
+                    step=1,
+                    tooltip="Steps from the noisy end that read from the source: 2 to 5, video 1 to 3. More keeps more "
+                    "and follows the prompt less. 0 is plain RF-Solver editing.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "cfg",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance of the edit; needs a negative unless it is 1. Flux and HunyuanVideo have theirs "
+                    "in the conditioning: FluxGuidance 1 on the source and 2 on the target.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How far to climb: 1 to pure noise as published, 0.6 keeps the layout. Must be above 0.",
+                ),
+                declare(
+                    io.Combo.Input,
+                    "features",
+                    options=[BANK, BESIDE],
+                    default=BANK,
+                    tooltip="bank: keep what is read during the inversion. beside: evaluate the source again beside "
+                    "the edit, which takes no memory and a few calls more.",
+                ),
+                declare(
+                    io.Boolean.Input,
+                    "aligned",
+                    default=False,
+                    tooltip="Off, as published: the first evaluation of a step reads what was seen one step cleaner. "
+                    "On: what was seen at its own level. With beside it always is.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "memory",
+                    default=8.0,
+                    min=0.0,
+                    max=1024.0,
+                    step=0.5,
+                    tooltip="Gigabytes that the bank may take. The size is known after the first of all evaluations, "
+                    "and a bank that does not fit ends the run there.",
+                ),
+                declare(
+                    io.Latent.Input,
+                    "latent",
+                    optional=True,
+                    tooltip="The picture or clip, encoded by the model's VAE. Leave it out with an inversion.",
+                ),
+                declare(
+                    InversionType.Input,
+                    "inversion",
+                    optional=True,
+                    tooltip="An inversion in place of the latent; its steps, method and strength count. The bank "
+                    "climbs it once more; beside does not, and is best with keep_path.",
+                ),
+                declare(
+                    io.Conditioning.Input,
+                    "negative",
+                    optional=True,
+                    tooltip="Negative prompt of the edit. Needed when cfg is not 1.",
+                ),
+                *mask_inputs(),
+                declare(
+                    io.Sigmas.Input,
+                    "sigmas",
+                    optional=True,
+                    tooltip="Noise levels to use instead of steps and scheduler, rising or falling, all the way to 0.",
+                ),
+                declare(
+                    io.String.Input,
+                    "layers",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Layers that read. Empty for the published ones: single:20-37 on Flux, single:21-39 on "
+                    "HunyuanVideo, the later half elsewhere. AttentionSites lists what a model has.",
+                ),
+                declare(
+                    io.Combo.Input,
+                    "mode",
+                    options=["replace", "add"],
+                    default="replace",
+                    optional=True,
+                    advanced=True,
+                    tooltip="replace the values, or add the source's to them as FireFlow can.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "share",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Share of the source in the values, or how much of them is added.",
+                ),
+                declare(
+                    io.Combo.Input,
+                    "tokens",
+                    options=[OWN, "image", "all"],
+                    default=OWN,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whose values are read on models with joint attention. Own: all on Flux, where prompts "
+                    "have one length, the image's elsewhere.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "on_device",
+                    default=0.0,
+                    min=0.0,
+                    max=1024.0,
+                    step=0.5,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Gigabytes of the bank that may stay on the graphics card; the rest goes to main memory.",
+                ),
+            ],
+            outputs=[
+                declare(io.Latent.Output, display_name="latent", tooltip="The edited latent."),
+                inversion_output(),
+                declare(
+                    io.String.Output,
+                    display_name="memory",
+                    tooltip="Layers and steps that read, and the size of what was kept for them.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, steps: int | None = None, strength: float | None = None) -> bool | str:
+        """Refuse before anything runs what can be seen on the widgets."""
+        return refusal(steps, strength)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        source: Any,
+        target: Any,
+        steps: int,
+        scheduler: str,
+        method: str,
+        inject: int,
+        cfg: float,
+        strength: float,
+        features: str,
+        aligned: bool,
+        memory: float,
+        latent: dict[str, Any] | None = None,
+        inversion: Bundle | None = None,
+        negative: Any = None,
+        mask: torch.Tensor | None = None,
+        feather: int = 0,
+        sigmas: torch.Tensor | None = None,
+        layers: str = "",
+        mode: str = "replace",
+        share: float = 1.0,
+        tokens: str = OWN,
+        on_device: float = 0.0,
+    ) -> io.NodeOutput:
+        """Invert, keep and edit."""
+        check_cfg(cfg, negative)
+        check_strength(strength)
+        if (latent is None) == (inversion is None):
+            raise ValueError(
+                f"latent or inversion must be connected, got {'neither' if latent is None else 'both'}; connect one."
+            )
+        if inversion is None:
+            chosen = get_method(method)
+            levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
+            level = strength_to_level(strength, len(levels) - 1)
+        else:
+            inversion = inversion.with_conditioning(source, None)
+            check_model_fits(model, inversion.record)
+            chosen, levels, level = own_method(inversion.record), inversion.record.sigmas, inversion.record.level
+        settings = Settings(
+            layers=layers,
+            start=0.0,
+            end=min(1.0, inject / level),
+            strength=share,
+            group=None if tokens == OWN else tokens,  # type: ignore[arg-type]
+            variant=mode,
+        )
+        refuse_compiled_model(model)
+        resolver = resolver_for(model.model.diffusion_model)
+        plan = get_preset("value").build(settings, resolver.family)
+        lines = [check_layers(plan, resolver, _ANY_SHAPE)]
+        node = getattr(getattr(cls, "hidden", None), "unique_id", None)
+
+        def told(sentence: str) -> None:
+            show_progress_text(node, sentence)
+
+        bundle, bank = inversion, None
+        reads = inject > 0 and share > 0.0
+        if reads and features == BANK:
+            limit, stays = int(memory * GIGABYTE), int(on_device * GIGABYTE)
+            bundle, bank, sentence = _kept(
+                model, source, latent, inversion, levels, level, chosen, plan, limit, stays, aligned, told
+            )
+            lines.append(sentence)
+        else:
+            if bundle is None:
+                assert latent is not None
+                bundle = run_invert(model, source, latent, levels, strength, chosen, keep_path=True)
+            lines.append(describe_beside(chosen, levels, level, plan, model) if reads else "nothing is read")
+            told(lines[-1])
+        edited = run_replay(
+            model,
+            bundle,
+            target,
+            negative,
+            cfg,
+            mask,
+            feather,
+            attention=plan if reads else None,
+            shelf=bank,
+        )
+        return io.NodeOutput(edited, bundle, "\n".join(lines))
+
+
+def _kept(
+    model: Any,
+    source: Any,
+    latent: dict[str, Any] | None,
+    inversion: Bundle | None,
+    levels: tuple[float, ...],
+    level: int,
+    method: Method,
+    plan: AttentionPlan,
+    limit: int,
+    on_device: int,
+    aligned: bool,
+    told: Callable[[str], None],
+) -> tuple[Bundle, Any, str]:
+    """Climb, or climb an inversion once more, and keep what the plan reads."""
+    arguments: dict[str, Any] = {}
+    if inversion is not None:
+        if inversion.record.embeddings:
+            raise ValueError(
+                "inversion must have no fitted embeddings to be climbed once more, got one with them; "
+                f"set features to {BESIDE}."
+            )
+        latent = {**inversion.extras, "samples": source_of(model, inversion)}
+        arguments = {"cfg": inversion.cfg, "negative": inversion.negative}
+    assert latent is not None
+    strength = level / (len(levels) - 1)
+    return climb_and_keep(
+        model,
+        source,
+        latent,
+        levels,
+        strength,
+        method,
+        plan,
+        limit,
+        on_device,
+        aligned,
+        told=told,
+        keep_path=True,
+        **arguments,
+    )

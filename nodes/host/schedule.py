@@ -1,0 +1,105 @@
+"""The grid of noise levels that an inversion climbs, from the host's scheduler or from SIGMAS."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import comfy.samplers
+import torch
+
+from ...core.walk import shorten
+from ...inversion import Inversion
+from .parametrisation import model_sampling_of
+
+# FlipSigmas of the host replaces a leading 0 by 0.0001, because stock samplers divide by the first level.
+FLIPPED_ZERO = 1.01e-4
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a step count with which nothing can be inverted.
+
+    Raises:
+        ValueError: If there is not at least one level between clean and the top.
+    """
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, got {steps}; 20 to 50 steps invert a picture well.")
+
+
+def check_strength(strength: float) -> None:
+    """Refuse a strength outside (0, 1].
+
+    Raises:
+        ValueError: If it is zero, negative, above one or not a number.
+    """
+    if not 0.0 < strength <= 1.0:
+        raise ValueError(
+            f"strength must be above 0 and at most 1, got {strength:g}; 1 climbs to pure noise, 0.6 keeps the layout."
+        )
+
+
+def rising_sigmas(model: Any, scheduler: str, steps: int) -> tuple[float, ...]:
+    """Return the host's schedule as rising levels.
+
+    Args:
+        model: The MODEL; its sampling patches (shift and so on) count.
+        scheduler: A name in the host's list.
+        steps: Number of steps, at least 2.
+
+    Returns:
+        steps + 1 rising levels from 0, fewer when the scheduler repeats a level.
+
+    Raises:
+        ValueError: If steps is below 2 or the scheduler is unknown.
+    """
+    check_steps(steps)
+    if scheduler not in comfy.samplers.SCHEDULER_NAMES:
+        raise ValueError(
+            f"scheduler must be one of {', '.join(comfy.samplers.SCHEDULER_NAMES)}, got {scheduler!r}; "
+            "choose one of the list."
+        )
+    return read_sigmas(comfy.samplers.calculate_sigmas(model_sampling_of(model), scheduler, steps))
+
+
+def without_repeats(levels: list[float]) -> list[float]:
+    """Return levels with each that a scheduler gives twice in a row kept once."""
+    return levels[:1] + [after for before, after in pairwise(levels) if after != before]
+
+
+def read_sigmas(sigmas: torch.Tensor) -> tuple[float, ...]:
+    """Read SIGMAS, rising or falling, as rising levels from 0.
+
+    A level that a scheduler gives twice in a row (ddim_uniform and beta do so at many steps) is kept once; a first
+    level of 0.0001, which the host's FlipSigmas writes, is read as the 0 that it stands for.
+
+    Args:
+        sigmas: Shape (N + 1,).
+
+    Returns:
+        Strictly rising floats, the first 0.0.
+
+    Raises:
+        ValueError: If the levels are not monotone, do not reach 0 or are fewer than three.
+    """
+    levels = [float(value) for value in sigmas.detach().cpu().flatten()]
+    if len(levels) > 1 and levels[0] > levels[-1]:
+        levels.reverse()
+    unique = without_repeats(levels)
+    if any(not after > before for before, after in pairwise(unique)):
+        raise ValueError(
+            f"sigmas must rise or fall throughout, got {shorten(levels)}; connect the SIGMAS of a scheduler node."
+        )
+    if unique and 0.0 < unique[0] <= FLIPPED_ZERO:
+        unique[0] = 0.0
+    if not unique or unique[0] != 0.0:
+        raise ValueError(
+            f"sigmas must reach 0, got {shorten(levels)}; connect the whole schedule and set the start by strength."
+        )
+    if len(unique) < 3:
+        raise ValueError(f"steps must be at least 2, got sigmas {shorten(levels)}; use a longer schedule.")
+    return tuple(unique)
+
+
+def falling_tensor(record: Inversion) -> torch.Tensor:
+    """Return the way down from a record's state as the host's SIGMAS: shape (level + 1,), float32 on the CPU."""
+    return torch.tensor(record.falling, dtype=torch.float32)

@@ -1,0 +1,189 @@
+"""NullTextOptimize: embeddings with which an inversion comes back under guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ...inversion import FitReport
+from ..host.compat import declare, schema, show_progress_text
+from .link import Bundle, InversionType
+from .null_text_run import FitSettings, run_null_text
+from .plot import loss_plot
+
+
+class NullTextOptimize(io.ComfyNode):
+    """Fits one unconditional embedding for each step, so that guided sampling comes back to the source."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="NullTextOptimize",
+            display_name="Null-Text Optimize (Retrace)",
+            category="Retrace/inversion",
+            description="Fits an unconditional embedding for each step of an inversion (null-text inversion), so that "
+            "an edit at high cfg starts from a source that comes back at that cfg.",
+            search_aliases=["null-text inversion", "null text optimization", "NTI", "unconditional embedding"],
+            inputs=[
+                declare(io.Model.Input, "model", tooltip="The model that made the inversion. It is not changed."),
+                declare(
+                    InversionType.Input,
+                    "inversion",
+                    tooltip="From Invert at cfg 1 with keep_path set, or an unfinished one to go on with.",
+                ),
+                declare(
+                    io.Conditioning.Input,
+                    "negative",
+                    tooltip="Where the embeddings start: one prompt, usually empty. For SDXL its pooled part stays.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance to fit for, not 1. Edit at the same cfg in Resample.",
+                ),
+                declare(
+                    io.Int.Input,
+                    "inner_steps",
+                    default=10,
+                    min=1,
+                    max=500,
+                    step=1,
+                    tooltip="Most updates in each step. Each takes a model call and its gradient.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "learning_rate",
+                    default=0.01,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    round=0.000001,
+                    tooltip="How far an update may move the embedding. It falls by 1 % of itself with every step, down "
+                    "to a half.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "stop",
+                    default=1e-5,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-6,
+                    round=1e-9,
+                    tooltip="A step is done when its loss is below this. 0 always makes all updates.",
+                ),
+                declare(
+                    io.Float.Input,
+                    "stop_growth",
+                    default=2e-5,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-6,
+                    round=1e-9,
+                    tooltip="Added to stop with every step, because errors weigh less near the clean end.",
+                ),
+                declare(
+                    io.Conditioning.Input,
+                    "source",
+                    optional=True,
+                    tooltip="Prompt of the inversion, only needed for one that was loaded from a file.",
+                ),
+                declare(
+                    io.Boolean.Input,
+                    "save_unfinished",
+                    default=True,
+                    optional=True,
+                    tooltip="When stopped, save the steps that are done as a record in output/retrace. Load it with "
+                    "LoadInversion and connect it here to go on.",
+                ),
+            ],
+            outputs=[
+                declare(
+                    InversionType.Output,
+                    display_name="inversion",
+                    tooltip="The inversion with its embeddings, for Resample, InversionSampler and SaveInversion.",
+                ),
+                declare(io.Image.Output, display_name="plot", tooltip="Loss of every step, before and after the fit."),
+                declare(io.String.Output, display_name="report", tooltip="Losses, updates and cost as text."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, cfg: float | None = None) -> bool | str:
+        """Refuse before anything runs what can be seen on the widgets."""
+        if cfg == 1.0:
+            return "cfg must not be 1, where the negative does not act, got 1; the usual one is 7.5."
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        inversion: Bundle,
+        negative: Any,
+        cfg: float,
+        inner_steps: int,
+        learning_rate: float,
+        stop: float,
+        stop_growth: float,
+        source: Any = None,
+        save_unfinished: bool = True,
+    ) -> io.NodeOutput:
+        """Fit the embeddings."""
+        settings = FitSettings(cfg, inner_steps, learning_rate, stop, stop_growth)
+        reports: list[_Line] = []
+        node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
+
+        def told(report: FitReport) -> None:
+            reports.append(_Line(report))
+            show_progress_text(node_id, f"step {report.index + 1} of {report.total}, {reports[-1].losses}")
+
+        bundle = run_null_text(
+            model, inversion.with_conditioning(source, None), negative, settings, save_unfinished, told
+        )
+        text = _describe(bundle, settings, reports)
+        plot: torch.Tensor = loss_plot([line.sigma for line in reports], *_columns(reports))
+        return io.NodeOutput(bundle, plot, text, ui=ui.PreviewText(text))
+
+
+class _Line:
+    """What is shown of a step; the tensors of its report are let go."""
+
+    def __init__(self, report: FitReport) -> None:
+        self.sigma = report.sigma
+        self.before = sum(report.first_loss) / len(report.first_loss)
+        self.after = sum(report.loss) / len(report.loss)
+        self.updates = report.inner_steps
+
+    @property
+    def losses(self) -> str:
+        """The losses in words."""
+        if self.updates == 0:
+            return f"loss {self.after:.3e} (found before)"
+        return f"loss {self.before:.3e} -> {self.after:.3e} in {self.updates} updates"
+
+
+def _columns(lines: list[_Line]) -> tuple[list[float], list[float]]:
+    return [line.before for line in lines], [line.after for line in lines]
+
+
+def _describe(bundle: Bundle, settings: FitSettings, lines: list[_Line]) -> str:
+    meta = bundle.record.meta
+    before, after = _columns(lines)
+    return "\n".join(
+        [
+            f"null-text at cfg {settings.cfg:g}: {len(lines)} steps, {sum(line.updates for line in lines)} updates",
+            f"mean loss: {sum(before) / len(before):.3e} -> {sum(after) / len(after):.3e}",
+            f"model calls: {meta['null_text_evaluations']}, {meta['null_text_seconds']:.1f} s",
+            "loss by step, from noise to clean:",
+            *(f"  sigma {line.sigma:8.4f}  {line.losses}" for line in lines),
+        ]
+    )

@@ -1,0 +1,163 @@
+"""RFSolverSample and InversionSampler: the pack's solvers for SamplerCustom and SamplerCustomAdvanced."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ...attention import AttentionPlan
+from ..attending.beside_sampler import AttendedSampler
+from ..attending.plan_link import attention_input
+from ..host.compat import declare, schema
+from .link import Bundle, InversionType
+from .sampling import ResumeSampler, SolverSampler
+
+SAME = "same as inversion"
+
+# Parts of the names of stock samplers that draw noise on the way, or that walk other levels than the SIGMAS given:
+# what was inverted is lost on such a way down.
+_UNFAITHFUL = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver", "dpm_fast", "dpm_adaptive")
+
+
+def faithful_samplers() -> list[str]:
+    """Return the host's samplers that neither draw noise nor leave the given levels."""
+    return [name for name in comfy.samplers.SAMPLER_NAMES if not any(part in name for part in _UNFAITHFUL)]
+
+
+class RFSolverSample(io.ComfyNode):
+    """RF-Solver as a SAMPLER, for inversion and for sampling."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="RFSolverSample",
+            display_name="RF-Solver Sampler (Retrace)",
+            category="Retrace/samplers",
+            description="RF-Solver, second order, for flow and eps models. With rising sigmas (FlipSigmas) it inverts "
+            "a latent, with falling ones it samples. Wang et al. 2024, arXiv:2411.04746; FireFlow arXiv:2412.07517.",
+            search_aliases=["RF-Solver", "FireFlow", "rectified flow inversion", "midpoint"],
+            inputs=[
+                declare(
+                    io.Combo.Input,
+                    "solver",
+                    options=["midpoint", "fireflow"],
+                    default="midpoint",
+                    tooltip="midpoint is RF-Solver, two model calls a step. fireflow reuses the last one: one call a "
+                    "step at nearly the same accuracy. Use the same one up and down.",
+                ),
+                attention_input("A plan that reads from the source of the inversion on the way down."),
+                declare(
+                    InversionType.Input,
+                    "inversion",
+                    optional=True,
+                    tooltip="Where the source of the attention plan stands at each level, best with keep_path. Only "
+                    "with attention.",
+                ),
+                _source_input(),
+            ],
+            outputs=[
+                declare(
+                    io.Sampler.Output,
+                    display_name="sampler",
+                    tooltip="For SamplerCustom and SamplerCustomAdvanced. Invert with DisableNoise and FlipSigmas, "
+                    "then sample with DisableNoise from the latent that came out.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        solver: str,
+        attention: AttentionPlan | None = None,
+        inversion: Bundle | None = None,
+        source: Any = None,
+    ) -> io.NodeOutput:
+        """Make the sampler."""
+        if attention is None:
+            _refuse_without_attention("inversion", inversion)
+            _refuse_without_attention("source", source)
+            return io.NodeOutput(SolverSampler(solver))
+        if inversion is None:
+            raise ValueError(
+                "inversion must be connected with attention, which reads from its source, got nothing; "
+                "connect Invert, or give the plan to AttentionGuider."
+            )
+        bundle = inversion.with_conditioning(source, None)
+        return io.NodeOutput(AttendedSampler(functools.partial(SolverSampler, solver), attention, bundle))
+
+
+class InversionSampler(io.ComfyNode):
+    """An inversion as a SAMPLER that starts from the stored state."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            node_id="InversionSampler",
+            display_name="Inversion Sampler (Retrace)",
+            category="Retrace/samplers",
+            description="Resumes an inversion inside SamplerCustomAdvanced under any guider, from the stored state "
+            "itself. The noise input is ignored; connect DisableNoise.",
+            search_aliases=["resume inversion", "SamplerCustomAdvanced inversion"],
+            inputs=[
+                declare(InversionType.Input, "inversion", tooltip="From Invert or LoadInversion."),
+                declare(
+                    io.Combo.Input,
+                    "sampler_name",
+                    options=[SAME, *faithful_samplers()],
+                    default=SAME,
+                    tooltip="The inversion's own solver in double precision, or a stock sampler. Samplers that draw "
+                    "noise on the way are left out: they would lose the inversion.",
+                ),
+                attention_input("A plan that reads from the source of the inversion."),
+                _source_input(),
+            ],
+            outputs=[
+                declare(
+                    io.Sampler.Output,
+                    display_name="sampler",
+                    tooltip="For SamplerCustomAdvanced, with the SIGMAS and the LATENT of Invert.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, inversion: Bundle, sampler_name: str, attention: AttentionPlan | None = None, source: Any = None
+    ) -> io.NodeOutput:
+        """Make the sampler."""
+        if sampler_name != SAME and sampler_name not in faithful_samplers():
+            raise ValueError(
+                f"sampler_name must be a sampler that draws no noise, got {sampler_name!r}; choose euler or '{SAME}'."
+            )
+        make = functools.partial(ResumeSampler, inversion.record, None if sampler_name == SAME else sampler_name)
+        if attention is None:
+            _refuse_without_attention("source", source)
+            return io.NodeOutput(make())
+        if inversion.record.embeddings:
+            raise ValueError(
+                "inversion must have no fitted embeddings for a sampler with attention, got one with them; "
+                "edit with Resample."
+            )
+        return io.NodeOutput(AttendedSampler(make, attention, inversion.with_conditioning(source, None)))
+
+
+def _source_input() -> Any:
+    return declare(
+        io.Conditioning.Input,
+        "source",
+        optional=True,
+        tooltip="Prompt of the inversion, only needed with attention for one that was loaded from a file.",
+    )
+
+
+def _refuse_without_attention(what: str, given: Any) -> None:
+    if given is not None:
+        raise ValueError(
+            f"{what} must come with attention, which alone reads it, got it alone; connect attention or leave it out."
+        )

@@ -1,0 +1,1 @@
+"""Nodes that restore damaged pictures and clips."""

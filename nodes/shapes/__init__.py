@@ -1,0 +1,1 @@
+"""The small models of the pack as nodes."""
