@@ -288,7 +288,7 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
     import torch
 
     from .backends.pictures import check_picture, read_picture
-    from .inversion import check_level, invert, noise_std, strength_to_level
+    from .inversion import check_index, invert, noise_std, strength_to_index
 
     method = _method(options.method, options.set)
     size = _size(options)
@@ -299,8 +299,8 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
         picture = read_picture(options.picture, model.multiple, size)
         x0 = model.encode(picture)
         sigmas = model.levels(*x0.shape[2:]).grid(options.steps)
-        level = strength_to_level(options.strength, options.steps)
-        check_level(level, sigmas, method.min_level)
+        level = strength_to_index(options.strength, options.steps)
+        check_index(level, sigmas, method.min_index)
         source = _denoiser(model, x0, options.source, "", options.source_cfg)
         record = invert(
             source,

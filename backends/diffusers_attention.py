@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Kind, Rows, Site, Step, place
-from ..inversion import AfterStep, Denoiser, Inversion, replay, source_state, state_at
+from ..inversion import AfterStep, Denoiser, Inversion, replay
 from .diffusers import Cond, DiffusersModel
 
 _ATTEND = nn.functional.scaled_dot_product_attention
@@ -294,8 +294,8 @@ def attended_replay(
     denoiser, run = _attended(model, record, plan, source, target, uncond, cfg)
 
     def blended(x: Tensor, level: int) -> Tensor:
-        done = Step(index=record.level - 1 - level, total=record.level, sigma=record.sigmas[level + 1])
-        beside = source_state(record, level, x.device).to(x)
+        done = Step(index=record.index - 1 - level, total=record.index, sigma=record.sigmas[level + 1])
+        beside = record.state_at(record.sigmas[level], x.device).to(x)
         for rule in plan.latent_rules:
             x = rule.after(run, done, {SOURCE: beside, TARGET: x})
         return x if after_step is None else after_step(x, level)
@@ -326,7 +326,7 @@ def _attended(
         step = place(record.falling, sigma)
         if not branches.run.active(step):
             return plain(x, sigma)
-        state = state_at(record, sigma, x.device).to(x)
+        state = record.state_at(sigma, x.device).to(x)
         return branches({SOURCE: state, TARGET: x}, sigma, step, (TARGET,))[TARGET]
 
     return Denoiser(denoise, model.space, plain.sigma_floor), branches.run

@@ -195,7 +195,7 @@ class Bench:
         inversion = self.part("inversion")
         methods = [self.there_and_back(name) for name in inversion.METHODS]
         # Kinds of these take more branches at once, which only their own nodes make.
-        edits = [self.paired(cls) for cls in inversion.PairedEdit.__subclasses__()]
+        edits = [self.paired(cls) for cls in inversion.InversionFreeEdit.__subclasses__()]
         return [*methods, *edits, self.null_text(), self.gradient()]
 
     def held(self, steps: int) -> int:

@@ -40,7 +40,7 @@ from editing_methods import BUDGET, Batch, Setting, entries  # noqa: E402
 from editing_triples import KINDS, Triple, draw, triples  # noqa: E402
 
 from retrace.backends.shapes import shapes_model  # noqa: E402
-from retrace.inversion.record import keep  # noqa: E402
+from retrace.inversion.inversion import keep  # noqa: E402
 
 MODELS = ("eps", "flow")
 ROWS = 50

@@ -13,8 +13,8 @@ from retrace.inversion import (
     Denoiser,
     FlowEdit,
     InfEdit,
+    InversionFreeEdit,
     NegativePrompt,
-    PairedEdit,
     blend,
     get_method,
     invert,
@@ -165,7 +165,7 @@ def replayed(method: str, extra: int = 0, **params: bool | int | float | str) ->
     return edit
 
 
-def paired(rule: PairedEdit, negative: str = "", source_cfg: float = 1.0) -> Edit:
+def paired(rule: InversionFreeEdit, negative: str = "", source_cfg: float = 1.0) -> Edit:
     """An edit that needs no inversion."""
 
     def edit(batch: Batch, setting: Setting) -> Finish:

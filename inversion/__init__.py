@@ -3,30 +3,29 @@
 from ..core.denoiser import SIGMA_FLOOR, Denoiser, Evaluation, Space, implied_noise, mix, noise_std, work_dtype
 from ..core.steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from ..core.walk import AfterStep, OnStep, StepReport, walk
-from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_level
-from .dry_run import levels_asked
+from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_index
+from .coupled import Coupled, Descent, Shear, TwoStep, two_step
+from .dry_run import sigmas_asked
 from .embeddings import EmbeddingPerStep, with_embeddings
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
 from .flowedit_blend import BlendedFlowEdit
 from .gradient import WalkGradient, walk_gradient
-from .gradual import drawn, moved, of_rows
+from .gradual import drawn, moved
 from .infedit import InfEdit
 from .infedit_branches import BranchedInfEdit
-from .mask import blend, keep_source, source_state
+from .inversion import Inversion, check_index, check_sigmas
+from .inversion_free import InversionFreeEdit, Noises
+from .mask import blend, keep_source
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim
 from .negative_prompt import PROX, NegativePrompt, proximal, slerp
 from .noise_optimize import NoiseReport, meet, noise_optimize, with_noise
 from .null_text import FitReport, null_text
-from .paired import Noises, PairedEdit
-from .pairs import Descent, Pair, Shear, TwoStep, two_step
-from .record import Inversion, check_level, check_sigmas
 from .registry import METHODS, all_settings, get_method
-from .reversible import PairGradient, pair_gradient
-from .storage import RecordError, load, save
-from .trajectory import beside, state_at
+from .reversible import CoupledGradient, coupled_gradient
+from .storage import StorageError, load, save
 
 __all__ = [
     "METHODS",
@@ -35,6 +34,8 @@ __all__ = [
     "AfterStep",
     "BlendedFlowEdit",
     "BranchedInfEdit",
+    "Coupled",
+    "CoupledGradient",
     "DDIMPredictor",
     "Denoiser",
     "Descent",
@@ -47,6 +48,7 @@ __all__ = [
     "ImplicitEuler",
     "InfEdit",
     "Inversion",
+    "InversionFreeEdit",
     "Method",
     "MethodState",
     "Midpoint",
@@ -55,33 +57,29 @@ __all__ = [
     "NoiseReport",
     "Noises",
     "OnStep",
-    "Pair",
-    "PairGradient",
-    "PairedEdit",
     "Parameter",
-    "RecordError",
     "Shear",
     "SingleState",
     "Space",
     "Step",
     "StepReport",
     "Stepper",
+    "StorageError",
     "TwoStep",
     "WalkGradient",
     "adopt",
     "all_settings",
-    "beside",
     "blend",
     "check_fit",
-    "check_level",
+    "check_index",
     "check_sigmas",
+    "coupled_gradient",
     "drawn",
     "fingerprint",
     "get_method",
     "implied_noise",
     "invert",
     "keep_source",
-    "levels_asked",
     "load",
     "meet",
     "mix",
@@ -89,22 +87,19 @@ __all__ = [
     "noise_optimize",
     "noise_std",
     "null_text",
-    "of_rows",
     "own_method",
-    "pair_gradient",
     "parameter",
     "proximal",
     "psnr",
     "relative_error",
     "replay",
     "save",
+    "sigmas_asked",
     "slerp",
     "solve",
     "solver_fingerprint",
-    "source_state",
     "ssim",
-    "state_at",
-    "strength_to_level",
+    "strength_to_index",
     "two_step",
     "walk",
     "walk_gradient",

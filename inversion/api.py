@@ -13,8 +13,8 @@ from torch import Tensor
 from ..core.denoiser import Denoiser, work_dtype
 from ..core.walk import AfterStep, OnStep, shorten
 from .fingerprint import fingerprint
+from .inversion import DTYPES, Inversion, Scalar, check_axes, check_index, check_sigmas, keep
 from .method import Method, SingleState
-from .record import DTYPES, Inversion, Scalar, check_axes, check_level, check_sigmas, keep
 from .registry import get_method
 
 # Grids that went through float32 once differ by this much at most; the record's own levels are walked anyway.
@@ -30,7 +30,7 @@ def invert(
     denoiser: Denoiser,
     x0: Tensor,
     sigmas: Sequence[float],
-    level: int,
+    index: int,
     method: Method | str,
     keep_path: bool = False,
     fingerprints: Mapping[str, str] | None = None,
@@ -44,7 +44,7 @@ def invert(
         denoiser: The model under the source conditioning.
         x0: Clean latent (B, C, [T,] H, W), any floating dtype; the work is done on its device. Left untouched.
         sigmas: Ascending noise levels, N + 1 of them, the first that of x0 (usually 0).
-        level: Level k to stop at, 1 .. N.
+        index: Index k to stop at, 1 .. N.
         method: A method, or the name of one with its defaults.
         keep_path: Whether to record every state on the way, k + 1 latents.
         fingerprints: Hashes of the "model" and the "source" conditioning, to be compared by replay.
@@ -61,7 +61,7 @@ def invert(
     """
     scheme = get_method(method) if isinstance(method, str) else method
     grid = check_sigmas(sigmas, denoiser.space)
-    check_level(level, grid, scheme.min_level)
+    check_index(index, grid, scheme.min_index)
     check_axes(x0)
     if not x0.is_floating_point():
         raise TypeError(f"x0 must be a floating-point latent, got {x0.dtype}; encode the picture first.")
@@ -70,7 +70,7 @@ def invert(
         raise ValueError(f"dtype of the states must be float32 or float64, got {precision}; leave it out.")
     clean = x0.detach().to(precision)
     called, started = denoiser.evaluations, time.perf_counter()
-    state = scheme.invert(denoiser, clean, grid, level, keep_path, on_step)
+    state = scheme.invert(denoiser, clean, grid, index, keep_path, on_step)
     remarks: dict[str, Scalar] = {
         **(meta or {}),
         **state.remarks,
@@ -80,7 +80,7 @@ def invert(
     return Inversion(
         space=denoiser.space,
         sigmas=grid,
-        level=level,
+        index=index,
         x0=keep(clean),
         x=keep(state.x),
         mate=None if state.mate is None else keep(state.mate),
@@ -120,7 +120,7 @@ def replay(
         shape: Shape of the latent that the caller expects.
         fingerprints: Hashes of what is at hand now. Those that the record has too must agree; "source" is
             compared only for a reconstruction.
-        after_step: Maps each new state and its level to the one to go on from, such as a mask's blend.
+        after_step: Maps each new state and its index in the grid to the one to go on from, such as a mask's blend.
         on_step: Told after every step; whatever it raises ends the replay.
         device: Where to compute.
 
@@ -232,8 +232,8 @@ def solver_fingerprint(method: Method) -> str:
     return fingerprint(method.name, method.revision, method.params)
 
 
-def strength_to_level(strength: float, steps: int) -> int:
-    """The level for a fraction of the way into the noise: strength * steps, rounded, at least 1.
+def strength_to_index(strength: float, steps: int) -> int:
+    """The index for a fraction of the way into the noise: strength * steps, rounded, at least 1.
 
     Args:
         strength: Above 0, at most 1.

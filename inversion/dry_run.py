@@ -12,8 +12,8 @@ from .api import invert, replay
 from .method import Method
 
 
-def levels_asked(
-    method: Method, sigmas: Sequence[float], level: int, space: Space, floor: float | None = None
+def sigmas_asked(
+    method: Method, sigmas: Sequence[float], index: int, space: Space, floor: float | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Levels of the evaluations of a climb and of the way down, each in its order.
 
@@ -22,7 +22,7 @@ def levels_asked(
     Args:
         method: The method.
         sigmas: Ascending grid.
-        level: Level k to which it climbs.
+        index: Index k to which it climbs.
         space: "ve" or "flow".
         floor: Lowest level at which the model is asked; None for the default of the space.
 
@@ -30,7 +30,7 @@ def levels_asked(
         Levels asked for going up, and those going down.
 
     Raises:
-        ValueError: If the method does not take the grid or the level.
+        ValueError: If the method does not take the grid or the index.
     """
     asked: list[float] = []
 
@@ -39,7 +39,7 @@ def levels_asked(
         return x
 
     denoiser = Denoiser(answer, space, floor)
-    record = invert(denoiser, torch.zeros(1, 1, 1, 1), sigmas, level, method)
+    record = invert(denoiser, torch.zeros(1, 1, 1, 1), sigmas, index, method)
     up = tuple(asked)
     asked.clear()
     replay(record, denoiser, denoiser)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.denoiser import Denoiser
 from ..core.steps import Step, Stepper
-from .record import Inversion, Scalar, keep
+from .inversion import Inversion, Scalar, keep
 
 
 class EmbeddingPerStep:
@@ -55,9 +55,9 @@ def with_embeddings(
     Raises:
         ValueError: If there are none, or more than steps.
     """
-    if not 1 <= len(embeddings) <= inversion.level:
+    if not 1 <= len(embeddings) <= inversion.index:
         raise ValueError(
-            f"embeddings must be at least one and at most one for each of the {inversion.level} steps, "
+            f"embeddings must be at least one and at most one for each of the {inversion.index} steps, "
             f"got {len(embeddings)}; fit them on this record."
         )
     climb: dict[str, Scalar] = {"climb_cfg": inversion.meta["cfg"]} if "cfg" in inversion.meta else {}

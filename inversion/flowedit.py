@@ -19,11 +19,11 @@ from torch import Tensor
 from ..core.denoiser import mix
 from ..core.steps import Euler
 from ..core.walk import AfterStep, walk
-from .paired import PairedEdit, PairedRule, PairedStep, PairedTask, paired_walk
+from .inversion_free import EditRule, EditStep, EditTask, InversionFreeEdit, edit_walk
 
 
 @dataclass(frozen=True)
-class FlowEdit(PairedEdit):
+class FlowEdit(InversionFreeEdit):
     """FlowEdit's edit; n_avg calls of each denoiser a level, one of the target's at each of the last n_min.
 
     Attributes:
@@ -49,32 +49,30 @@ class FlowEdit(PairedEdit):
         if not 0.0 <= self.pull <= 1.0:
             raise ValueError(f"pull must lie between 0 and 1, got {self.pull:g}; 0.01 is FlowAlign's choice.")
 
-    def check(self, level: int) -> None:
+    def check(self, index: int) -> None:
         """Refuse an n_min that leaves no level to the edit."""
-        if self.n_min >= level:
-            raise ValueError(f"n_min must be below n_max {level}, got {self.n_min}; 0 edits down to the clean end.")
+        if self.n_min >= index:
+            raise ValueError(f"n_min must be below n_max {index}, got {self.n_min}; 0 edits down to the clean end.")
 
-    def evaluations(self, level: int) -> tuple[int, int]:
+    def evaluations(self, index: int) -> tuple[int, int]:
         """n_avg of each denoiser above n_min, then one of the target's a level."""
-        paired = self.n_avg * (level - self.n_min)
+        paired = self.n_avg * (index - self.n_min)
         return paired, paired + self.n_min
 
-    def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:
+    def _run(self, task: EditTask, falling: Sequence[float]) -> Tensor:
         split = len(falling) - self.n_min
-        z = paired_walk(task, falling[:split], self._rule())
+        z = edit_walk(task, falling[:split], self._rule())
         return z if self.n_min == 0 else self._finish(task, z, falling[split - 1 :])
 
-    def _rule(self) -> PairedRule:
+    def _rule(self) -> EditRule:
         """What moves the edited latent at each level; fresh for every edit."""
         return self._step
 
-    def _after(
-        self, task: PairedTask, source_at: Callable[[int], Tensor], falling: Sequence[float]
-    ) -> AfterStep | None:
+    def _after(self, task: EditTask, source_at: Callable[[int], Tensor], falling: Sequence[float]) -> AfterStep | None:
         """What follows each step of the last levels; source_at gives the source's state at each of them."""
         return task.keep(source_at)
 
-    def _step(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
+    def _step(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
         moves, jumps = torch.zeros_like(z), torch.zeros_like(z)
         for _ in range(self.n_avg):
             source_state = mix(task.x0, task.noises.draw(), sigma, task.source.space)
@@ -83,14 +81,14 @@ class FlowEdit(PairedEdit):
             moves = moves + (asked.target_derivative - asked.source_derivative)
             jumps = jumps + (asked.target_denoised - asked.source_denoised)
         edited = z + (sigma_next - sigma) / self.n_avg * moves - self.pull / self.n_avg * jumps
-        return PairedStep(edited, task.x0 + jumps / self.n_avg)
+        return EditStep(edited, task.x0 + jumps / self.n_avg)
 
-    def _finish(self, task: PairedTask, z: Tensor, falling: Sequence[float]) -> Tensor:
+    def _finish(self, task: EditTask, z: Tensor, falling: Sequence[float]) -> Tensor:
         """Sample the last levels under the target alone, from the edit re-noised."""
         noise, space, x0 = task.noises.draw(), task.source.space, task.x0
 
-        def source_at(level: int) -> Tensor:
-            return mix(x0, noise, falling[-1 - level], space)
+        def source_at(index: int) -> Tensor:
+            return mix(x0, noise, falling[-1 - index], space)
 
         start = source_at(len(falling) - 1) + (z - x0)
         before = task.total - (len(falling) - 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.walk import AfterStep
 from .flowedit import FlowEdit
 from .infedit_branches import Blend
-from .paired import PairedRule, PairedStep, PairedTask
+from .inversion_free import EditRule, EditStep, EditTask
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,19 @@ class BlendedFlowEdit(FlowEdit):
 
     blend: Blend | None = None
 
-    def _rule(self) -> PairedRule:
+    def _rule(self) -> EditRule:
         return self._step if self.blend is None else _Blended(self._step, self.blend)
 
-    def _after(
-        self, task: PairedTask, source_at: Callable[[int], Tensor], falling: Sequence[float]
-    ) -> AfterStep | None:
+    def _after(self, task: EditTask, source_at: Callable[[int], Tensor], falling: Sequence[float]) -> AfterStep | None:
         blend, keep = self.blend, task.keep(source_at)
         if blend is None:
             return keep
         before, steps = task.total - (len(falling) - 1), len(falling) - 1
 
-        def hook(x: Tensor, level: int) -> Tensor:
-            done = steps - 1 - level
-            x = blend(before + done, task.total, falling[done], (source_at(level), x))
-            return x if keep is None else keep(x, level)
+        def hook(x: Tensor, index: int) -> Tensor:
+            done = steps - 1 - index
+            x = blend(before + done, task.total, falling[done], (source_at(index), x))
+            return x if keep is None else keep(x, index)
 
         return hook
 
@@ -54,13 +52,13 @@ class BlendedFlowEdit(FlowEdit):
 class _Blended:
     """A rule, and the blend behind it; counts the levels of one edit."""
 
-    def __init__(self, rule: PairedRule, blend: Blend) -> None:
+    def __init__(self, rule: EditRule, blend: Blend) -> None:
         self._rule = rule
         self._blend = blend
         self._index = 0
 
-    def __call__(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
+    def __call__(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
         found = self._rule(task, z, sigma, sigma_next)
         z = self._blend(self._index, task.total, sigma, (task.x0, found.z))
         self._index += 1
-        return PairedStep(z, found.denoised)
+        return EditStep(z, found.denoised)

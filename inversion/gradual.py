@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .record import Inversion
+from .inversion import Inversion
 
 # Seeds of torch's generators are 64 bits.
 _SEEDS = 2**64
@@ -40,18 +40,6 @@ def drawn(count: int, passes: int, seed: int, rows: Sequence[int]) -> tuple[tupl
         generator = torch.Generator().manual_seed((seed + int(row)) % _SEEDS)
         columns.append([int(each) for each in torch.randint(count, (passes,), generator=generator)])
     return tuple(zip(*columns, strict=True))
-
-
-def of_rows(record: Inversion, rows: Sequence[int]) -> Inversion:
-    """Return a record of some pictures of another, in any order and as often as they are named.
-
-    Args:
-        record: A record of a method whose state is its latent alone.
-        rows: Numbers of its pictures.
-    """
-    index = torch.tensor(list(rows))
-    path = None if record.path is None else tuple(state[index] for state in record.path)
-    return replace(record, x0=record.x0[index], x=record.x[index], path=path)
 
 
 def moved(record: Inversion, before: Tensor | None, alpha: float) -> Inversion:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core.denoiser import mix
-from .paired import Branches, PairedEdit, PairedStep, PairedTask, paired_walk
+from .inversion_free import Branches, EditStep, EditTask, InversionFreeEdit, edit_walk
 
 
 @dataclass(frozen=True)
-class InfEdit(PairedEdit):
+class InfEdit(InversionFreeEdit):
     """InfEdit's edit; one call of each denoiser a level.
 
     Attributes:
@@ -40,12 +40,12 @@ class InfEdit(PairedEdit):
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"eta must lie between 0 and 1, got {self.eta:g}; 1 is the paper's choice.")
 
-    def evaluations(self, level: int) -> tuple[int, int]:
+    def evaluations(self, index: int) -> tuple[int, int]:
         """One call of each denoiser at every level."""
-        return level, level
+        return index, index
 
-    def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:
-        return paired_walk(task, falling, Consistent(self.eta))
+    def _run(self, task: EditTask, falling: Sequence[float]) -> Tensor:
+        return edit_walk(task, falling, Consistent(self.eta))
 
 
 class Consistent:
@@ -55,23 +55,23 @@ class Consistent:
         self._eta = eta
         self._carried: Tensor | None = None
 
-    def __call__(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
+    def __call__(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
         """Move the edited latent on by one level."""
         space, x0 = task.source.space, task.x0
         noise = self._noise(task)
         asked = task.ask(mix(x0, noise, sigma, space), mix(z, noise, sigma, space), sigma)
         self._carry(asked, task, noise, z, sigma)
         edited = x0 + (asked.target_denoised - asked.source_denoised)
-        return PairedStep(edited, edited)
+        return EditStep(edited, edited)
 
-    def _noise(self, task: PairedTask) -> Tensor:
+    def _noise(self, task: EditTask) -> Tensor:
         if self._carried is None:
             return task.noises.draw()
         carried = math.sqrt(1.0 - self._eta) * self._carried
         # Without fresh noise none is drawn: 0 * noise would cost a draw and give the same.
         return carried if self._eta == 0.0 else carried + math.sqrt(self._eta) * task.noises.draw()
 
-    def _carry(self, asked: Branches, task: PairedTask, noise: Tensor, z: Tensor, sigma: float) -> None:
+    def _carry(self, asked: Branches, task: EditTask, noise: Tensor, z: Tensor, sigma: float) -> None:
         if self._eta < 1.0:
             # e = x + (1 - s) d for flow, d otherwise: the noise parts of the two states, which share n.
             self._carried = noise + self._noise_difference(asked, task.x0, z, sigma, task.source.space == "flow")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.denoiser import mix
 from .infedit import Consistent, InfEdit
-from .paired import Branches, PairedStep, PairedTask, paired_walk
+from .inversion_free import Branches, EditStep, EditTask, edit_walk
 
 
 class Blend(Protocol):
@@ -56,10 +56,10 @@ class BranchedInfEdit(InfEdit):
         if self.others < 0:
             raise ValueError(f"others must be at least 0, got {self.others}; 0 is the plain edit.")
 
-    def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:
+    def _run(self, task: EditTask, falling: Sequence[float]) -> Tensor:
         if task.both is None:
             raise ValueError("both must be given for an edit of several branches, got None; evaluate them in one call.")
-        return paired_walk(task, falling, _Branched(self))
+        return edit_walk(task, falling, _Branched(self))
 
 
 class _Branched(Consistent):
@@ -71,7 +71,7 @@ class _Branched(Consistent):
         self._others: list[Tensor] | None = None
         self._index = 0
 
-    def __call__(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
+    def __call__(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
         assert task.both is not None
         x0, space = task.x0, task.both.space
         others = [x0] * self._edit.others if self._others is None else self._others
@@ -84,4 +84,4 @@ class _Branched(Consistent):
         if self._edit.blend is not None:
             edited = self._edit.blend(self._index, task.total, sigma, (x0, edited, *self._others))
         self._index += 1
-        return PairedStep(edited, edited)
+        return EditStep(edited, edited)

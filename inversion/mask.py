@@ -7,44 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..core.denoiser import implied_noise, mix
 from ..core.walk import AfterStep
-from .record import Inversion
-
-
-def source_state(inversion: Inversion, level: int, device: torch.device | str = "cpu") -> Tensor:
-    """The source's own state at a level of the record.
-
-    Taken from the recorded path where there is one; else x0 mixed with the noise that x_k implies, so that the
-    states at both ends are the record's own.
-
-    Args:
-        inversion: The record.
-        level: 0 .. inversion.level.
-        device: Where the state is wanted.
-
-    Raises:
-        ValueError: If the level lies outside the record.
-    """
-    if not 0 <= level <= inversion.level:
-        raise ValueError(f"level must lie between 0 and the record's {inversion.level}, got {level}; ask within it.")
-    if level == 0:
-        return inversion.x0.to(device)
-    if inversion.path is not None:
-        return inversion.path[level].to(device)
-    if level == inversion.level:
-        return inversion.x.to(device)
-    start = inversion.sigmas[0]
-    noise = implied_noise(inversion.x, inversion.x0, inversion.sigma, inversion.space, start)
-    return mix(inversion.x0, noise, inversion.sigmas[level], inversion.space, start).to(device)
+from .inversion import Inversion
 
 
 def blend(inversion: Inversion, mask: Tensor, device: torch.device | str = "cpu") -> AfterStep:
     """A hook for replay that keeps the source outside a mask.
 
-        x <- mask * x + (1 - mask) * source_state(level)
+        x <- mask * x + (1 - mask) * state_at(sigmas[index])
 
-    Where the mask is 0 the result is the source's state bit for bit, at level 0 therefore x0; where it is 1 the
+    Where the mask is 0 the result is the source's state bit for bit, at index 0 therefore x0; where it is 1 the
     state is left as it is. (Blended diffusion: Avrahami et al. 2022, arXiv:2206.02779.)
 
     Args:
@@ -54,14 +26,15 @@ def blend(inversion: Inversion, mask: Tensor, device: torch.device | str = "cpu"
         device: Where the replay computes.
 
     Returns:
-        The hook after_step(x, level) -> x.
+        The hook after_step(x, index) -> x.
 
     Raises:
-        ValueError: If the mask does not fit the latent or leaves 0 .. 1.
+        ValueError: If the mask does not fit the latent or leaves 0 .. 1. The hook itself, if the noise was moved and
+            there is no path.
     """
 
-    def state_of(level: int) -> Tensor:
-        return source_state(inversion, level, device)
+    def state_of(index: int) -> Tensor:
+        return inversion.state_at(inversion.sigmas[index], device)
 
     return keep_source(mask, inversion.shape, inversion.dtype, state_of, device)
 
@@ -73,17 +46,17 @@ def keep_source(
     state_of: Callable[[int], Tensor],
     device: torch.device | str = "cpu",
 ) -> AfterStep:
-    """A hook x <- mask * x + (1 - mask) * state_of(level), bit for bit where the mask is 0 or 1.
+    """A hook x <- mask * x + (1 - mask) * state_of(index), bit for bit where the mask is 0 or 1.
 
     Args:
         mask: Weights from 0 (keep) to 1 (edit), as in blend.
         shape: Shape of the latent.
         dtype: Precision of the states.
-        state_of: The source's own state at a level.
+        state_of: The source's own state at an index of the walk's grid.
         device: Where the walk computes.
 
     Returns:
-        The hook after_step(x, level) -> x.
+        The hook after_step(x, index) -> x.
 
     Raises:
         ValueError: If the mask does not fit the latent or leaves 0 .. 1.
@@ -102,8 +75,8 @@ def keep_source(
     if not bool(((weights >= 0.0) & (weights <= 1.0)).all()):
         raise ValueError("mask must lie between 0 and 1, got values outside; clamp it.")
 
-    def after_step(x: Tensor, level: int) -> Tensor:
-        source = state_of(level).to(x)
+    def after_step(x: Tensor, index: int) -> Tensor:
+        source = state_of(index).to(x)
         mixed = torch.lerp(source, x, weights)
         # Arithmetic alone would let an inf or a rounded sum through where the mask is exactly 0 or 1.
         return torch.where(weights == 0.0, source, torch.where(weights == 1.0, x, mixed))

@@ -16,7 +16,7 @@ from ..core.denoiser import Denoiser
 from ..core.steps import Stepper
 from ..core.walk import AfterStep, OnStep, walk
 from .embeddings import EmbeddingPerStep
-from .record import Inversion, Scalar, keep
+from .inversion import Inversion, Scalar, keep
 
 Version = tuple[int, int, int]
 
@@ -107,7 +107,7 @@ class Method(ABC):
         added: Version of the pack in which it appeared; decides where its settings stand among a node's inputs.
         reversible: Whether replay undoes invert up to rounding.
         revision: Raised when the same settings give other numbers, so that older records are refused.
-        min_level: Lowest level that it can invert to.
+        min_index: Lowest index that it can invert to.
         needs_gradients: Whether invert differentiates the model, so that its denoiser must let gradients through.
         stops_early: Whether invert may make fewer calls than `evaluations` says.
         corrects_guidance: Whether its residuals undo the guidance that they were recorded under, so that an edit
@@ -122,7 +122,7 @@ class Method(ABC):
     added: ClassVar[Version]
     reversible: ClassVar[bool] = False
     revision: ClassVar[int] = 1
-    min_level: ClassVar[int] = 1
+    min_index: ClassVar[int] = 1
     needs_gradients: ClassVar[bool] = False
     stops_early: ClassVar[bool] = False
     corrects_guidance: ClassVar[bool] = False
@@ -164,22 +164,22 @@ class Method(ABC):
         denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
-        """Take x0 to sigmas[level].
+        """Take x0 to sigmas[index].
 
         Args:
             denoiser: The model under the source conditioning.
             x0: Clean latent (B, C, [T,] H, W) at sigmas[0]; left untouched.
             sigmas: Ascending grid.
-            level: Level k to stop at, min_level .. len(sigmas) - 1.
+            index: Index k to stop at, min_index .. len(sigmas) - 1.
             keep_path: Whether to keep every state on the way.
             on_step: Told after every step.
 
         Returns:
-            The state at level k and whatever the way back needs.
+            The state at index k and whatever the way back needs.
         """
 
     @abstractmethod
@@ -198,7 +198,7 @@ class Method(ABC):
             inversion: A record that this method made.
             source: The model under the source conditioning.
             target: The model under the target conditioning; None reconstructs.
-            after_step: Maps each new state and its level to the one to go on from.
+            after_step: Maps each new state and its index in the grid to the one to go on from.
             on_step: Told after every step.
             device: Where to compute.
 
@@ -207,8 +207,8 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def evaluations(self, level: int, rising: bool = True) -> int:
-        """Calls of one denoiser in a walk from the clean end to level k or back; the most, if it stops early."""
+    def evaluations(self, index: int, rising: bool = True) -> int:
+        """Calls of one denoiser in a walk from the clean end to index k or back; the most, if it stops early."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class SingleState(Method):
         denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
@@ -245,7 +245,7 @@ class SingleState(Method):
             return x
 
         stepper = self.up()
-        x = walk(denoiser, x0, sigmas[: level + 1], stepper, on_step, tap)
+        x = walk(denoiser, x0, sigmas[: index + 1], stepper, on_step, tap)
         return MethodState(x, path=None if path is None else tuple(path), remarks=self.remarks(stepper))
 
     def replay(

@@ -22,7 +22,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ..core.denoiser import Denoiser, work_dtype
-from .record import Inversion
+from .inversion import Inversion
 
 PROX = ("none", "l0", "l1")
 # Below this sine of the angle between two embeddings the arc is their chord.
@@ -152,7 +152,7 @@ class NegativePrompt:
         """
         falling = inversion.falling
         # The first level of the pull: so many steps before the end.
-        top = falling[inversion.level - round(self.pull_steps * inversion.level)]
+        top = falling[inversion.index - round(self.pull_steps * inversion.index)]
         clean: list[Tensor] = []
 
         def denoise(x: Tensor, sigma: float) -> Tensor:

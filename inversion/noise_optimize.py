@@ -25,9 +25,8 @@ from ..core.walk import StepReport
 from .adam import Adam, beside
 from .api import MisfitError, check_fit, own_method
 from .gradient import walk_gradient
+from .inversion import MOVED, Inversion, Scalar, keep
 from .method import SingleState
-from .record import Inversion, Scalar, keep
-from .trajectory import MOVED
 
 NORMS = ("L2", "L1")
 ITERATIONS = 20
@@ -183,11 +182,11 @@ def noise_optimize(
 def with_noise(inversion: Inversion, x: Tensor, remarks: dict[str, Scalar] | None = None) -> Inversion:
     """The record with another state at its level; x0, path and everything else stay those of its source.
 
-    Its meta says that it was moved, so that nobody takes it for a state of the source (`trajectory.reached`).
+    Its meta says that it was moved, so that nobody takes it for a state of the source (`Inversion.reached`).
 
     Args:
         inversion: A record of a method whose whole state is one latent.
-        x: State at its level, shape of the latent.
+        x: State at its index, shape of the latent.
         remarks: Further entries for its meta.
     """
     return replace(inversion, x=keep(x, inversion.dtype), meta={**inversion.meta, MOVED: True, **(remarks or {})})

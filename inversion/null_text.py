@@ -31,8 +31,8 @@ from ..core.walk import StepReport
 from .adam import EPSILON, Adam, beside
 from .api import MisfitError, adopt, own_method
 from .embeddings import with_embeddings
+from .inversion import Inversion, Scalar
 from .method import SingleState
-from .record import Inversion, Scalar
 
 # Settings of the published code, for its 50 steps at guidance 7.5.
 CFG = 7.5
@@ -129,7 +129,7 @@ def null_text(
     started = time.perf_counter()
     called = source.evaluations + unconditional.evaluations
     found: list[Tensor] = []
-    total = record.level
+    total = record.index
     # Whatever the caller's mode: an embedding made in inference mode could not carry a gradient.
     with torch.inference_mode(False), torch.enable_grad():
         x = record.x.to(device)

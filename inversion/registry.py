@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from . import methods
+from .inversion import Scalar
 from .method import Method, Parameter
-from .record import Scalar
 
 
 def method_in(module: ModuleType) -> type[Method]:

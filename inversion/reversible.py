@@ -1,6 +1,6 @@
 """Gradients through the way down of a pair method, holding two latents however many steps there are.
 
-The way down is a chain of shears, u <- a u + m(v) on one of two states (`pairs.Shear`). Only its end is kept. From
+The way down is a chain of shears, u <- a u + m(v) on one of two states (`coupled.Shear`). Only its end is kept. From
 there each shear is undone, and differentiated with the same call of the model:
 
     u   <- (u - m(v)) / a
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
+from .coupled import Coupled
 from .gradient import Loss, check_inputs, differentiate_loss, pull_back, watch
-from .pairs import Pair
-from .record import check_level, check_sigmas
+from .inversion import check_index, check_sigmas
 
 
 @dataclass(frozen=True, eq=False)
-class PairGradient:
+class CoupledGradient:
     """The loss at the end of a pair's way down, and what it depends on.
 
     Attributes:
@@ -44,16 +44,16 @@ class PairGradient:
     inputs: tuple[Tensor, ...] = ()
 
 
-def pair_gradient(
-    method: Pair,
+def coupled_gradient(
+    method: Coupled,
     denoiser: Denoiser,
     x: Tensor,
     mate: Tensor,
     sigmas: Sequence[float],
-    level: int,
+    index: int,
     loss: Loss,
     inputs: Sequence[Tensor] = (),
-) -> PairGradient:
+) -> CoupledGradient:
     """Differentiate a loss on what a pair comes down to.
 
     As exact as the method's round trip, of which it is the second half. Takes every call of the way down twice, the
@@ -62,11 +62,11 @@ def pair_gradient(
     Args:
         method: A pair method with its settings.
         denoiser: The model; gradients of its answer must reach its state.
-        x: State at sigmas[level], (B, C, [T,] H, W), float32 or float64; left untouched.
+        x: State at sigmas[index], (B, C, [T,] H, W), float32 or float64; left untouched.
         mate: Its mate, shape of x; left untouched. Where a method makes a new one of x for an edit, that is the
             caller's to differentiate.
         sigmas: Ascending grid.
-        level: Level of x.
+        index: Index of x.
         loss: Maps the latent at sigmas[0] to a tensor of one number.
         inputs: Tensors that require gradients and that the denoiser's answers are computed from.
 
@@ -74,14 +74,14 @@ def pair_gradient(
         The loss, the latent and the gradients, detached, each like what it belongs to.
 
     Raises:
-        ValueError: As walk_gradient, and if the grid or the level is none for the method.
+        ValueError: As walk_gradient, and if the grid or the index is none for the method.
     """
     check_inputs(inputs)
     grid = check_sigmas(sigmas, denoiser.space)
-    check_level(level, grid, method.min_level)
+    check_index(index, grid, method.min_index)
     # The states of the way down are found again by walking up.
-    method.check(grid, level)
-    descent = method.descent(denoiser.space, grid, level)
+    method.check(grid, index)
+    descent = method.descent(denoiser.space, grid, index)
     with torch.inference_mode(False):
         pair = [x.detach().clone(), mate.detach().clone()]
         with torch.no_grad():
@@ -103,4 +103,4 @@ def pair_gradient(
             at_pair[other] = at_pair[other] + found[0]
             at_pair[moved] = shear.scale * at_pair[moved]
             at_inputs = [total + part for total, part in zip(at_inputs, found[1:], strict=True)]
-    return PairGradient(value, end, at_pair[0], at_pair[1], tuple(at_inputs))
+    return CoupledGradient(value, end, at_pair[0], at_pair[1], tuple(at_inputs))

@@ -3,7 +3,7 @@
 Metadata of the file (all texts, as the format wants):
 
     format      "retrace.inversion"
-    record      JSON: schema, space, sigmas, level, dtype, half, counts of the lists, seed, method, params,
+    record      JSON: schema, space, sigmas, index, dtype, half, counts of the lists, seed, method, params,
                 fingerprints, meta
     checksum    SHA-256 of the JSON and of every tensor's name, dtype, shape and bytes
 
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .fingerprint import fingerprint
-from .record import DTYPES, Inversion, keep
+from .inversion import DTYPES, Inversion, keep
 
 FORMAT = "retrace.inversion"
 SCHEMA = 1
@@ -35,11 +35,11 @@ SCHEMA = 1
 LISTS = ("path", "residuals", "embeddings")
 DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 HEADER_KEYS = {
-    "schema", "space", "sigmas", "level", "dtype", "half", "counts", "seed", "method", "params", "fingerprints", "meta",
+    "schema", "space", "sigmas", "index", "dtype", "half", "counts", "seed", "method", "params", "fingerprints", "meta",
 }  # fmt: skip
 
 
-class RecordError(ValueError):
+class StorageError(ValueError):
     """A record file cannot be written or read."""
 
 
@@ -53,14 +53,14 @@ def save(inversion: Inversion, path: str | os.PathLike[str], half: bool = False)
             the rounding error (about 5e-4) then bounds what an exact method can reconstruct.
 
     Raises:
-        RecordError: If the name has another ending, the folder is missing, the file cannot be written, or a value
+        StorageError: If the name has another ending, the folder is missing, the file cannot be written, or a value
             does not fit float16.
     """
     target = Path(path)
     if target.suffix != ".safetensors":
-        raise RecordError(f"A record file must end in .safetensors, got {target.name!r}; rename it.")
+        raise StorageError(f"A record file must end in .safetensors, got {target.name!r}; rename it.")
     if not target.parent.is_dir():
-        raise RecordError(f"A record must go into an existing folder, got {str(target.parent)!r}; make it first.")
+        raise StorageError(f"A record must go into an existing folder, got {str(target.parent)!r}; make it first.")
     tensors = _pack(inversion, half)
     record = json.dumps(_header(inversion, half), sort_keys=True, allow_nan=False)
     metadata = {"format": FORMAT, "record": record, "checksum": fingerprint(record, tensors)}
@@ -76,7 +76,7 @@ def save(inversion: Inversion, path: str | os.PathLike[str], half: bool = False)
             os.fsync(file.fileno())
         os.replace(partial, target)
     except (OSError, SafetensorError) as error:
-        raise RecordError(
+        raise StorageError(
             f"The record {target.name!r} must be writable, got: {_one_line(error)}; check the disk and the folder."
         ) from error
     finally:
@@ -94,23 +94,25 @@ def load(path: str | os.PathLike[str]) -> Inversion:
         The record, bit for bit what was saved unless it was saved in half precision.
 
     Raises:
-        RecordError: If the file is missing, truncated, no record, of a newer schema, or was changed by hand.
+        StorageError: If the file is missing, truncated, no record, of a newer schema, or was changed by hand.
     """
     source = Path(path)
     if not source.is_file():
-        raise RecordError(f"The record file must exist, got {source.name!r}; check the name and the folder.")
+        raise StorageError(f"The record file must exist, got {source.name!r}; check the name and the folder.")
     metadata, tensors = _read(source)
     if metadata.get("format") != FORMAT:
-        raise RecordError(
+        raise StorageError(
             f"{source.name!r} must be a record that Retrace saved, got another .safetensors file; choose a record."
         )
     header = _parse(source, metadata.get("record", ""))
     if metadata.get("checksum") != fingerprint(metadata["record"], tensors):
-        raise RecordError(f"{source.name!r} must be unchanged since it was saved, got another checksum; save it again.")
+        raise StorageError(
+            f"{source.name!r} must be unchanged since it was saved, got another checksum; save it again."
+        )
     try:
         return _unpack(header, tensors)
     except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"{source.name!r} must hold a consistent record, got: {_one_line(error)}") from error
+        raise StorageError(f"{source.name!r} must hold a consistent record, got: {_one_line(error)}") from error
 
 
 def _pack(inversion: Inversion, half: bool) -> dict[str, Tensor]:
@@ -123,7 +125,7 @@ def _pack(inversion: Inversion, half: bool) -> dict[str, Tensor]:
         named = {name: tensor.to(torch.float16) for name, tensor in named.items()}
         for name, tensor in named.items():
             if not bool(torch.isfinite(tensor).all()):
-                raise RecordError(f"{name} must stay below 65504 for half precision, got more; save it without half.")
+                raise StorageError(f"{name} must stay below 65504 for half precision, got more; save it without half.")
     # x0 stays whole: what lies outside a mask is promised bit for bit. Lists may share memory with x0 and x, which
     # the file format refuses, hence the copies.
     named = {"x0": inversion.x0, **named}
@@ -141,7 +143,7 @@ def _header(inversion: Inversion, half: bool) -> dict[str, Any]:
         "schema": SCHEMA,
         "space": inversion.space,
         "sigmas": list(inversion.sigmas),
-        "level": inversion.level,
+        "index": inversion.index,
         "dtype": str(inversion.dtype).removeprefix("torch."),
         "half": half,
         "counts": {name: None if getattr(inversion, name) is None else len(getattr(inversion, name)) for name in LISTS},
@@ -163,13 +165,13 @@ def _read(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             # Copies, because the reader maps the file and the file may be replaced while the record lives.
             return metadata, {name: keep(file.get_tensor(name)) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise RecordError(
+        raise StorageError(
             f"{source.name!r} must be a complete .safetensors file, got: {_one_line(error)}; save or copy it again."
         ) from error
 
 
 def _parse(source: Path, record: str) -> dict[str, Any]:
-    damaged = RecordError(
+    damaged = StorageError(
         f"The header of {source.name!r} must be what Retrace wrote, got something else; save it again."
     )
     try:
@@ -179,7 +181,7 @@ def _parse(source: Path, record: str) -> dict[str, Any]:
     if not isinstance(header, dict) or type(header.get("schema")) is not int:
         raise damaged
     if header["schema"] > SCHEMA:
-        raise RecordError(
+        raise StorageError(
             f"{source.name!r} must be of schema {SCHEMA} or older, got {header['schema']}; update Retrace to read it."
         )
     if header.keys() != HEADER_KEYS or header["schema"] != SCHEMA:
@@ -218,7 +220,7 @@ def _unpack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Inversi
     inversion = Inversion(
         space=header["space"],
         sigmas=tuple(header["sigmas"]),
-        level=header["level"],
+        index=header["index"],
         x0=take("x0"),
         x=take("x"),
         mate=take("mate") if "mate" in left else None,

@@ -109,7 +109,7 @@ def test_invert_then_replay_reconstructs_what_the_model_reconstructs(run, pipeli
     )
     assert code == 0 and "round trip: relative error" in said and "noise std" in said
     record = load(record_file)
-    assert record.level == 2 and record.steps == 4 and record.method == "midpoint"
+    assert record.index == 2 and record.steps == 4 and record.method == "midpoint"
     assert record.meta["source_prompt"] == SOURCE and record.meta["retrace"] == VERSION
     # 37 by 50 pixels, cropped to multiples of the VAE's 4.
     assert (record.meta["height"], record.meta["width"]) == (36, 48) and record.shape == (1, 4, 9, 12)

@@ -61,7 +61,7 @@ def test_edits_follow_their_prompts(shown, kind):
 @pytest.mark.parametrize("kind", ["eps", "flow"])
 def test_records_of_the_demo_can_be_replayed(shown, kind, tmp_path, capsys):
     record = shown[0] / f"demo-{kind}.safetensors"
-    assert load(record).level == load(record).steps == 25
+    assert load(record).index == load(record).steps == 25
     assert cli.main(["replay", str(record), "--model", f"demo-{kind}", "-o", str(tmp_path / "back.png")]) == 0
     with Image.open(tmp_path / "back.png") as picture:
         seen = read(np.array(picture))

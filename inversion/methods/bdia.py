@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...core.denoiser import Space
+from ..coupled import TwoStep
 from ..method import parameter
-from ..pairs import TwoStep
 
 # Going up, a disturbance grows by 1/gamma a step. At sixtyfold growth, gamma .96 over 100 steps, the noise of an
 # inversion is still near its right strength (1.2 times on an exact model); at a hundredfold it may be twice too strong.
@@ -45,17 +45,17 @@ class BDIA(TwoStep):
             return self.gamma
         return self.gamma * math.sqrt((1.0 + sigma_low**2) / (1.0 + sigma_high**2))
 
-    def check(self, sigmas: Sequence[float], level: int) -> None:
+    def check(self, sigmas: Sequence[float], index: int) -> None:
         """Refuse a gamma with which the way up diverges.
 
         Raises:
             ValueError: If a disturbance would grow beyond sixtyfold on the way up.
         """
-        smallest = LARGEST_GROWTH ** (-1.0 / level)
+        smallest = LARGEST_GROWTH ** (-1.0 / index)
         if self.gamma < smallest:
             # Rounded up to what the number box can hold, so that the value named is one that works.
             enough = min(1.0, math.ceil(smallest * 100.0) / 100.0)
             raise ValueError(
-                f"gamma of method bdia must be at least {enough:.2f} to climb {level} steps, got {self.gamma:g}; "
+                f"gamma of method bdia must be at least {enough:.2f} to climb {index} steps, got {self.gamma:g}; "
                 "raise it, or use fewer steps or a lower strength."
             )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.denoiser import Denoiser, Space
+from ..coupled import TwoStep, mate_of
+from ..inversion import Inversion
 from ..method import parameter
-from ..pairs import TwoStep, mate_of
-from ..record import Inversion
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ class BELM(TwoStep):
         # A target that is the source itself is a reconstruction.
         if not self.reseed or target is None or target is source:
             return mate_of(inversion, x)
-        return self.mate(target, x, inversion.sigmas, inversion.level)
+        return self.mate(target, x, inversion.sigmas, inversion.index)

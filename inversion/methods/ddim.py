@@ -30,6 +30,6 @@ class DDIM(SingleState):
         """Stepper for falling sigmas."""
         return Euler()
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """One a step."""
-        return level
+        return index

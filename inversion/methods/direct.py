@@ -11,8 +11,8 @@ from torch import Tensor
 from ...core.denoiser import Denoiser
 from ...core.steps import DDIMPredictor, Euler
 from ...core.walk import AfterStep, OnStep, StepReport, walk
+from ..inversion import Inversion, keep
 from ..method import Method, MethodState, parameter
-from ..record import Inversion, keep
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Direct(Method):
         denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
@@ -66,7 +66,7 @@ class Direct(Method):
         climb, descend, plain = DDIMPredictor(), Euler(), denoiser.unguided
         path, residuals = [keep(x0)], []
         x = x0
-        for i in range(1, level + 1):
+        for i in range(1, index + 1):
             below = x
             x, denoised = climb(plain, below, sigmas[i - 1], sigmas[i])
             path.append(keep(x))
@@ -74,7 +74,7 @@ class Direct(Method):
                 back, denoised = descend(denoiser, x, sigmas[i], sigmas[i - 1])
                 residuals.append(keep(below - back))
             if on_step is not None:
-                on_step(StepReport(i - 1, level, sigmas[i - 1], sigmas[i], x, denoised))
+                on_step(StepReport(i - 1, index, sigmas[i - 1], sigmas[i], x, denoised))
         return MethodState(x, path=tuple(path), residuals=tuple(residuals) if residuals else None)
 
     def replay(
@@ -98,17 +98,17 @@ class Direct(Method):
         if carries and residuals is None:
             raise ValueError("A record of method direct must hold its residuals, got none; invert again.")
 
-        def correct(x: Tensor, level: int) -> Tensor:
+        def correct(x: Tensor, index: int) -> Tensor:
             if target is None:
-                x = path[level].to(device)
+                x = path[index].to(device)
             elif carries:
                 assert residuals is not None
-                x = x + self.carry * residuals[level].to(device)
-            return x if after_step is None else after_step(x, level)
+                x = x + self.carry * residuals[index].to(device)
+            return x if after_step is None else after_step(x, index)
 
         denoiser = source if target is None else target
         return walk(denoiser, inversion.x.to(device), inversion.falling, Euler(), on_step, correct)
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """Two a step up, one of the climb and one for the residual; one a step otherwise."""
-        return 2 * level if rising and self.carry > 0.0 else level
+        return 2 * index if rising and self.carry > 0.0 else index

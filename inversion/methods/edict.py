@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...core.denoiser import Denoiser, Evaluation, Space
 from ...core.walk import AfterStep, OnStep, StepReport
+from ..coupled import Coupled, Descent, Shear, mate_of
+from ..inversion import Inversion, keep
 from ..method import MethodState, parameter
-from ..pairs import Descent, Pair, Shear, mate_of
-from ..record import Inversion, keep
 
 # The paper's mixing, for 50 steps.
 OFFICIAL_P = 0.93
@@ -25,7 +25,7 @@ LARGEST_GROWTH = 1e7
 
 
 @dataclass(frozen=True)
-class EDICT(Pair):
+class EDICT(Coupled):
     """A pair (x, y) at each level, stepped and mixed.
 
     Down, from s to t:
@@ -65,17 +65,17 @@ class EDICT(Pair):
         """The p that is used on a grid of so many steps."""
         return self.p if self.p else max(OFFICIAL_P, math.exp(-LARGEST_EXPONENT / steps))
 
-    def check(self, sigmas: Sequence[float], level: int) -> None:
+    def check(self, sigmas: Sequence[float], index: int) -> None:
         """Refuse a p with which the way up diverges.
 
         Raises:
             ValueError: If x - y would grow beyond what float32 can tell apart.
         """
-        smallest = LARGEST_GROWTH ** (-0.5 / level)
+        smallest = LARGEST_GROWTH ** (-0.5 / index)
         if self.mixing(len(sigmas) - 1) < smallest:
             enough = min(1.0, math.ceil(smallest * 100.0) / 100.0)
             raise ValueError(
-                f"p of method edict must be 0 or at least {enough:.2f} to climb {level} steps, got {self.p:g}; "
+                f"p of method edict must be 0 or at least {enough:.2f} to climb {index} steps, got {self.p:g}; "
                 "set it to 0, or use fewer steps."
             )
 
@@ -84,30 +84,30 @@ class EDICT(Pair):
         denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
         """Walk up; see Method.invert."""
-        self.check(sigmas, level)
+        self.check(sigmas, index)
         p = self.mixing(len(sigmas) - 1)
         path = [keep(x0)]
         x, y = x0, x0
-        for i in range(1, level + 1):
+        for i in range(1, index + 1):
             s, t = sigmas[i], sigmas[i - 1]
             y = (y - (1.0 - p) * x) / p
             x = (x - (1.0 - p) * y) / p
-            if _swapped(i, level):
+            if _swapped(i, index):
                 x, y = y, x
             y = y - (t - s) * _ask(denoiser, x, s, t).derivative
             derivative, denoised = denoiser.evaluate(y, s)
             x = x - (t - s) * derivative
-            if _swapped(i, level):
+            if _swapped(i, index):
                 x, y = y, x
             if keep_path:
                 path.append(keep(x))
             if on_step is not None:
-                on_step(StepReport(i - 1, level, t, s, x, denoised))
+                on_step(StepReport(i - 1, index, t, s, x, denoised))
         return MethodState(x, mate=y, path=tuple(path) if keep_path else None)
 
     def replay(
@@ -121,30 +121,30 @@ class EDICT(Pair):
     ) -> Tensor:
         """Walk down; see Method.replay. after_step is applied to both states, which both end as the result."""
         denoiser = source if target is None else target
-        level, sigmas, p = inversion.level, inversion.sigmas, self.mixing(inversion.steps)
+        index, sigmas, p = inversion.index, inversion.sigmas, self.mixing(inversion.steps)
         x = inversion.x.to(device)
         y = mate_of(inversion, x)
-        for i in range(level, 0, -1):
+        for i in range(index, 0, -1):
             s, t = sigmas[i], sigmas[i - 1]
-            if _swapped(i, level):
+            if _swapped(i, index):
                 x, y = y, x
             x = x + (t - s) * denoiser.derivative(y, s)
             derivative, denoised = _ask(denoiser, x, s, t)
             y = y + (t - s) * derivative
-            if _swapped(i, level):
+            if _swapped(i, index):
                 x, y = y, x
             x = p * x + (1.0 - p) * y
             y = p * y + (1.0 - p) * x
             if after_step is not None:
                 x, y = after_step(x, i - 1), after_step(y, i - 1)
             if on_step is not None:
-                on_step(StepReport(level - i, level, s, t, x, denoised))
+                on_step(StepReport(index - i, index, s, t, x, denoised))
         return x
 
-    def descent(self, space: Space, sigmas: Sequence[float], level: int) -> Descent:
-        """Each of the four lines of a step is a shear; see Pair.descent."""
+    def descent(self, space: Space, sigmas: Sequence[float], index: int) -> Descent:
+        """Each of the four lines of a step is a shear; see Coupled.descent."""
         p, shears = self.mixing(len(sigmas) - 1), []
-        for i in range(level, 0, -1):
+        for i in range(index, 0, -1):
             s, t = sigmas[i], sigmas[i - 1]
 
             def first(denoiser: Denoiser, y: Tensor, s: float = s, t: float = t) -> Tensor:
@@ -156,21 +156,21 @@ class EDICT(Pair):
             def share(denoiser: Denoiser, other: Tensor) -> Tensor:
                 return (1.0 - p) * other
 
-            x, y = (1, 0) if _swapped(i, level) else (0, 1)
+            x, y = (1, 0) if _swapped(i, index) else (0, 1)
             shears += [Shear(x, 1.0, first, s), Shear(y, 1.0, second, s), Shear(0, p, share, s), Shear(1, p, share, s)]
         return Descent(tuple(shears), 0)
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """Two a step."""
-        return 2 * level
+        return 2 * index
 
-    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], index: int) -> Tensor:
         """The state itself, without a call."""
         return x
 
 
-def _swapped(i: int, level: int) -> bool:
-    return (level - i) % 2 == 1
+def _swapped(i: int, index: int) -> bool:
+    return (index - i) % 2 == 1
 
 
 def _ask(denoiser: Denoiser, x: Tensor, sigma: float, own: float) -> Evaluation:

@@ -28,6 +28,6 @@ class Euler(SingleState):
         """Stepper for falling sigmas."""
         return EulerStep()
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """One a step."""
-        return level
+        return index

@@ -30,6 +30,6 @@ class FireFlow(SingleState):
         """Stepper for falling sigmas."""
         return FireFlowStep()
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """One a step and one at the start."""
-        return level + 1
+        return index + 1

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ...core.steps import Euler, Stepper
 from ..fixed_point import ImplicitEuler
+from ..inversion import Scalar
 from ..method import SingleState, parameter
-from ..record import Scalar
 
 _logger = logging.getLogger(__name__)
 
@@ -74,9 +74,9 @@ class FixedPoint(SingleState):
         """Stepper for falling sigmas."""
         return Euler()
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """The iterations of each step up, one a step down."""
-        return self.iterations * level if rising else level
+        return self.iterations * index if rising else index
 
     def remarks(self, stepper: Stepper) -> dict[str, Scalar]:
         """Residuals of the climb; see the class."""

@@ -31,6 +31,6 @@ class Midpoint(SingleState):
         """Stepper for falling sigmas."""
         return MidpointStep()
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """Two a step."""
-        return 2 * level
+        return 2 * index

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...core.denoiser import Denoiser, Space, mix
 from ...core.walk import AfterStep, OnStep, StepReport
+from ..inversion import Inversion, keep
 from ..method import Method, MethodState, parameter
-from ..record import Inversion, keep
 
 # What every random generator and every number box takes.
 LARGEST_SEED = 2**32 - 1
@@ -121,7 +121,7 @@ class NoiseMap(Method):
         denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
@@ -130,7 +130,7 @@ class NoiseMap(Method):
         generator = torch.Generator().manual_seed(self.seed)
         path, residuals = [keep(x0)], []
         x, lower = x0, None
-        for i in range(1, level + 1):
+        for i in range(1, index + 1):
             below, start = x, sigmas[i - 1]
             noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
             x = mix(x0, noise, sigmas[i], denoiser.space, sigmas[0])
@@ -143,7 +143,7 @@ class NoiseMap(Method):
             if keep_path:
                 path.append(keep(x))
             if on_step is not None:
-                on_step(StepReport(i - 1, level, start, sigmas[i], x, denoised))
+                on_step(StepReport(i - 1, index, start, sigmas[i], x, denoised))
         assert lower is not None
         residuals.append(lower(None))
         return MethodState(x, path=tuple(path) if keep_path else None, residuals=tuple(residuals), seed=self.seed)
@@ -165,9 +165,9 @@ class NoiseMap(Method):
         if inversion.residuals is None:
             raise ValueError("A record of method noise_map must hold its residuals, got none; invert again.")
         denoiser = source if target is None else target
-        level, sigmas = inversion.level, inversion.sigmas
+        index, sigmas = inversion.index, inversion.sigmas
         x, before = inversion.x.to(device), None
-        for i in range(level, 0, -1):
+        for i in range(index, 0, -1):
             denoised = denoiser(x, sigmas[i])
             now = Prediction(denoised, sigmas[i])
             x = self._mean(x, now, before, sigmas[i - 1], denoiser.space) + inversion.residuals[i - 1].to(device)
@@ -175,12 +175,12 @@ class NoiseMap(Method):
             if after_step is not None:
                 x = after_step(x, i - 1)
             if on_step is not None:
-                on_step(StepReport(level - i, level, sigmas[i], sigmas[i - 1], x, denoised))
+                on_step(StepReport(index - i, index, sigmas[i], sigmas[i - 1], x, denoised))
         return x
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """One a step."""
-        return level
+        return index
 
     def _mean(self, x: Tensor, now: Prediction, before: Prediction | None, sigma_next: float, space: Space) -> Tensor:
         denoised = now.denoised if self.stepper == "ddpm" else extrapolate(now, before, sigma_next, space)

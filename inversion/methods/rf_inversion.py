@@ -11,8 +11,8 @@ from torch import Tensor
 from ...core.denoiser import Denoiser
 from ...core.steps import Step
 from ...core.walk import AfterStep, OnStep, walk
+from ..inversion import Inversion, keep
 from ..method import Method, MethodState, parameter
-from ..record import Inversion, keep
 from .noise_map import LARGEST_SEED
 
 
@@ -136,7 +136,7 @@ class RFInversion(Method):
         denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
@@ -151,7 +151,7 @@ class RFInversion(Method):
         # Drawn on the CPU in one precision: the same on every device.
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
-        x = walk(denoiser, x0, sigmas[: level + 1], UpController(self.gamma, noise), on_step, tap)
+        x = walk(denoiser, x0, sigmas[: index + 1], UpController(self.gamma, noise), on_step, tap)
         return MethodState(x, path=tuple(path) if keep_path else None, seed=self.seed)
 
     def replay(
@@ -164,12 +164,12 @@ class RFInversion(Method):
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Walk down under the second controller; see Method.replay."""
-        total, falling = inversion.level, inversion.falling
+        total, falling = inversion.index, inversion.falling
         top, bottom = (falling[round(share * total)] for share in (self.start, self.stop))
         controller = DownController(self.eta, inversion.x0.to(device), top, bottom)
         denoiser = source if target is None else target
         return walk(denoiser, inversion.x.to(device), falling, controller, on_step, after_step)
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """One a step."""
-        return level
+        return index

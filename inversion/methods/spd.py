@@ -12,8 +12,8 @@ from ...core.denoiser import Denoiser
 from ...core.steps import DDIMPredictor, Euler, Step, Stepper
 from ..adam import Adam, beside
 from ..gradient import pull_back, watch
+from ..inversion import Scalar
 from ..method import SingleState, parameter
-from ..record import Scalar
 
 # Of torch's AdamW, which the published code leaves at its default.
 WEIGHT_DECAY = 1e-2
@@ -127,9 +127,9 @@ class SPD(SingleState):
         """Stepper for falling sigmas."""
         return Euler()
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """At most one for each update, one before and one after them, of each step up; one a step down."""
-        return (self.iterations + 2) * level if rising else level
+        return (self.iterations + 2) * index if rising else index
 
     def remarks(self, stepper: Stepper) -> dict[str, Scalar]:
         """Losses of the climb; see the class."""

@@ -15,14 +15,14 @@ import comfy.samplers
 import torch
 
 from ...attention import AttentionPlan, AttentionRun, Step
-from ...inversion import AfterStep, Inversion, state_at, work_dtype
+from ...inversion import AfterStep, Inversion, work_dtype
 from ..host.checks import check_state_fits
 from ..host.denoiser import Callback
 from ..host.guider import SteadyGuider
 from ..host.misfits import explained
 from ..inverting.link import Bundle
 from ..inverting.runs import check_model_fits
-from ..inverting.sampling import Blends, on_device_precision
+from ..inverting.sampling import Blends
 from .branches import ALONE, NEGATIVE, Branch, BranchGuider
 from .plan_masks import on_grid_of
 from .replay import SOURCE, TARGET, PinnedSource
@@ -163,7 +163,7 @@ class AttendedSampler(comfy.samplers.Sampler):
                 f"sigmas must start at or below the record's level {record.sigma:.6g}, got {first:.6g}; "
                 "connect the SIGMAS output of Invert."
             )
-        record = on_device_precision(record, work_dtype(noise.device))
+        record = record.to_precision(work_dtype(noise.device))
         beside = BesideGuider(guider, self._bundle, self._plan)
         running = beside.running(noise, latent_image, denoise_mask, extra_args.get("seed"))
         # The source's conditioning is that of the inversion, the target's that of the guider.
@@ -183,7 +183,7 @@ def _blends(guider: BranchGuider, record: Inversion) -> Blends:
             assert guider.run is not None
             index = steps - 1 - level
             done = Step(index=index, total=steps, sigma=levels[index])
-            source = state_at(record, levels[index + 1], x.device).to(x)
+            source = record.state_at(levels[index + 1], x.device).to(x)
             for rule in guider.run.plan.latent_rules:
                 x = rule.after(guider.run, done, {SOURCE: source, TARGET: x})
             return x

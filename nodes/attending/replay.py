@@ -16,16 +16,13 @@ from ...inversion import (
     Inversion,
     OnStep,
     StepReport,
-    beside,
     blend,
     replay,
-    source_state,
-    state_at,
     work_dtype,
 )
 from ..host.denoiser import Callback, denoiser_of, refusing_denoiser, reporter
 from ..inverting.link import Bundle
-from ..inverting.sampling import ScriptedSampler, on_device_precision
+from ..inverting.sampling import ScriptedSampler
 from .branches import Branch, BranchGuider
 
 SOURCE, TARGET = "source", "target"
@@ -84,7 +81,7 @@ def with_pinned_source(
     if guider.shelf is not None or not guider.active(options or {}, level):
         # The source costs nothing where nobody reads from it, or where what is read was kept.
         return x, sigma, guider.asking(options, [TARGET], [TARGET])
-    source = state_at(record, level, x.device).to(x)
+    source = record.state_at(level, x.device).to(x)
     asked = guider.asking(options, [SOURCE, TARGET], [TARGET])
     return torch.cat([source, x]), torch.cat([sigma, sigma]), asked
 
@@ -149,9 +146,9 @@ class AttendedReplay(ScriptedSampler[torch.Tensor]):
     ) -> torch.Tensor:
         """Walk down; called by the host."""
         device, dtype = noise.device, work_dtype(noise.device)
-        record = on_device_precision(self._record, dtype)
+        record = self._record.to_precision(dtype)
         free = self._plan.source == "free"
-        walked = beside(record) if free else record
+        walked = record.doubled() if free else record
         model = guider if free else PinnedSource(guider, record)
         denoiser = denoiser_of(model, guider.inner_model.model_sampling, extra_args, dtype, guider)
         reason = (
@@ -197,8 +194,8 @@ def after_step(
         return masked
 
     def hook(x: torch.Tensor, level: int) -> torch.Tensor:
-        done = Step(index=record.level - 1 - level, total=record.level, sigma=record.sigmas[level + 1])
-        source, target = x.chunk(2) if free else (source_state(record, level, device).to(x), x)
+        done = Step(index=record.index - 1 - level, total=record.index, sigma=record.sigmas[level + 1])
+        source, target = x.chunk(2) if free else (record.state_at(record.sigmas[level], device).to(x), x)
         for rule in run.plan.latent_rules:
             target = rule.after(run, done, {SOURCE: source, TARGET: target})
         x = torch.cat([source, target]) if free else target

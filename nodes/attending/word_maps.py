@@ -12,15 +12,15 @@ from ...attention.masks import Threshold, blur, grow, over_maximum, threshold
 from ...attention.tokens import Prompt
 from ...attention.word_list import Word
 from ...attention.words import word_probe
-from ...inversion import Denoiser, Inversion, mix, state_at, work_dtype
-from ...inversion.paired import Noises
+from ...inversion import Denoiser, Inversion, mix, work_dtype
+from ...inversion.inversion_free import Noises
 from ..host.checks import refuse_skipping
 from ..host.compiled import refuse_compiled_model
 from ..host.denoiser import Callback, denoiser_of
 from ..host.latents import into_model
 from ..host.parametrisation import model_sampling_of, space_of
 from ..inverting.runs import drive
-from ..inverting.sampling import ScriptedSampler, on_device_precision
+from ..inverting.sampling import ScriptedSampler
 from .branches import Branch, BranchGuider
 from .resolvers import resolver_for
 
@@ -78,7 +78,7 @@ def levels_of_record(record: Inversion, low: float, high: float, count: int) -> 
             f"low must not exceed high, both within 0 .. 1, got {low:g} and {high:g}; 0.2 to 0.8 is usual."
         )
     shares = [high] if count == 1 else [high - (high - low) * i / (count - 1) for i in range(count)]
-    places = dict.fromkeys(max(1, round(share * record.level)) for share in shares)
+    places = dict.fromkeys(max(1, round(share * record.index)) for share in shares)
     return tuple(record.sigmas[place] for place in places)
 
 
@@ -98,7 +98,7 @@ def record_states(record: Inversion) -> States:
     """Return the states of a record."""
 
     def state(sigma: float, device: torch.device) -> torch.Tensor:
-        return state_at(on_device_precision(record, work_dtype(device)), sigma, device)
+        return record.to_precision(work_dtype(device)).state_at(sigma, device)
 
     return state
 

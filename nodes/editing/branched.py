@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ...attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Step
-from ...inversion import BlendedFlowEdit, BranchedInfEdit, FlowEdit, InfEdit, PairedEdit
+from ...inversion import BlendedFlowEdit, BranchedInfEdit, FlowEdit, InfEdit, InversionFreeEdit
 
 
-def branched(edit: PairedEdit, plan: AttentionPlan, run: Callable[[], AttentionRun | None]) -> PairedEdit:
+def branched(edit: InversionFreeEdit, plan: AttentionPlan, run: Callable[[], AttentionRun | None]) -> InversionFreeEdit:
     """Return the edit as the plan needs it.
 
     Args:

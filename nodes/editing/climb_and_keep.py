@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...attention import AttentionPlan, Bank, Recording, Step, place
-from ...inversion import Denoiser, Inversion, Method, SingleState, levels_asked, strength_to_level, work_dtype
+from ...inversion import Denoiser, Inversion, Method, SingleState, sigmas_asked, strength_to_index, work_dtype
 from ..attending.branches import Branch, BranchGuider
 from ..attending.replay import SOURCE, TARGET
 from ..host.parametrisation import model_sampling_of, sigma_floor, space_of
@@ -123,11 +123,11 @@ def climb_and_keep(
             f"method must keep one state to keep its attention, got {method.name}; use midpoint or fireflow, or "
             "evaluate the source beside the edit."
         )
-    level = strength_to_level(strength, len(sigmas) - 1)
+    level = strength_to_index(strength, len(sigmas) - 1)
     sampling = model_sampling_of(model)
     space = space_of(sampling)
     floor = sigma_floor(sampling, space, work_dtype(model.load_device))
-    up, down = levels_asked(method, sigmas, level, space, floor)
+    up, down = sigmas_asked(method, sigmas, level, space, floor)
     probe = plan.start()
     lowest = Denoiser(lambda x, sigma: x, space, floor).sigma_floor
     falling = (*sigmas[level:0:-1], max(sigmas[0], lowest))
@@ -168,7 +168,7 @@ def climb_and_keep(
 def describe_beside(method: Method, sigmas: tuple[float, ...], level: int, plan: AttentionPlan, model: Any) -> str:
     """Return what it costs to evaluate the source beside an edit instead of keeping it."""
     space = space_of(model_sampling_of(model))
-    _, down = levels_asked(method, sigmas, level, space)
+    _, down = sigmas_asked(method, sigmas, level, space)
     falling, run = sigmas[level::-1], plan.start()
     count = sum(run.active(place(falling, sigma)) for sigma in down)
     return f"nothing is kept: the source is evaluated beside the edit, {count} evaluations more"

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ...attention import AttentionPlan
 from ...inversion import InfEdit as InfEditRule
-from ...inversion import strength_to_level
+from ...inversion import strength_to_index
 from ..attending.plan_link import attention_input
 from ..host.compat import declare, schema
 from ..host.schedule import check_steps, check_strength, read_sigmas, rising_sigmas
@@ -105,7 +105,7 @@ class InfEdit(io.ComfyNode):
         """Edit the latent."""
         check_strength(strength)
         levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
-        level = strength_to_level(strength, len(levels) - 1)
+        level = strength_to_index(strength, len(levels) - 1)
         rule = InfEditRule(eta=eta)
         return io.NodeOutput(
             run_paired(

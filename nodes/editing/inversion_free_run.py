@@ -10,7 +10,7 @@ import comfy.model_patcher
 import torch
 
 from ...attention import AttentionPlan
-from ...inversion import Denoiser, InfEdit, OnStep, PairedEdit, work_dtype
+from ...inversion import Denoiser, InfEdit, InversionFreeEdit, OnStep, work_dtype
 from ..attending.branches import Branch, BranchGuider
 from ..host.checks import check_cfg, refuse_skipping
 from ..host.denoiser import Callback, denoiser_of, reporter
@@ -124,7 +124,7 @@ def run_paired(
     latent: dict[str, Any],
     sigmas: tuple[float, ...],
     level: int,
-    edit: PairedEdit,
+    edit: InversionFreeEdit,
     seed: int,
     source_cfg: float = 1.0,
     target_cfg: float = 1.0,

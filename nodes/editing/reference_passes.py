@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ...attention import SOURCE, AttentionPlan, Gather, Layers, Mask, Rule, Take, Term, Window
-from ...inversion import Inversion, drawn, get_method, moved, of_rows, replay, work_dtype
+from ...inversion import Inversion, drawn, get_method, moved, replay, work_dtype
 from ..attending.branches import Branch, BranchGuider
 from ..attending.listing import check_layers
 from ..attending.replay import SOURCE as REFERENCE
@@ -25,7 +25,7 @@ from ..host.denoiser import Callback, denoiser_of, reporter
 from ..host.latents import out_of_model
 from ..host.schedule import rising_sigmas
 from ..inverting.runs import drive, run_invert
-from ..inverting.sampling import ScriptedSampler, on_device_precision
+from ..inverting.sampling import ScriptedSampler
 
 # More than any network has.
 _LAST_LAYER = 9999
@@ -145,7 +145,7 @@ def run_passes(
         record = moved(_inverted(subject, given, subject.target_prompt, samples, False), start, alpha)
         start = record.x
         plan = _plan(subject, given, None if seen is None else seen[list(chosen)], where)
-        samples = _descend(subject, given, of_rows(known[given], chosen), record, plan, target)
+        samples = _descend(subject, given, known[given].of_rows(chosen), record, plan, target)
     return samples
 
 
@@ -219,8 +219,8 @@ class ReferenceReplay(ScriptedSampler[torch.Tensor]):
     ) -> torch.Tensor:
         """Walk down; called by the host."""
         device, dtype = noise.device, work_dtype(noise.device)
-        model = PinnedSource(guider, on_device_precision(self._reference, dtype))
+        model = PinnedSource(guider, self._reference.to_precision(dtype))
         denoiser = denoiser_of(model, guider.inner_model.model_sampling, extra_args, dtype, guider)
-        record = on_device_precision(replace(self._record, path=None), dtype)
+        record = replace(self._record, path=None).to_precision(dtype)
         self.result = replay(record, denoiser, on_step=reporter(callback), device=device).cpu()
         return torch.zeros_like(noise)

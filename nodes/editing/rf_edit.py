@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ...attention import AttentionPlan, Settings, get_preset
-from ...inversion import Method, get_method, own_method, strength_to_level
+from ...inversion import Method, get_method, own_method, strength_to_index
 from ..attending.listing import check_layers
 from ..attending.resolvers import resolver_for
 from ..host.checks import check_cfg
@@ -259,11 +259,11 @@ class RFEdit(io.ComfyNode):
         if inversion is None:
             chosen = get_method(method)
             levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
-            level = strength_to_level(strength, len(levels) - 1)
+            level = strength_to_index(strength, len(levels) - 1)
         else:
             inversion = inversion.with_conditioning(source, None)
             check_model_fits(model, inversion.record)
-            chosen, levels, level = own_method(inversion.record), inversion.record.sigmas, inversion.record.level
+            chosen, levels, level = own_method(inversion.record), inversion.record.sigmas, inversion.record.index
         settings = Settings(
             layers=layers,
             start=0.0,

@@ -64,7 +64,7 @@ def measure(model: Any, bundle: Bundle, vae: Any = None, reconstructed: dict[str
     def compare(report: StepReport) -> None:
         if record.path is not None:
             step_sigmas.append(report.sigma_next)
-            wanted = record.path[record.level - 1 - report.index]
+            wanted = record.path[record.index - 1 - report.index]
             step_errors.append(relative_error(report.x.to("cpu"), wanted))
 
     if reconstructed is None:
@@ -95,7 +95,7 @@ def describe(record: Inversion, found: Measurement) -> str:
     lines = [
         f"method: {record.method}" + (f" ({settings})" if settings else ""),
         f"model: {record.fingerprints.get('model', 'unknown')} ({record.space})",
-        f"levels: {record.level} of {record.steps}, sigma {record.sigma:.5g}; cfg {record.meta.get('cfg', 1.0):g}",
+        f"levels: {record.index} of {record.steps}, sigma {record.sigma:.5g}; cfg {record.meta.get('cfg', 1.0):g}",
         f"latent: {' x '.join(map(str, record.shape))}, {str(record.dtype).removeprefix('torch.')}",
         f"model calls: {found.evaluations} up, {found.seconds:.2f} s",
         f"noise std over expected: {found.noise_std:.4f} ({_judge(found.noise_std)})",
@@ -122,14 +122,14 @@ def describe_residuals(record: Inversion) -> list[str]:
     if "losses" in meta:
         return [
             f"gradient descent: largest loss {float(meta['loss']):.2e}, {meta['updates']} updates "
-            f"in {record.level} steps",
+            f"in {record.index} steps",
             f"loss before > after, from clean to noise: {meta['losses']}",
         ]
     if "residuals" not in meta:
         return []
     return [
         f"fixed point: largest residual {float(meta['residual']):.2e}, "
-        f"not shrinking in {meta['diverged']} of {record.level} steps",
+        f"not shrinking in {meta['diverged']} of {record.index} steps",
         f"residuals, from clean to noise: {meta['residuals']}",
     ]
 

@@ -14,7 +14,6 @@ from ..host.latents import keep_outside, out_of_model
 from ..host.masks import on_latent_grid
 from .link import Bundle, source_of
 from .runs import check_model_fits, drive, warn_of_other_source
-from .sampling import on_device_precision
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ def run_negative_prompt(
     grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
 
     def script(source: Denoiser, edit: Denoiser, device: torch.device, on_step: OnStep) -> torch.Tensor:
-        fitted = on_device_precision(record, work_dtype(device))
+        fitted = record.to_precision(work_dtype(device))
         after_step = None if grid is None else blend(fitted, grid, device)
         guided = settings.denoiser(fitted, source, edit)
         return replay(fitted, source, guided, after_step=after_step, on_step=on_step, device=device).cpu()

@@ -28,7 +28,6 @@ from ..host.masks import on_latent_grid
 from ..host.unfinished import keep_unfinished
 from .link import Bundle, source_of
 from .runs import check_model_fits, conditioning_of, run_replay, run_script
-from .sampling import on_device_precision
 
 _UNFINISHED = "retrace/noise_optimize_unfinished"
 
@@ -105,7 +104,7 @@ def run_noise_optimize(
             on_step(report)
 
         return noise_optimize(
-            on_device_precision(record, work_dtype(device)),
+            record.to_precision(work_dtype(device)),
             denoiser,
             loss,
             settings.iterations,

@@ -23,7 +23,6 @@ from ..host.parametrisation import sigma_floor, space_of
 from ..host.unfinished import keep_unfinished
 from .link import Bundle, source_of
 from .runs import check_model_fits, drive, fingerprint_source, warn_of_other_source
-from .sampling import on_device_precision
 
 _logger = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ def run_null_text(
             keep_unfinished(
                 marked(with_embeddings(by_euler(record), found, settings.cfg)),
                 _UNFINISHED,
-                f"{len(found)} of {record.level} steps",
+                f"{len(found)} of {record.index} steps",
                 "Load that with LoadInversion and run NullTextOptimize on it to go on.",
             )
         raise
@@ -169,7 +168,7 @@ class _FitSampler(comfy.samplers.Sampler):
             source, unconditional = branches(guider, arguments, work_dtype(noise.device))
             start = unconditional_embedding(guider)
             self.result = null_text(
-                on_device_precision(self._record, work_dtype(noise.device)),
+                self._record.to_precision(work_dtype(noise.device)),
                 source,
                 unconditional,
                 start,

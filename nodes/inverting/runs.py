@@ -23,7 +23,7 @@ from ...inversion import (
     invert,
     own_method,
     replay,
-    strength_to_level,
+    strength_to_index,
     work_dtype,
 )
 from ...version import VERSION
@@ -38,7 +38,7 @@ from ..host.latents import into_model, keep_outside, out_of_model, source_sample
 from ..host.masks import on_latent_grid
 from ..host.parametrisation import model_sampling_of, space_of
 from .link import Bundle, source_of
-from .sampling import ScriptedSampler, on_device_precision
+from .sampling import ScriptedSampler
 
 Result = TypeVar("Result")
 
@@ -94,7 +94,7 @@ def run_invert(
     clean = into_model(model, samples)
     # A model that cannot be inverted is refused before it is loaded.
     space_of(model_sampling_of(model))
-    level = strength_to_level(strength, len(sigmas) - 1)
+    level = strength_to_index(strength, len(sigmas) - 1)
     fingerprints = {
         "model": fingerprint_model(model),
         "source": fingerprint_source(source, negative, cfg),
@@ -163,7 +163,7 @@ def run_replay(
     grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
 
     def descend(denoiser: Denoiser, device: torch.device, on_step: OnStep) -> torch.Tensor:
-        fitted = on_device_precision(record, work_dtype(device))
+        fitted = record.to_precision(work_dtype(device))
 
         def told(report: StepReport) -> None:
             if tap is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
@@ -246,7 +245,7 @@ class ResumeSampler(comfy.samplers.Sampler):
     ) -> torch.Tensor:
         record = self._record
         if levels == list(record.falling):
-            fitted = on_device_precision(record, state.dtype)
+            fitted = record.to_precision(state.dtype)
             return replay(fitted, denoiser, denoiser, after_step=after, on_step=reporter(callback), device=state.device)
         method = own_method(record)
         if not isinstance(method, SingleState) or record.embeddings:
@@ -279,27 +278,6 @@ class ResumeSampler(comfy.samplers.Sampler):
         return inner.sampler_function(
             model, state, sigmas, extra_args=arguments, callback=told, disable=disable_pbar, **inner.extra_options
         )
-
-
-def on_device_precision(record: Inversion, dtype: torch.dtype) -> Inversion:
-    """Return the record with states of a precision that the device has; the record itself where it already fits."""
-    if record.dtype == dtype or dtype == torch.float64:
-        return record
-
-    def cast(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(dtype)
-
-    def cast_all(tensors: tuple[torch.Tensor, ...] | None) -> tuple[torch.Tensor, ...] | None:
-        return None if tensors is None else tuple(tensor.to(dtype) for tensor in tensors)
-
-    return replace(
-        record,
-        x0=record.x0.to(dtype),
-        x=record.x.to(dtype),
-        mate=cast(record.mate),
-        path=cast_all(record.path),
-        residuals=cast_all(record.residuals),
-    )
 
 
 def _walkable(sigmas: torch.Tensor) -> list[float]:

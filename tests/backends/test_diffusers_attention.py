@@ -84,7 +84,7 @@ def test_a_swap_is_what_projections_of_the_source_give(family, names, cfg):
 
 def by_projections(model, record, names, source, target, uncond, cfg):
     """Hooks on to_q, to_k and to_v, which make the operands of the image in every family."""
-    from retrace.inversion import Denoiser, state_at
+    from retrace.inversion import Denoiser
 
     kept, mode = {}, ["off"]
 
@@ -113,7 +113,7 @@ def by_projections(model, record, names, source, target, uncond, cfg):
         reads = place(record.falling, sigma).fraction < 0.5
         if reads:
             mode[0] = "keep"
-            denoisers[0](state_at(record, sigma), sigma)
+            denoisers[0](record.state_at(sigma), sigma)
             mode[0] = "read"
         answer, base = denoisers[1](x, sigma), denoisers[2](x, sigma)
         mode[0] = "off"

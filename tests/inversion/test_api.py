@@ -17,7 +17,7 @@ from retrace.inversion import (
     invert,
     parameter,
     replay,
-    strength_to_level,
+    strength_to_index,
 )
 from retrace_tests.inversion.problems import Mixture, full_grid
 
@@ -42,7 +42,7 @@ def one_sentence(caught):
 
 
 def test_record_of_an_inversion(mixture, record):
-    assert (record.space, record.level, record.method, record.params) == ("ve", 6, "euler", {})
+    assert (record.space, record.index, record.method, record.params) == ("ve", 6, "euler", {})
     assert record.sigmas == tuple(GRID) and record.path is None and record.dtype == torch.float64
     assert torch.equal(record.x0, mixture.sample(2))
     assert record.meta["pack"] == "0.1.0" and record.meta["evaluations"] == 6 and record.meta["seconds"] > 0
@@ -180,9 +180,9 @@ def test_adopt(mixture, record):
 @pytest.mark.parametrize(
     ("change", "error", "sentence"),
     [
-        ({"level": 0}, ValueError, "level must lie between 1 and the number of steps 8, got 0"),
-        ({"level": 9}, ValueError, "level must lie between 1 and the number of steps 8, got 9"),
-        ({"level": 0.5}, TypeError, "level must be a whole number, got 0.5"),
+        ({"index": 0}, ValueError, "index must lie between 1 and the number of steps 8, got 0"),
+        ({"index": 9}, ValueError, "index must lie between 1 and the number of steps 8, got 9"),
+        ({"index": 0.5}, TypeError, "index must be a whole number, got 0.5"),
         ({"sigmas": GRID[::-1]}, ValueError, "sigmas must strictly rise from the clean end"),
         ({"sigmas": [0.0]}, ValueError, "sigmas must hold at least two levels, got 1"),
         ({"method": "newton"}, ValueError, "method must be one of"),
@@ -197,7 +197,7 @@ def test_adopt(mixture, record):
 )
 def test_invert_refuses(mixture, change, error, sentence):
     denoiser = mixture.denoiser()
-    given = {"x0": mixture.sample(1), "sigmas": GRID, "level": 4, "method": "euler", **change}
+    given = {"x0": mixture.sample(1), "sigmas": GRID, "index": 4, "method": "euler", **change}
     with pytest.raises(error, match=sentence) as caught:
         invert(denoiser, **given)
     assert denoiser.evaluations == 0 and "\n" not in str(caught.value)
@@ -230,12 +230,12 @@ def test_gradients_flow_through_the_walk(mixture):
     [(1.0, 20, 20), (0.8, 50, 40), (0.5, 5, 3), (0.25, 2, 1), (0.001, 20, 1), (1.0, 1, 1)],
 )
 def test_strength_to_level(strength, steps, level):
-    assert strength_to_level(strength, steps) == level
+    assert strength_to_index(strength, steps) == level
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, float("nan")])
 def test_strength_out_of_range(strength):
     with pytest.raises(ValueError, match="strength must lie above 0 and not above 1"):
-        strength_to_level(strength, 20)
+        strength_to_index(strength, 20)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        strength_to_level(0.5, 0)
+        strength_to_index(0.5, 0)

@@ -8,9 +8,9 @@ import torch
 
 from retrace.inversion import (
     METHODS,
+    Coupled,
     Inversion,
     MisfitError,
-    Pair,
     SingleState,
     blend,
     get_method,
@@ -115,7 +115,7 @@ def test_order_down(name, space):
     errors = []
     for n in STEPS:
         grid = smooth_grid(space, n)
-        mate = method.mate(denoiser, start, grid, n) if isinstance(method, Pair) else None
+        mate = method.mate(denoiser, start, grid, n) if isinstance(method, Coupled) else None
         record = Inversion(space, grid, n, torch.zeros_like(start), start, mate, method=name, params=method.params)
         errors.append(relative_error(replay(record, denoiser), end))
     assert slope(errors, STEPS) == order, errors
@@ -150,7 +150,7 @@ def test_record_size(name, space, tmp_path):
     """As large as its latents: the source, the state, and what its kind of method cannot do without."""
     mixture, kind, level = Mixture(space), METHODS[name], 6
     # One that puts each step right holds a latent a step.
-    most = 0 if issubclass(kind, SingleState) else 1 if issubclass(kind, Pair) else level
+    most = 0 if issubclass(kind, SingleState) else 1 if issubclass(kind, Coupled) else level
     for keep_path in (False, True):
         record = invert(mixture.denoiser(), mixture.sample(2), full_grid(space, 8), level, name, keep_path=keep_path)
         path = 0 if record.path is None else level + 1

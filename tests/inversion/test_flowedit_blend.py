@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retrace.inversion import BlendedFlowEdit, FlowEdit, mix, relative_error
-from retrace.inversion.paired import Noises
+from retrace.inversion.inversion_free import Noises
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 SPACES = ["ve", "flow"]

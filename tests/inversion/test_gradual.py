@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import drawn, invert, moved, of_rows, replay
+from retrace.inversion import drawn, invert, moved, replay
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 
@@ -28,12 +28,12 @@ def test_draws_depend_on_the_picture_alone():
 
 def test_rows_of_a_record():
     mixture, whole = record()
-    part = of_rows(whole, [2, 0, 2, 1])
+    part = whole.of_rows([2, 0, 2, 1])
     assert part.shape == (4, *whole.shape[1:])
     for mine, theirs in ((part.x0, whole.x0), (part.x, whole.x), *zip(part.path, whole.path, strict=True)):
         assert torch.equal(mine, theirs[[2, 0, 2, 1]])
-    assert of_rows(replace(whole, path=None), [1]).path is None
-    one = replay(of_rows(whole, [1]), mixture.denoiser("source"))
+    assert replace(whole, path=None).of_rows([1]).path is None
+    one = replay(whole.of_rows([1]), mixture.denoiser("source"))
     assert torch.allclose(one, replay(whole, mixture.denoiser("source"))[1:2], rtol=0, atol=1e-12)
 
 

@@ -42,7 +42,7 @@ class Leapfrog(Method):
     reference = "none"
     order = 2
     reversible = True
-    min_level = 2
+    min_index = 2
 
     def invert(self, denoiser, x0, sigmas, level, keep_path=False, on_step=None):
         path = [x0, euler(denoiser, x0, sigmas[0], sigmas[1])]
@@ -53,7 +53,7 @@ class Leapfrog(Method):
     def replay(self, inversion, source, target=None, after_step=None, on_step=None, device="cpu"):
         denoiser, sigmas = target or source, inversion.sigmas
         above, x = inversion.x.to(device), inversion.mate.to(device)
-        for i in range(inversion.level - 1, 0, -1):
+        for i in range(inversion.index - 1, 0, -1):
             above, x = x, above + (sigmas[i - 1] - sigmas[i + 1]) * denoiser.derivative(x, sigmas[i])
             x = x if after_step is None else after_step(x, i - 1)
         return x
@@ -85,7 +85,7 @@ class Residual(Method):
 
     def replay(self, inversion, source, target=None, after_step=None, on_step=None, device="cpu"):
         denoiser, sigmas, x = target or source, inversion.sigmas, inversion.x
-        for i in range(inversion.level, 0, -1):
+        for i in range(inversion.index, 0, -1):
             x = euler(denoiser, x, sigmas[i], sigmas[i - 1]) + inversion.residuals[i - 1]
         return x
 
@@ -115,7 +115,7 @@ class Paired(Method):
     def replay(self, inversion, source, target=None, after_step=None, on_step=None, device="cpu"):
         x0, sigmas = inversion.x0.to(device), inversion.sigmas
         z = x0
-        for i in range(inversion.level, 0, -1):
+        for i in range(inversion.index, 0, -1):
             noised = self.noised(x0, sigmas, i, inversion.space)
             step = (sigmas[i], sigmas[i - 1])
             z = x0 + euler(target or source, z + noised - x0, *step) - euler(source, noised, *step)
@@ -176,7 +176,7 @@ def test_the_mate_is_needed_and_kept(tmp_path):
     assert record.mate is not None and not torch.equal(record.mate, record.x)
     with pytest.raises(MisfitError, match="must be between methods that keep one state, got leapfrog"):
         adopt(record, "euler")
-    with pytest.raises(ValueError, match="level must lie between 2 and the number of steps 20, got 1"):
+    with pytest.raises(ValueError, match="index must lie between 2 and the number of steps 20, got 1"):
         invert(mixture.denoiser(), mixture.sample(1), full_grid("flow", 20), 1, "leapfrog")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.inversion import Inversion, blend, implied_noise, invert, mix, relative_error, replay, source_state
+from retrace.inversion import Inversion, blend, implied_noise, invert, mix, relative_error, replay
 from retrace_tests.inversion.problems import CLIP_SHAPE, SHAPE, Mixture, full_grid
 
 
@@ -19,15 +19,19 @@ def record_of(space, keep_path=False, shape=SHAPE, batch=2, level=7, dtype=None)
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_source_states_join_both_ends_of_the_record(space, keep_path):
     _, record = record_of(space, keep_path)
-    assert torch.equal(source_state(record, 0), record.x0) and torch.equal(source_state(record, 7), record.x)
+    assert torch.equal(record.state_at(record.sigmas[0]), record.x0) and torch.equal(
+        record.state_at(record.sigmas[7]), record.x
+    )
     if keep_path:
-        assert all(torch.equal(source_state(record, level), record.path[level]) for level in range(8))
+        assert all(torch.equal(record.state_at(record.sigmas[level]), record.path[level]) for level in range(8))
         return
     # One and the same noise at every level: the one that x_k implies.
     noise = implied_noise(record.x, record.x0, record.sigma, space)
     torch.testing.assert_close(mix(record.x0, noise, record.sigma, space), record.x)
     for level in range(1, 7):
-        torch.testing.assert_close(source_state(record, level), mix(record.x0, noise, record.sigmas[level], space))
+        torch.testing.assert_close(
+            record.state_at(record.sigmas[level]), mix(record.x0, noise, record.sigmas[level], space)
+        )
 
 
 def test_re_noised_states_are_near_the_path():
@@ -35,7 +39,7 @@ def test_re_noised_states_are_near_the_path():
     _, record = record_of("flow", keep_path=True)
     bare = Inversion(**{**vars(record), "path": None})
     for level in range(1, 7):
-        assert relative_error(source_state(bare, level), record.path[level]) < 0.3
+        assert relative_error(bare.state_at(bare.sigmas[level]), record.path[level]) < 0.3
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -43,9 +47,9 @@ def test_source_states_of_a_grid_that_starts_above_zero(space):
     mixture = Mixture(space)
     grid = [0.05, *full_grid(space, 10)[1:]]
     record = invert(mixture.denoiser(), mixture.sample(1), grid, 6, "euler")
-    assert torch.equal(source_state(record, 0), record.x0)
+    assert torch.equal(record.state_at(record.sigmas[0]), record.x0)
     just_above = Inversion(**{**vars(record), "sigmas": (0.05, 0.05 + 1e-9, *grid[2:])})
-    torch.testing.assert_close(source_state(just_above, 1), record.x0, rtol=0, atol=1e-6)
+    torch.testing.assert_close(just_above.state_at(just_above.sigmas[1]), record.x0, rtol=0, atol=1e-6)
 
 
 def test_full_level_of_a_flow_model():
@@ -70,7 +74,7 @@ def test_soft_edges_are_between():
     hook = blend(record, torch.full((1, 1, 3, 5), 0.25))
     x = mixture.noise(2)
     for level in (0, 3, 6):
-        expected = 0.25 * x + 0.75 * source_state(record, level)
+        expected = 0.25 * x + 0.75 * record.state_at(record.sigmas[level])
         torch.testing.assert_close(hook(x, level), expected, rtol=1e-14, atol=1e-14)
 
 
@@ -133,10 +137,3 @@ def test_float32_records_keep_float32():
     mask[..., 0] = 1.0
     out = replay(record, mixture.denoiser(), mixture.denoiser("target"), after_step=blend(record, mask))
     assert out.dtype == torch.float32 and torch.equal(out[..., 1:], record.x0[..., 1:])
-
-
-def test_levels_outside_the_record():
-    _, record = record_of("ve")
-    for level in (-1, 8):
-        with pytest.raises(ValueError, match=f"level must lie between 0 and the record's 7, got {level}"):
-            source_state(record, level)

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 
 from retrace.inversion import (
     METHODS,
+    Coupled,
     Denoiser,
     FlowEdit,
     InfEdit,
     Method,
     NegativePrompt,
-    Pair,
     SingleState,
     blend,
+    coupled_gradient,
     get_method,
     invert,
     meet,
     noise_optimize,
     null_text,
-    pair_gradient,
     relative_error,
     replay,
-    strength_to_level,
+    strength_to_index,
     walk,
     walk_gradient,
 )
@@ -162,7 +162,7 @@ def test_there_and_back(data):
         return
     source, target = model.denoiser(), model.denoiser("target", cfg)
     # A pair may run away on a grid whose steps differ wildly; nothing else leaves the finite numbers.
-    never = "\n" if isinstance(method, Pair) else "inf or nan"
+    never = "\n" if isinstance(method, Coupled) else "inf or nan"
     record = refused(lambda: invert(source, clean, grid, level, method, keep_path=keep_path, dtype=states), never)
     assert torch.equal(clean, before)
     if record is None:
@@ -421,7 +421,7 @@ def test_gradients_of_pairs():
     @given(st.data())
     def run(data):
         space, clean, model = data.draw(latents())
-        grid, (name, params) = data.draw(grids(space)), data.draw(methods(Pair))
+        grid, (name, params) = data.draw(grids(space)), data.draw(methods(Coupled))
         method = refused(lambda: get_method(name, params))
         if method is None:
             return
@@ -430,7 +430,7 @@ def test_gradients_of_pairs():
         size = data.draw(mostly(st.sampled_from([1.0, 1e-12, 1e12]), st.sampled_from([0.0, math.nan])))
         x, mate = (clean.double(), clean.double() + 0.1) if record is None else (record.x, record.mate)
         found = refused(
-            lambda: pair_gradient(
+            lambda: coupled_gradient(
                 method, model.denoiser(), x, mate, grid, level, lambda end: size * end.square().mean()
             )
         )
@@ -449,7 +449,7 @@ def test_gradients_of_pairs():
 @examples(max_examples=200)
 @given(st.floats() | st.floats(0.0, 1.0), st.integers(-2, 200))
 def test_strength_is_a_level(strength, steps):
-    level = refused(lambda: strength_to_level(strength, steps))
+    level = refused(lambda: strength_to_index(strength, steps))
     if level is not None:
         assert 1 <= level <= steps and abs(level - strength * steps) <= max(0.5, 1.0 - strength * steps) + 1e-9
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from retrace.core.steps import Step
-from retrace.inversion import METHODS, Denoiser, Inversion, Pair, get_method, invert, pair_gradient, walk_gradient
+from retrace.inversion import METHODS, Coupled, Denoiser, Inversion, coupled_gradient, get_method, invert, walk_gradient
 from retrace_tests.inversion.problems import WIDTH, full_grid
 from retrace_tests.inversion.test_gradient import Conditioned, Held, Tiny, agrees, some_loss
 
-PAIRS = sorted(name for name, method in METHODS.items() if issubclass(method, Pair))
+PAIRS = sorted(name for name, method in METHODS.items() if issubclass(method, Coupled))
 SETTINGS = [*product(PAIRS, [{}]), ("bdia", {"gamma": 0.9}), ("edict", {"p": 0.93})]
 
 
@@ -18,7 +18,7 @@ def plainly(method, denoiser, record, loss, inputs):
     """Autograd through the method's own replay."""
     x, mate = (state.clone().requires_grad_(True) for state in (record.x, record.mate))
     leaves = Inversion(
-        record.space, record.sigmas, record.level, record.x0, x, mate, method=method.name, params=method.params
+        record.space, record.sigmas, record.index, record.x0, x, mate, method=method.name, params=method.params
     )
     end = method.replay(leaves, denoiser)
     value = loss(end)
@@ -34,7 +34,7 @@ def test_equals_autograd(space, name, settings, level):
     record = invert(problem.denoiser(), problem.mixture.sample(2), full_grid(space, 20), level, method)
     value, end, wanted = plainly(method, problem.denoiser(), record, some_loss, inputs)
     denoiser = problem.denoiser()
-    found = pair_gradient(method, denoiser, record.x, record.mate, record.sigmas, level, some_loss, inputs)
+    found = coupled_gradient(method, denoiser, record.x, record.mate, record.sigmas, level, some_loss, inputs)
     assert found.loss == pytest.approx(value, rel=1e-11)
     agrees(found.end, end)
     # The states are found again by algebra: as exact as the round trip, whose rounding guidance stretches.
@@ -51,7 +51,7 @@ def test_equals_autograd_on_a_network(name):
     record = invert(denoiser, clean, full_grid("ve", 12), 10, method)
     _, _, wanted = plainly(method, denoiser, record, some_loss, (prompt,))
     with torch.inference_mode():
-        found = pair_gradient(method, denoiser, record.x, record.mate, record.sigmas, 10, some_loss, (prompt,))
+        found = coupled_gradient(method, denoiser, record.x, record.mate, record.sigmas, 10, some_loss, (prompt,))
     for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
         agrees(ours, theirs, 1e-12)
         assert not ours.is_inference() and not ours.requires_grad
@@ -88,7 +88,7 @@ def test_agrees_with_the_gradient_of_a_walk(space, name, settings):
 
     start = torch.cat([record.x, record.mate])
     kept = walk_gradient(problem.denoiser(), start, [*levels, 0.0], lambda: Sheared(descent.shears), loss, inputs)
-    found = pair_gradient(method, problem.denoiser(), record.x, record.mate, record.sigmas, 13, some_loss, inputs)
+    found = coupled_gradient(method, problem.denoiser(), record.x, record.mate, record.sigmas, 13, some_loss, inputs)
     assert found.loss == pytest.approx(kept.loss, rel=1e-11)
     wanted = (*kept.start.chunk(2), *kept.inputs)
     for ours, theirs in zip((found.start, found.mate, *found.inputs), wanted, strict=True):
@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_steps(name):
 
         method, grid = get_method(name), full_grid("ve", steps)
         with held:
-            pair_gradient(method, Denoiser(denoise, "ve"), clean, 1.01 * clean, grid, steps, some_loss)
+            coupled_gradient(method, Denoiser(denoise, "ve"), clean, 1.01 * clean, grid, steps, some_loss)
         return held.most
 
     assert most(100) == most(10)
@@ -119,7 +119,7 @@ def test_a_model_without_gradients_is_refused():
     method, x = get_method("edict"), torch.randn(1, 4, 3, 3, dtype=torch.float64)
     deaf = Denoiser(torch.no_grad()(lambda state, sigma: 0.5 * state), "ve")
     with pytest.raises(ValueError, match="must let gradients reach its state"):
-        pair_gradient(method, deaf, x, x, full_grid("ve", 4), 4, some_loss)
+        coupled_gradient(method, deaf, x, x, full_grid("ve", 4), 4, some_loss)
 
 
 def test_a_way_down_that_cannot_be_found_again_is_refused():
@@ -128,7 +128,7 @@ def test_a_way_down_that_cannot_be_found_again_is_refused():
 
     def refused(sentence, grid, level, method):
         with pytest.raises(ValueError, match=sentence):
-            pair_gradient(method, denoiser, x, x, grid, level, some_loss)
+            coupled_gradient(method, denoiser, x, x, grid, level, some_loss)
 
     grid = full_grid("ve", 12)
     refused(
@@ -139,7 +139,7 @@ def test_a_way_down_that_cannot_be_found_again_is_refused():
     )
     refused("p of method edict must be 0 or at least", grid, 12, get_method("edict", {"p": 0.5}))
     for name in PAIRS:
-        refused("level must lie between .* got 13", grid, 13, get_method(name))
-        refused("level must lie between .* got -1", grid, -1, get_method(name))
+        refused("index must lie between .* got 13", grid, 13, get_method(name))
+        refused("index must lie between .* got -1", grid, -1, get_method(name))
         refused("sigmas must strictly rise", grid[::-1], 4, get_method(name))
     assert denoiser.evaluations == 0

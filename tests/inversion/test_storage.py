@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from retrace.inversion import Inversion, RecordError, fingerprint, load, save, storage
+from retrace.inversion import Inversion, StorageError, fingerprint, load, save, storage
 
 SHAPE = (2, 4, 3, 5)
 
@@ -27,7 +27,7 @@ def full_record(dtype=torch.float64):
     return Inversion(
         space="flow",
         sigmas=(0.0, 0.1, 1 / 3, 0.9, 1.0),
-        level=3,
+        index=3,
         x0=x0,
         x=x,
         mate=draw(2, dtype),
@@ -53,7 +53,7 @@ def states(record):
 
 def plain(record):
     """Everything but the tensors."""
-    names = ("space", "sigmas", "level", "seed", "method", "params", "fingerprints", "meta", "dtype")
+    names = ("space", "sigmas", "index", "seed", "method", "params", "fingerprints", "meta", "dtype")
     return {name: getattr(record, name) for name in names}
 
 
@@ -94,7 +94,7 @@ def test_half(dtype, tmp_path):
 
 def test_half_refuses_what_it_cannot_hold(tmp_path):
     record = replace(bare_record(), x=draw(1, torch.float32) * 1e6)
-    with pytest.raises(RecordError, match="x must stay below 65504 for half precision, got more; save it without half"):
+    with pytest.raises(StorageError, match="x must stay below 65504 for half precision, got more; save it without"):
         save(record, tmp_path / "big.safetensors", half=True)
     assert os.listdir(tmp_path) == []
 
@@ -106,7 +106,7 @@ def test_the_file_is_what_it_says(tmp_path):
         metadata, names = opened.metadata(), set(opened.keys())
     header = json.loads(metadata["record"])
     assert metadata["format"] == "retrace.inversion" and header["schema"] == 1
-    assert header["sigmas"] == [0.0, 0.1, 1 / 3, 0.9, 1.0] and header["method"] == "edict" and header["level"] == 3
+    assert header["sigmas"] == [0.0, 0.1, 1 / 3, 0.9, 1.0] and header["method"] == "edict" and header["index"] == 3
     assert {"x0", "x", "mate", "path.0", "path.3", "residuals.2", "embeddings.1"} <= names and len(names) == 12
     assert file.stat().st_mode & 0o777 == new_file_rights(tmp_path)
 
@@ -129,7 +129,7 @@ def test_the_loaded_record_does_not_lean_on_its_file(tmp_path):
 
 
 def refused(file):
-    with pytest.raises(RecordError) as caught:
+    with pytest.raises(StorageError) as caught:
         load(file)
     text = str(caught.value)
     assert "\n" not in text and str(file.parent) not in text
@@ -213,7 +213,7 @@ def test_newer_schema(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"change_header": lambda header: header.update(level=2)},
+        {"change_header": lambda header: header.update(index=2)},
         {"change_header": lambda header: header["sigmas"].__setitem__(1, 0.2)},
         {"change_header": lambda header: header["params"].update(p=0.94)},
         {"change_header": lambda header: header.update(method="euler")},
@@ -247,12 +247,12 @@ def test_one_flipped_bit(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"change_header": lambda h: h.update(level=9)}, "level must lie between 1 and the number of steps 4, got 9"),
-        ({"change_header": lambda h: h.update(level=2)}, "path must hold 3 latents for level 2, got 4"),
-        ({"change_header": lambda h: h.update(level="3")}, "level must be a whole number, got '3'"),
+        ({"change_header": lambda h: h.update(index=9)}, "index must lie between 1 and the number of steps 4, got 9"),
+        ({"change_header": lambda h: h.update(index=2)}, "path must hold 3 latents for index 2, got 4"),
+        ({"change_header": lambda h: h.update(index="3")}, "index must be a whole number, got '3'"),
         (
             {"change_header": lambda h: h.update(sigmas=[0.0, 1.0])},
-            "level must lie between 1 and the number of steps 1",
+            "index must lie between 1 and the number of steps 1",
         ),
         ({"change_header": lambda h: h.update(sigmas=h["sigmas"][::-1])}, "sigmas must strictly rise"),
         ({"change_header": lambda h: h.update(sigmas="0123")}, "sigmas must be a list of numbers"),
@@ -266,7 +266,7 @@ def test_one_flipped_bit(tmp_path):
             "counts must name path, residuals, embeddings",
         ),
         ({"change_header": lambda h: h["counts"].update(path=10**12)}, "the count of path must be that of its tensors"),
-        ({"change_header": lambda h: h["counts"].update(path=3)}, "path must hold 4 latents for level 3, got 3"),
+        ({"change_header": lambda h: h["counts"].update(path=3)}, "path must hold 4 latents for index 3, got 3"),
         ({"change_header": lambda h: h["counts"].update(path=None)}, "no tensors but those of the header, got path.0"),
         ({"change_header": lambda h: h["counts"].update(path=5)}, "the tensor path.4 must be there"),
         ({"change_header": lambda h: h.update(params=[1])}, "params must map names to values, got list"),
@@ -309,7 +309,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "save_file", half_way)
-        with pytest.raises(RecordError, match="'cat.safetensors' must be writable, got: no space left on device"):
+        with pytest.raises(StorageError, match="'cat.safetensors' must be writable, got: no space left on device"):
             save(full_record(), file)
     assert file.read_bytes() == before and os.listdir(tmp_path) == ["cat.safetensors"]
 
@@ -326,12 +326,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(RecordError, match="A record file must end in .safetensors, got 'cat.pt'; rename it"):
+    with pytest.raises(StorageError, match="A record file must end in .safetensors, got 'cat.pt'; rename it"):
         save(bare_record(), tmp_path / "cat.pt")
-    with pytest.raises(RecordError, match="A record must go into an existing folder, got .*nowhere.*; make it first"):
+    with pytest.raises(StorageError, match="A record must go into an existing folder, got .*nowhere.*; make it first"):
         save(bare_record(), tmp_path / "nowhere" / "cat.safetensors")
     (tmp_path / "taken.safetensors").mkdir()
-    with pytest.raises(RecordError, match="The record 'taken.safetensors' must be writable"):
+    with pytest.raises(StorageError, match="The record 'taken.safetensors' must be writable"):
         save(bare_record(), tmp_path / "taken.safetensors")
     assert os.listdir(tmp_path) == ["taken.safetensors"]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import Denoiser, beside, invert, load, mix, replay, save, source_state, state_at, with_noise
+from retrace.inversion import Denoiser, invert, load, mix, replay, save, with_noise
 
 SIGMAS = {"ve": (0.0, 0.5, 1.5, 4.0, 9.0), "flow": (0.0, 0.2, 0.5, 0.8, 1.0)}
 
@@ -25,8 +25,8 @@ def _record(space, method="euler", level=4, keep_path=True, batch=2):
 def test_levels_of_a_path_are_the_path(space):
     record = _record(space)
     for level, sigma in enumerate(record.climb):
-        assert torch.equal(state_at(record, sigma), record.path[level])
-    assert torch.equal(state_at(record, 0.0), record.x0) and torch.equal(state_at(record, 99.0), record.x)
+        assert torch.equal(record.state_at(sigma), record.path[level])
+    assert torch.equal(record.state_at(0.0), record.x0) and torch.equal(record.state_at(99.0), record.x)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -34,11 +34,11 @@ def test_between_levels_it_is_the_euler_step_itself(space):
     record = _record(space)
     denoiser = _denoiser(space)
     for low, high in zip(record.climb, record.climb[1:], strict=False):
-        below = state_at(record, low)
+        below = record.state_at(low)
         for share in (0.1, 0.5, 0.9):
             sigma = low + share * (high - low)
             wanted = below + (sigma - low) * denoiser.derivative(below, low)
-            assert torch.allclose(state_at(record, sigma), wanted, rtol=0.0, atol=1e-12)
+            assert torch.allclose(record.state_at(sigma), wanted, rtol=0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -48,7 +48,7 @@ def test_without_a_path_it_is_the_straight_mixture(space):
     record = replace(kept, x=mix(kept.x0, noise, kept.sigma, space))
     for sigma in (0.1, 0.4, kept.sigma):
         wanted = mix(record.x0, noise, sigma, space)
-        assert torch.allclose(state_at(record, sigma), wanted, rtol=0.0, atol=1e-12)
+        assert torch.allclose(record.state_at(sigma), wanted, rtol=0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "edict", "bdia", "noise_map"])
@@ -60,7 +60,7 @@ def test_two_walks_beside_each_other_are_two_walks(method):
         first, second = x.chunk(2)
         return torch.cat([source(first, sigma), target(second, sigma)])
 
-    walked = replay(beside(record), Denoiser(both, "ve"), Denoiser(both, "ve"))
+    walked = replay(record.doubled(), Denoiser(both, "ve"), Denoiser(both, "ve"))
     back, edit = walked.chunk(2)
     assert torch.equal(back, replay(record, source)) and torch.equal(edit, replay(record, source, target))
     assert not torch.equal(back, edit)
@@ -74,12 +74,10 @@ def test_a_moved_noise_is_no_state_of_the_source(tmp_path):
     for each in (moved, load(tmp_path / "moved.safetensors")):
         assert torch.equal(each.x, record.x + 1.0)
         for sigma in (0.0, 0.2, 0.5, 3.0, 8.9, record.sigma, 99.0):
-            assert torch.equal(state_at(each, sigma), state_at(record, sigma)), sigma
-        for level in range(record.level + 1):
-            assert torch.equal(source_state(each, level), record.path[level])
+            assert torch.equal(each.state_at(sigma), record.state_at(sigma)), sigma
     bare = with_noise(_record("ve", keep_path=False), record.x + 1.0)
-    assert torch.equal(state_at(bare, 0.0), bare.x0)
-    for call in (lambda: state_at(bare, 0.2), lambda: state_at(bare, 9.0), lambda: beside(bare)):
+    assert torch.equal(bare.state_at(0.0), bare.x0)
+    for call in (lambda: bare.state_at(0.2), lambda: bare.state_at(9.0), lambda: bare.doubled()):
         with pytest.raises(ValueError, match="inversion must hold its path to tell where its source was before its"):
             call()
 
@@ -92,6 +90,6 @@ def test_beside_a_moved_noise_the_source_is_still_itself():
         first, second = x.chunk(2)
         return torch.cat([source(first, sigma), target(second, sigma)])
 
-    back, edit = replay(beside(moved), Denoiser(both, "ve"), Denoiser(both, "ve")).chunk(2)
+    back, edit = replay(moved.doubled(), Denoiser(both, "ve"), Denoiser(both, "ve")).chunk(2)
     assert torch.equal(back, replay(record, source)) and torch.equal(edit, replay(moved, source, target))
     assert not torch.equal(edit, replay(record, source, target))

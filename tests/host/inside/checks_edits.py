@@ -38,7 +38,7 @@ def check_outside_the_mask_is_bit_equal(pack):
 
 def check_masks_hold_at_every_step(pack):
     """Not only at the end: after each step the state outside is the source's own, recorded or re-noised."""
-    runs, core = pack.module("nodes.inverting.runs"), pack.module("inversion")
+    runs = pack.module("nodes.inverting.runs")
     for kind in ("sd15", "flux", "wan"):
         for keep_path in (False, True):
             model, _, latent, (bundle, *_) = invert(pack, kind, keep_path=keep_path)
@@ -48,9 +48,9 @@ def check_masks_hold_at_every_step(pack):
             levels = []
 
             def tap(report, record=bundle.record, outside=outside, levels=levels):
-                level = record.level - 1 - report.index
+                level = record.index - 1 - report.index
                 levels.append(level)
-                assert torch.equal(report.x[outside], core.source_state(record, level)[outside]), level
+                assert torch.equal(report.x[outside], record.state_at(record.sigmas[level])[outside]), level
 
             with torch.inference_mode():
                 runs.run_replay(model, bundle, pack.tiny.conditioning(kind, seed=9), mask=mask, tap=tap)

@@ -47,10 +47,10 @@ def check_method_nodes_are_invert(pack):
             ours, theirs = outputs[0].record, wanted[0].record
             assert ours.method == method and dict(ours.params) == dict(theirs.params), node_id
             assert settings.items() <= ours.params.items(), (node_id, ours.params)
-            assert torch.equal(ours.x, theirs.x) and ours.sigmas == theirs.sigmas and ours.level == theirs.level
+            assert torch.equal(ours.x, theirs.x) and ours.sigmas == theirs.sigmas and ours.index == theirs.index
             assert (ours.mate is None) == (theirs.mate is None) == (node_id not in PAIRS)
             assert ours.mate is None or torch.equal(ours.mate, theirs.mate), node_id
-            assert len(ours.path) == ours.level + 1 and ours.fingerprints == theirs.fingerprints
+            assert len(ours.path) == ours.index + 1 and ours.fingerprints == theirs.fingerprints
 
 
 def check_pair_nodes_come_back(pack):
@@ -62,7 +62,7 @@ def check_pair_nodes_come_back(pack):
                 (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
                 error = relative(back["samples"], latent["samples"])
                 assert error <= EXACT, (kind, node_id, steps, error)
-                assert len(sigmas) == bundle.record.level + 1 and sigmas[-1] == 0
+                assert len(sigmas) == bundle.record.index + 1 and sigmas[-1] == 0
 
 
 def check_pair_nodes_on_the_trained_models(pack):
@@ -137,7 +137,7 @@ def check_method_nodes_refuse(pack):
     for node_id, changes, part in (
         ("BDIAInvert", {"gamma": 0.5, "steps": 20}, "gamma of method bdia must be at least 0.82 to climb 20 steps"),
         ("EDICTCouple", {"p": 0.5, "steps": 20}, "p of method edict must be 0 or at least 0.67 to climb 20 steps"),
-        ("BELMInvert", {"strength": 0.25}, "level must lie between 2"),
+        ("BELMInvert", {"strength": 0.25}, "index must lie between 2"),
     ):
         refuses(lambda n=node_id, c=changes: run(pack, n, "sd15", model=counter.model, **c), part)
     assert counter.calls == 0

@@ -20,7 +20,7 @@ def check_every_kind_comes_back_finite(pack):
                 assert torch.isfinite(tensor).all(), kind
             assert back["samples"].shape == latent["samples"].shape, kind
             assert back["samples"].dtype == latent["samples"].dtype, kind
-            assert sigmas[-1] == 0 and len(sigmas) == bundle.record.level + 1, kind
+            assert sigmas[-1] == 0 and len(sigmas) == bundle.record.index + 1, kind
             assert bundle.record.x.dtype == torch.float64, kind
             assert bundle.record.space == ("flow" if kind in pack.tiny.FLOWS else "ve"), kind
 

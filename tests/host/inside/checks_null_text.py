@@ -103,7 +103,7 @@ def check_null_text_on_every_kind(pack):
     for kind in KINDS:
         model, latent, before, (bundle, plot, text) = _fit(pack, kind, batch=2)
         record = bundle.record
-        assert len(record.embeddings) == record.level and record.embeddings[0].shape[0] == 2, kind
+        assert len(record.embeddings) == record.index and record.embeddings[0].shape[0] == 2, kind
         assert record.meta["cfg"] == CFG and record.meta["climb_cfg"] == 1.0, kind
         assert plot.shape[0] == 1 and plot.shape[-1] == 3 and "mean loss" in text, kind
         for line in text.splitlines():
@@ -230,7 +230,7 @@ def check_null_text_refusals(pack):
     refuses(lambda: _fit(pack, "sd15", model=model, inversion=fitted, cfg=3.0), "cfg must be that of the embeddings")
     calls = counter.calls
     _fit(pack, "sd15", model=counter.model, inversion=fitted)
-    assert counter.calls - calls == 2 * fitted.record.level
+    assert counter.calls - calls == 2 * fitted.record.index
 
 
 class _Log(logging.Handler):

@@ -66,7 +66,7 @@ def check_source_exact_nodes_come_back_guided(pack):
         for node_id, settings in SOURCE_EXACT:
             model, source, latent, (bundle, sigmas) = run(pack, node_id, kind, cfg=CFG, negative=negative, **settings)
             record, what = bundle.record, (kind, node_id, settings)
-            assert len(sigmas) == record.level + 1 and sigmas[-1] == 0
+            assert len(sigmas) == record.index + 1 and sigmas[-1] == 0
             ends = []
             with torch.inference_mode():
                 runs.run_replay(model, bundle, tap=lambda report, ends=ends: ends.append(report.x.cpu()))

@@ -65,7 +65,7 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
         return inversion.Denoiser(answer, denoiser.space, denoiser.sigma_floor)
 
     def climb(denoiser, device, on_step):
-        again = inversion.invert(watch(denoiser), record.x0, record.sigmas, record.level, method)
+        again = inversion.invert(watch(denoiser), record.x0, record.sigmas, record.index, method)
         assert torch.equal(again.x, record.x), "the climb that keeps attention must be the inversion"
         if aligned:
             seen[round(record.sigma, 6)] = (record.x, record.sigma)
@@ -73,7 +73,7 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
 
     runs.run_script(model, bundle.source, None, 1.0, bundle.samples, record.falling, climb)
     family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
-    settings = plans.Settings(layers="all", start=0.0, end=inject / record.level)
+    settings = plans.Settings(layers="all", start=0.0, end=inject / record.index)
     plan = plans.get_preset("value").build(settings, family)
 
     class Beside:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from retrace.inversion import MisfitError, Pair, get_method, invert, load, relative_error, replay, save, two_step
+from retrace.inversion import Coupled, MisfitError, get_method, invert, load, relative_error, replay, save, two_step
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 PAIRS = ("edict", "bdia", "belm")
@@ -80,7 +80,7 @@ def test_one_state_alone_does_not_come_back(name, space):
     clean, grid, denoiser = mixture.sample(4), full_grid(space, 50), mixture.denoiser(cfg=3.0)
     record = invert(denoiser, clean, grid, 50, name)
     method = get_method(name)
-    assert isinstance(method, Pair)
+    assert isinstance(method, Coupled)
     alone = replace(record, mate=method.mate(denoiser, record.x, grid, 50))
     assert relative_error(replay(alone, denoiser), clean) > 1e-3
     with pytest.raises(ValueError, match=f"A record of method {name} must hold two states, got one; invert again"):

@@ -17,12 +17,12 @@ GOOD = Inversion("ve", (0.0, 1.0, 2.0), 2, latent(), latent(1.0), method="euler"
 
 def test_reads_itself():
     assert (GOOD.steps, GOOD.sigma, GOOD.climb, GOOD.falling) == (2, 2.0, (0.0, 1.0, 2.0), (2.0, 1.0, 0.0))
-    part = replace(GOOD, level=1)
+    part = replace(GOOD, index=1)
     assert (part.steps, part.sigma, part.falling, part.shape, part.dtype) == (
         2, 1.0, (1.0, 0.0), (1, 2, 3, 5), torch.float64,
     )  # fmt: skip
     with pytest.raises(FrozenInstanceError):
-        GOOD.level = 1
+        GOOD.index = 1
 
 
 def test_does_not_share_what_it_was_given():
@@ -43,10 +43,10 @@ def test_does_not_share_what_it_was_given():
         ({"sigmas": (0.0, 1e-300, 1.0)}, ValueError, "sigmas must rise in steps that float32 can hold"),
         ({"sigmas": (0.0, 1.0, float("inf"))}, ValueError, "sigmas must be finite and not negative"),
         ({"sigmas": (-0.1, 1.0, 2.0)}, ValueError, "sigmas must be finite and not negative"),
-        ({"level": 0}, ValueError, "level must lie between 1 and the number of steps 2, got 0"),
-        ({"level": 3}, ValueError, "level must lie between 1 and the number of steps 2, got 3"),
-        ({"level": 1.0}, TypeError, "level must be a whole number, got 1.0"),
-        ({"level": True}, TypeError, "level must be a whole number, got True"),
+        ({"index": 0}, ValueError, "index must lie between 1 and the number of steps 2, got 0"),
+        ({"index": 3}, ValueError, "index must lie between 1 and the number of steps 2, got 3"),
+        ({"index": 1.0}, TypeError, "index must be a whole number, got 1.0"),
+        ({"index": True}, TypeError, "index must be a whole number, got True"),
         ({"x0": latent(0.0, 2, 3)}, ValueError, r"x0 must be a latent of shape .*got \(2, 3\)"),
         ({"x": latent(1.0, 1, 2, 5, 3)}, ValueError, r"x must have the shape \(1, 2, 3, 5\)"),
         ({"x": latent().float()}, ValueError, "x must have the shape .*got .*torch.float32"),
@@ -54,9 +54,9 @@ def test_does_not_share_what_it_was_given():
         ({"x": latent(float("nan"))}, ValueError, "x must be finite, got inf or nan; use more steps"),
         ({"x": [1.0]}, TypeError, "x must be a tensor, got list"),
         ({"mate": latent(0.0, 1, 2, 3, 4)}, ValueError, "mate must have the shape"),
-        ({"path": (latent(),)}, ValueError, "path must hold 3 latents for level 2, got 1"),
+        ({"path": (latent(),)}, ValueError, "path must hold 3 latents for index 2, got 1"),
         ({"path": (latent(), latent(), latent(0.0, 1, 2, 3, 4))}, ValueError, "path must have the shape"),
-        ({"residuals": (latent(),)}, ValueError, "residuals must hold 2 latents for level 2, got 1"),
+        ({"residuals": (latent(),)}, ValueError, "residuals must hold 2 latents for index 2, got 1"),
         ({"embeddings": (torch.zeros(3, dtype=torch.int64),)}, ValueError, "embeddings must be float32 or float64"),
         ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
         ({"method": 3}, TypeError, "method must be a name, got 3"),

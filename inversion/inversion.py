@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..core.denoiser import Space, check_space
+from ..core.denoiser import Space, check_space, implied_noise, mix
 from ..core.walk import shorten
 
 Scalar = str | int | float | bool
+
+# In the meta of an inversion whose x is no longer the state that its source reached.
+MOVED = "noise_moved"
 
 DTYPES = (torch.float32, torch.float64)
 # In float32 anything smaller may be 0, and the noise of a state at such a level 0 / 0.
@@ -27,9 +31,9 @@ class Inversion:
     Attributes:
         space: "ve" or "flow".
         sigmas: Ascending grid of N + 1 noise levels; the first, usually 0, is where x0 stands.
-        level: Index k of the level reached, 1 .. N; a replay starts here.
+        index: Index k of the state x in the grid, 1 .. N; a replay starts here.
         x0: Clean latent (B, C, [T,] H, W).
-        x: State x_k at sigmas[level], shape of x0.
+        x: State x_k at sigmas[index], shape of x0.
         mate: Second state of pair methods, shape of x0.
         path: States x*_0 .. x*_k, where a method or a mask needs them.
         residuals: What each step of the source missed, one per step, for methods that store it.
@@ -49,7 +53,7 @@ class Inversion:
 
     space: Space
     sigmas: tuple[float, ...]
-    level: int
+    index: int
     x0: Tensor
     x: Tensor
     mate: Tensor | None = None
@@ -65,17 +69,17 @@ class Inversion:
     def __post_init__(self) -> None:
         check_space(self.space)
         object.__setattr__(self, "sigmas", check_sigmas(self.sigmas, self.space))
-        check_level(self.level, self.sigmas)
+        check_index(self.index, self.sigmas)
         _check_latent("x0", self.x0, self.x0)
         check_axes(self.x0)
         _check_latent("x", self.x, self.x0)
         if self.mate is not None:
             _check_latent("mate", self.mate, self.x0)
-        for name, parts, count in (("path", self.path, self.level + 1), ("residuals", self.residuals, self.level)):
+        for name, parts, count in (("path", self.path, self.index + 1), ("residuals", self.residuals, self.index)):
             if parts is None:
                 continue
             if len(parts) != count:
-                raise ValueError(f"{name} must hold {count} latents for level {self.level}, got {len(parts)}.")
+                raise ValueError(f"{name} must hold {count} latents for index {self.index}, got {len(parts)}.")
             for part in parts:
                 _check_latent(name, part, self.x0)
         for part in self.embeddings or ():
@@ -95,12 +99,12 @@ class Inversion:
     @property
     def sigma(self) -> float:
         """Noise level of the state x."""
-        return self.sigmas[self.level]
+        return self.sigmas[self.index]
 
     @property
     def climb(self) -> tuple[float, ...]:
         """Levels from the clean end to the state, ascending."""
-        return self.sigmas[: self.level + 1]
+        return self.sigmas[: self.index + 1]
 
     @property
     def falling(self) -> tuple[float, ...]:
@@ -116,6 +120,89 @@ class Inversion:
     def dtype(self) -> torch.dtype:
         """Precision of the states."""
         return self.x0.dtype
+
+    @property
+    def reached(self) -> Tensor:
+        """The state that the source itself reached: x_k, or the end of its path where x was moved since.
+
+        Raises:
+            ValueError: If it was moved (`with_noise`) and there is no path.
+        """
+        if not self.meta.get(MOVED):
+            return self.x
+        if self.path is None:
+            raise ValueError(
+                "inversion must hold its path to tell where its source was before its noise was moved, got none; "
+                "set keep_path when you invert, or use the inversion whose noise was not moved."
+            )
+        return self.path[-1]
+
+    def state_at(self, sigma: float, device: torch.device | str = "cpu") -> Tensor:
+        """The source's state at a noise level, for whatever looks at the source while something else is sampled.
+
+        Between two sigmas of a recorded path it is linear in sigma, which is exact for an Euler path. Without a path
+        it is x0 mixed with the noise that x_k implies. At both ends it is x0 and x_k themselves; above sigma_k, x_k.
+        Where the noise was moved since (`with_noise`), the path still tells where the source was, and x does not.
+
+        Args:
+            sigma: Noise level.
+            device: Where the state is wanted.
+
+        Returns:
+            State of the shape and dtype of x0.
+
+        Raises:
+            ValueError: If the noise was moved and there is no path.
+        """
+        start = self.sigmas[0]
+        if sigma <= start:
+            return self.x0.to(device)
+        reached = self.reached
+        if sigma >= self.sigma:
+            return reached.to(device)
+        if self.path is None:
+            noise = implied_noise(self.x, self.x0, self.sigma, self.space, start)
+            return mix(self.x0, noise, sigma, self.space, start).to(device)
+        above = bisect_left(self.climb, sigma)
+        low, high = self.sigmas[above - 1], self.sigmas[above]
+        if sigma == high:
+            return self.path[above].to(device)
+        return torch.lerp(self.path[above - 1].to(device), self.path[above].to(device), (sigma - low) / (high - low))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inversion:
+        """The inversion with every latent of it changed: x0, x, mate, path and residuals."""
+
+        def each(latents: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+            return None if latents is None else tuple(change(latent) for latent in latents)
+
+        return replace(
+            self,
+            x0=change(self.x0),
+            x=change(self.x),
+            mate=None if self.mate is None else change(self.mate),
+            path=each(self.path),
+            residuals=each(self.residuals),
+        )
+
+    def to_precision(self, dtype: torch.dtype) -> Inversion:
+        """The inversion with latents no finer than a device's work_dtype; itself where they already are."""
+        return self if dtype in (self.dtype, torch.float64) else self.map(lambda latent: latent.to(dtype))
+
+    def of_rows(self, rows: Sequence[int]) -> Inversion:
+        """The inversion of some of its pictures, by number, in any order and as often as they are named."""
+        return self.map(lambda latent: latent[list(rows)])
+
+    def doubled(self) -> Inversion:
+        """The inversion with every picture twice, first all of them, then all again: two walks side by side.
+
+        A replay of it whose denoiser answers the first half for the source and the second for a target reconstructs
+        the source in lockstep with the edit: the first half starts where the source was, the second at x.
+
+        Raises:
+            ValueError: If the noise was moved and there is no path.
+        """
+        twice = self.map(lambda latent: torch.cat([latent, latent]))
+        return replace(twice, x=torch.cat([self.reached, self.x]))
 
 
 def check_sigmas(sigmas: Sequence[float], space: Space) -> tuple[float, ...]:
@@ -143,18 +230,18 @@ def check_sigmas(sigmas: Sequence[float], space: Space) -> tuple[float, ...]:
     return grid
 
 
-def check_level(level: int, sigmas: Sequence[float], lowest: int = 1) -> None:
-    """Refuse a level that is no whole number within the grid.
+def check_index(index: int, sigmas: Sequence[float], lowest: int = 1) -> None:
+    """Refuse an index that is no whole number within the grid.
 
     Raises:
         TypeError: If it is no whole number.
         ValueError: If it lies outside.
     """
-    if type(level) is not int:
-        raise TypeError(f"level must be a whole number, got {level!r}; use strength_to_level for a fraction.")
-    if not lowest <= level <= len(sigmas) - 1:
+    if type(index) is not int:
+        raise TypeError(f"index must be a whole number, got {index!r}; use strength_to_index for a fraction.")
+    if not lowest <= index <= len(sigmas) - 1:
         raise ValueError(
-            f"level must lie between {lowest} and the number of steps {len(sigmas) - 1}, got {level}; "
+            f"index must lie between {lowest} and the number of steps {len(sigmas) - 1}, got {index}; "
             "change the strength or the number of steps."
         )
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..core.denoiser import Denoiser, Space
 from ..core.steps import Euler
 from ..core.walk import AfterStep, OnStep, StepReport
+from .inversion import Inversion, keep
 from .method import Method, MethodState
-from .record import Inversion, keep
 
 
 def two_step(
@@ -80,31 +80,31 @@ class Descent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pair(Method):
+class Coupled(Method):
     """A method whose state is x_k and a mate."""
 
     @abstractmethod
-    def descent(self, space: Space, sigmas: Sequence[float], level: int) -> Descent:
+    def descent(self, space: Space, sigmas: Sequence[float], index: int) -> Descent:
         """The way down that `replay` takes, step by step invertible, for gradients that keep no path.
 
         Args:
             space: "ve" or "flow".
             sigmas: Ascending grid.
-            level: Level of x_k, min_level .. len(sigmas) - 1.
+            index: Index of x_k, min_index .. len(sigmas) - 1.
         """
 
     @abstractmethod
-    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], index: int) -> Tensor:
         """A mate for a state that has none: one to sample from, which does not come back to any source.
 
         Args:
             denoiser: The model under the conditioning to sample with.
-            x: State at sigmas[level].
+            x: State at sigmas[index].
             sigmas: Ascending grid.
-            level: Level of x.
+            index: Index of x.
         """
 
-    def check(self, sigmas: Sequence[float], level: int) -> None:
+    def check(self, sigmas: Sequence[float], index: int) -> None:
         """Refuse settings that do not work on a grid; none by default.
 
         Raises:
@@ -113,7 +113,7 @@ class Pair(Method):
 
 
 @dataclass(frozen=True)
-class TwoStep(Pair):
+class TwoStep(Coupled):
     """A member of the two-step family; the mate of x_k is x_{k-1}.
 
     Up it begins with an Euler step from x0. Down the pair itself is the beginning, so the highest level costs no
@@ -121,7 +121,7 @@ class TwoStep(Pair):
     """
 
     reversible = True
-    min_level = 2
+    min_index = 2
 
     @abstractmethod
     def ratio(self, sigma_high: float, sigma: float, sigma_low: float, space: Space) -> float:
@@ -132,15 +132,15 @@ class TwoStep(Pair):
         denoiser: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
         """Walk up; see Method.invert."""
-        self.check(sigmas, level)
+        self.check(sigmas, index)
         path = [keep(x0)]
         x_prev, x = x0, x0
-        for i in range(level):
+        for i in range(index):
             derivative, denoised = denoiser.evaluate(x, sigmas[i])
             if i == 0:
                 x_next = x + (sigmas[1] - sigmas[0]) * derivative
@@ -152,7 +152,7 @@ class TwoStep(Pair):
             if keep_path:
                 path.append(keep(x))
             if on_step is not None:
-                on_step(StepReport(i, level, sigmas[i], sigmas[i + 1], x, denoised))
+                on_step(StepReport(i, index, sigmas[i], sigmas[i + 1], x, denoised))
         return MethodState(x, mate=x_prev, path=tuple(path) if keep_path else None)
 
     def replay(
@@ -166,27 +166,27 @@ class TwoStep(Pair):
     ) -> Tensor:
         """Walk down; see Method.replay."""
         denoiser = source if target is None else target
-        level, sigmas = inversion.level, inversion.sigmas
+        index, sigmas = inversion.index, inversion.sigmas
         above = inversion.x.to(device)
         x = self.begin(inversion, source, target, above)
         if after_step is not None:
-            x = after_step(x, level - 1)
-        for i in range(level - 1, 0, -1):
+            x = after_step(x, index - 1)
+        for i in range(index - 1, 0, -1):
             derivative, denoised = denoiser.evaluate(x, sigmas[i])
-            if i == level - 1 and on_step is not None:
+            if i == index - 1 and on_step is not None:
                 # The first step is the mate. Its report waits for the first prediction, which is that of the mate.
-                on_step(StepReport(0, level, sigmas[level], sigmas[i], x, denoised))
+                on_step(StepReport(0, index, sigmas[index], sigmas[i], x, denoised))
             around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
             x_next = two_step(above, x, derivative, *around, self.ratio(*around, denoiser.space))
             above, x = x, x_next
             if after_step is not None:
                 x = after_step(x, i - 1)
             if on_step is not None:
-                on_step(StepReport(level - i, level, sigmas[i], sigmas[i - 1], x, denoised))
+                on_step(StepReport(index - i, index, sigmas[i], sigmas[i - 1], x, denoised))
         return x
 
-    def descent(self, space: Space, sigmas: Sequence[float], level: int) -> Descent:
-        """x_{i-1} = r * x_{i+1} + A(x_i), A being `two_step` without its x_prev; see Pair.descent."""
+    def descent(self, space: Space, sigmas: Sequence[float], index: int) -> Descent:
+        """x_{i-1} = r * x_{i+1} + A(x_i), A being `two_step` without its x_prev; see Coupled.descent."""
 
         def shear(i: int) -> Shear:
             around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
@@ -195,18 +195,18 @@ class TwoStep(Pair):
             def move(denoiser: Denoiser, x: Tensor) -> Tensor:
                 return two_step(torch.zeros_like(x), x, denoiser.derivative(x, sigmas[i]), *around, ratio)
 
-            return Shear((level - 1 - i) % 2, ratio, move, sigmas[i])
+            return Shear((index - 1 - i) % 2, ratio, move, sigmas[i])
 
         # x_{level-2} is the first to be made, in the place of x_k.
-        return Descent(tuple(shear(i) for i in range(level - 1, 0, -1)), level % 2)
+        return Descent(tuple(shear(i) for i in range(index - 1, 0, -1)), index % 2)
 
-    def evaluations(self, level: int, rising: bool = True) -> int:
+    def evaluations(self, index: int, rising: bool = True) -> int:
         """One a step; none for the first step down."""
-        return level if rising else level - 1
+        return index if rising else index - 1
 
-    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], level: int) -> Tensor:
+    def mate(self, denoiser: Denoiser, x: Tensor, sigmas: Sequence[float], index: int) -> Tensor:
         """The state one Euler step below x; one call."""
-        return Euler()(denoiser, x, sigmas[level], sigmas[level - 1]).x
+        return Euler()(denoiser, x, sigmas[index], sigmas[index - 1]).x
 
     def begin(self, inversion: Inversion, source: Denoiser, target: Denoiser | None, x: Tensor) -> Tensor:
         """The state at level - 1 with which a replay begins, given the one at the level: the mate."""

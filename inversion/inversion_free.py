@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..core.denoiser import Denoiser, mix
 from ..core.walk import AfterStep, OnStep, StepReport, shorten
+from .inversion import check_axes, check_index, check_sigmas
 from .mask import keep_source
-from .record import check_axes, check_level, check_sigmas
 
 # Seeds of torch's generators are 64 bits.
 _SEEDS = 2**64
@@ -68,7 +68,7 @@ class Branches(NamedTuple):
     target_denoised: Tensor
 
 
-class PairedStep(NamedTuple):
+class EditStep(NamedTuple):
     """The edited latent after a level, and the clean latent at which a jump from this level would end the edit."""
 
     z: Tensor
@@ -76,7 +76,7 @@ class PairedStep(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PairedTask:
+class EditTask:
     """One edit under way.
 
     Attributes:
@@ -132,14 +132,14 @@ class PairedTask:
             self.on_step(replace(report, index=before + report.index, total=self.total))
 
 
-class PairedRule(Protocol):
+class EditRule(Protocol):
     """Moves the edited latent from one level to the next. May hold history, so every edit takes a fresh one."""
 
-    def __call__(self, task: PairedTask, z: Tensor, sigma: float, sigma_next: float) -> PairedStep:
+    def __call__(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
         """The edited latent after the level sigma, with z untouched."""
 
 
-def paired_walk(task: PairedTask, falling: Sequence[float], rule: PairedRule) -> Tensor:
+def edit_walk(task: EditTask, falling: Sequence[float], rule: EditRule) -> Tensor:
     """Carry z = x0 down the levels.
 
     Args:
@@ -151,7 +151,7 @@ def paired_walk(task: PairedTask, falling: Sequence[float], rule: PairedRule) ->
         The edited latent, at the clean end.
     """
     z = task.x0
-    keep = task.keep(lambda level: task.x0)
+    keep = task.keep(lambda index: task.x0)
     for index, (sigma, sigma_next) in enumerate(pairwise(falling)):
         z, denoised = rule(task, z, sigma, sigma_next)
         if keep is not None:
@@ -161,7 +161,7 @@ def paired_walk(task: PairedTask, falling: Sequence[float], rule: PairedRule) ->
 
 
 @dataclass(frozen=True)
-class PairedEdit(ABC):
+class InversionFreeEdit(ABC):
     """An edit by the paired rule. Its settings are the dataclass fields.
 
     Attributes:
@@ -178,7 +178,7 @@ class PairedEdit(ABC):
         target: Denoiser,
         x0: Tensor,
         sigmas: Sequence[float],
-        level: int,
+        index: int,
         seed: int = 0,
         mask: Tensor | None = None,
         rows: Sequence[int] | None = None,
@@ -192,7 +192,7 @@ class PairedEdit(ABC):
             target: The model under the conditioning of the edit.
             x0: Clean latent (B, C, [T,] H, W), float32 or float64; left untouched.
             sigmas: Ascending noise levels from 0.
-            level: Level k to start from, 1 .. len(sigmas) - 1: the higher, the freer the edit.
+            index: Index k to start from, 1 .. len(sigmas) - 1: the higher, the freer the edit.
             seed: Seed of the noise, at least 0.
             mask: Weights on the latent grid from 0 (keep) to 1 (edit), broadcastable to the latent; where it is 0
                 the result is x0 bit for bit.
@@ -207,7 +207,7 @@ class PairedEdit(ABC):
 
         Raises:
             ValueError: If an argument is out of range, or the two models differ in space.
-            TypeError: If the level is no whole number.
+            TypeError: If the index is no whole number.
         """
         if source.space != target.space:
             raise ValueError(
@@ -216,26 +216,26 @@ class PairedEdit(ABC):
         grid = check_sigmas(sigmas, source.space)
         if grid[0] != 0.0:
             raise ValueError(f"sigmas must start at 0, got {shorten(grid)}; use the whole schedule.")
-        check_level(level, grid)
+        check_index(index, grid)
         check_axes(x0)
-        self.check(level)
+        self.check(index)
         with torch.no_grad():
             clean = x0.detach()
             noises = Noises(seed, clean, rows)
-            task = PairedTask(source, target, clean, noises, mask, on_step, level, both)
-            return self._run(task, grid[level::-1])
+            task = EditTask(source, target, clean, noises, mask, on_step, index, both)
+            return self._run(task, grid[index::-1])
 
-    def check(self, level: int) -> None:  # noqa: B027 - most edits fit every level
-        """Refuse settings that do not fit a level.
+    def check(self, index: int) -> None:  # noqa: B027 - most edits fit every level
+        """Refuse settings that do not fit an index.
 
         Raises:
             ValueError: If they do not.
         """
 
     @abstractmethod
-    def evaluations(self, level: int) -> tuple[int, int]:
-        """Calls of the source's and of the target's denoiser in an edit from level k."""
+    def evaluations(self, index: int) -> tuple[int, int]:
+        """Calls of the source's and of the target's denoiser in an edit from index k."""
 
     @abstractmethod
-    def _run(self, task: PairedTask, falling: Sequence[float]) -> Tensor:
+    def _run(self, task: EditTask, falling: Sequence[float]) -> Tensor:
         """Carry z = x0 down the levels."""

@@ -268,7 +268,7 @@ def test_the_latent_is_left_alone():
         (lambda: FlowEdit(n_min=-1), "n_min must not be negative, got -1"),
         (lambda: FlowEdit(pull=2.0), "pull must lie between 0 and 1, got 2"),
         (lambda: edited(FlowEdit(n_min=5), "flow", level=5), "n_min must be below n_max 5, got 5"),
-        (lambda: edited(InfEdit(), "flow", level=21), "level must lie between 1 and the number of steps 20, got 21"),
+        (lambda: edited(InfEdit(), "flow", level=21), "index must lie between 1 and the number of steps 20, got 21"),
         (lambda: edited(InfEdit(), "flow", rows=[0]), "rows must number the 2 pictures of the latent, got 1 numbers"),
         (lambda: edited(InfEdit(), "ve", mask=torch.ones(1, 1, 2, 2)), "mask must fit the latent (2, 4, 3, 5)"),
         (lambda: edited(InfEdit(), "ve", mask=2 * torch.ones(1, 1, 3, 5)), "mask must lie between 0 and 1"),
