@@ -27,7 +27,8 @@ from ..host.guider import EVALUATE, SteadyGuider, completed
 from ..host.prompts import warn_of_other_prompts
 from .override import Forwards, Layout, step_of
 from .plan_masks import on_grid_of
-from .resolvers import Resolver, resolver_for
+from .resolver import Resolver
+from .resolvers import resolver_for
 
 # Patches see it beside the host's own entries, so it carries the pack's name.
 _ASKED = "retrace_branches"
@@ -318,7 +319,7 @@ class BranchGuider(SteadyGuider):
             if self.inner_model.memory_required(shape) * _RESERVE > free:
                 return None
         assert self._resolver is not None
-        return rowwise(conds, items, self._resolver.family)
+        return rowwise(conds, items, self._resolver)
 
     def _guided(
         self,
@@ -349,13 +350,13 @@ class BranchGuider(SteadyGuider):
         return guided
 
 
-def rowwise(conds: Sequence[Any], items: int, family: str = "") -> Any | None:
+def rowwise(conds: Sequence[Any], items: int, resolver: Resolver) -> Any | None:
     """Return one processed conditioning that holds several, row after row.
 
     Args:
         conds: Processed conditionings of a running guider.
         items: Pictures of each.
-        family: Family of the network.
+        resolver: Resolver of the network.
 
     Returns:
         A conditioning for items rows of each in turn, or None where they do not go together.
@@ -363,14 +364,8 @@ def rowwise(conds: Sequence[Any], items: int, family: str = "") -> Any | None:
     if any(len(cond) != 1 or any(cond[0].get(part) is not None for part in ALONE) for cond in conds):
         return None
     first, *others = [cond[0]["model_conds"] for cond in conds]
-    if any(other.keys() != first.keys() for other in others):
+    if any(other.keys() != first.keys() for other in others) or not resolver.may_share((first, *others)):
         return None
-    # HunyuanVideo has one mask for all rows; Lumina places the picture behind each row's own text.
-    hunyuan = family.startswith("hunyuan_video")
-    if "attention_mask" in first and (hunyuan or family == "lumina"):
-        masks = [model_conds["attention_mask"].cond for model_conds in (first, *others)]
-        if hunyuan or any(not torch.equal(masks[0], mask) for mask in masks[1:]):
-            return None
     merged = {}
     for key in first:
         rows = [model_conds[key].process_cond(batch_size=items, area=None) for model_conds in (first, *others)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ...attention import PRESETS, AttentionPlan, Preset, Rule, Site
-from .resolvers import Resolver
+from .resolver import Resolver
 from .unet_features import residual_of
 
 

@@ -17,7 +17,7 @@ import comfy.patcher_extension
 import torch
 
 from ...attention import AttentionRun, Rows, Step, place
-from .resolvers import Resolver
+from .resolver import Resolver
 from .unet_features import features_in
 
 _KEY = "retrace_attention"

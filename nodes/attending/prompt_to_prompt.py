@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...attention import AttentionPlan, Settings, get_preset
+from ...attention import AttentionPlan, Layers, Settings, get_preset
 from ...attention.local_blend import LocalBlend, with_local_blend
 from ...attention.token_map import MODES, token_map
 from ...attention.word_list import parse_weights, parse_windows, parse_words
@@ -17,7 +17,6 @@ from ..host.inputs import prompt_inputs
 from ..host.prompts import alignment_text, cosines, encode, encodings
 from .plan_link import attention_input, attention_output
 from .resolvers import resolver_for
-from .word_maps import word_layers
 
 REWEIGHT = "reweight"
 
@@ -175,7 +174,7 @@ class PromptToPrompt(io.ComfyNode):
         """Encode both prompts and make the plan."""
         check_weights(mode, weights)
         refuse_compiled_model(model)
-        family = resolver_for(model.model.diffusion_model).family
+        resolver = resolver_for(model.model.diffusion_model)
         before, before_cond = encode(clip, source_text)
         after, after_cond = encode(clip, target_text)
         text = token_map(
@@ -191,9 +190,9 @@ class PromptToPrompt(io.ComfyNode):
         settings = Settings(
             layers=layers, start=0.0, end=self_end, variant=REWEIGHT if mode == REWEIGHT else "", text=text
         )
-        plan = replace(get_preset("p2p").build(settings, family), source=source)
+        plan = replace(get_preset("p2p").build(settings, resolver.family), source=source)
         if blend_words.strip():
-            plan = with_local_blend(plan, LocalBlend(), parse_words(blend_words), word_layers(family))
+            plan = with_local_blend(plan, LocalBlend(), parse_words(blend_words), Layers.parse(resolver.word_layers))
         summary = alignment_text(text)
         show_progress_text(getattr(getattr(cls, "hidden", None), "unique_id", None), summary)
         whole = plan if attention is None else attention.plus(plan)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...attention import ALL, AttentionPlan, Layers
+from ...attention import AttentionPlan, Layers
 from ...attention.masks import Threshold, blur, grow, over_maximum, threshold
 from ...attention.tokens import Prompt
 from ...attention.word_list import Word
@@ -26,17 +26,8 @@ from .resolvers import resolver_for
 
 SOURCE, TARGET = "source", "target"
 _MAPS = "words"
-# Which layers show where words are; found with Flux by Shin et al. 2025, arXiv:2508.07519. Joint layers before the
-# first third have not yet told the words from each other.
-_LATER = ("sd3", "flux2", "qwen", "hunyuan_video", "hunyuan_video_15", "lumina", "aura")
-LAYERS = {"flux": "double:11-18", **dict.fromkeys(_LATER, "0.3-1.0")}
 
 States = Callable[[float, torch.device], torch.Tensor]
-
-
-def word_layers(family: str) -> Layers:
-    """Return the layers of a family of networks that show where words are."""
-    return Layers.parse(LAYERS[family]) if family in LAYERS else ALL
 
 
 def levels_of(model: Any, low: float, high: float, count: int) -> tuple[float, ...]:
@@ -133,8 +124,7 @@ def read_words(
     """
     refuse_skipping(model)
     refuse_compiled_model(model)
-    family = resolver_for(model.model.diffusion_model).family
-    where = Layers.parse(layers) if layers.strip() else word_layers(family)
+    where = Layers.parse(layers.strip() or resolver_for(model.model.diffusion_model).word_layers)
     plan = AttentionPlan(probes=(word_probe(_MAPS, prompt, words, SOURCE, where),))
     branch = Branch(conditioning)
     guider = BranchGuider(model, {SOURCE: branch, TARGET: branch}, plan)

@@ -109,7 +109,7 @@ def _published():
 
 def check_defaults_meet_layers_of_published_models(pack):
     """What every preset and every reading of words takes by itself exists in the models that people have."""
-    attention, layers = pack.module("attention"), pack.module("nodes.attending.word_maps").word_layers
+    attention, layers = pack.module("attention"), pack.module("attention").Layers.parse
     listing = pack.module("nodes.attending.listing")
     mask = attention.Mask(torch.ones(1, 4, 4))
     for family, network, shape in _published():
@@ -123,7 +123,7 @@ def check_defaults_meet_layers_of_published_models(pack):
                 made = preset().build(attention.Settings(variant=variant, mask=mask), family)
                 assert listing.check_layers(made, resolver, shape), (family, preset.name, variant)
         seen = [site for site in resolver.sites(shape) if site.kind in ("cross", "joint")]
-        assert any(layers(family).matches(site) for site in seen), family
+        assert any(layers(resolver.word_layers).matches(site) for site in seen), family
 
 
 def _resolver(pack, model):
@@ -272,7 +272,7 @@ def check_every_family_has_a_tiny_model(pack):
     """Each resolver is tried on a network of the host's own, but for those that this host has not."""
     module = pack.module("nodes.attending.resolvers")
     tried = {type(_resolver(pack, tiny_dits.model(kind))) for kind in tiny_dits.KINDS}
-    assert tried == set(module._RESOLVERS.values()), set(module._RESOLVERS.values()) - tried
+    assert tried == set(module.RESOLVERS.values()), set(module.RESOLVERS.values()) - tried
     lacking = set() if hasattr(comfy.supported_models, "ZImage") else {"zimage"}
     assert set(tiny_dits.MISSING) == lacking
     if lacking:

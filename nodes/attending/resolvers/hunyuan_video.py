@@ -1,0 +1,38 @@
+"""HunyuanVideo and HunyuanImage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ....attention.sites import Grid, Kind, Span
+from ..blocks import DOUBLE_SINGLE, Blocks
+
+
+class HunyuanVideo(Blocks):
+    """Text first, the clip last; a reference stands between them."""
+
+    family = "hunyuan_video"
+    labels = ("HunyuanVideo",)
+    networks = ("hunyuan_video.model.HunyuanVideo",)
+    stacks = DOUBLE_SINGLE
+
+    @classmethod
+    def of_family(cls, network: Any) -> bool:
+        return len(network.single_blocks) > 0
+
+    @classmethod
+    def may_share(cls, model_conds: Sequence[Mapping[str, Any]]) -> bool:
+        # The network makes one mask for all rows.
+        return "attention_mask" not in model_conds[0]
+
+    def patch(self) -> Grid:
+        patch = tuple(self.network.patch_size)
+        return (1, *patch) if len(patch) == 2 else patch
+
+    def parts(self, kind: Kind, queries: int, keys: int, tokens: int) -> tuple[Span, Span | None]:
+        # Host 0.8.0 has the text last.
+        if getattr(self.network.double_blocks[0], "flipped_img_txt", False):
+            end = queries - self._text
+            return (end - tokens, end), (keys - self._text, keys)
+        return (queries - tokens, queries), (0, self._text)
