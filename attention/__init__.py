@@ -1,13 +1,15 @@
 """Edits inside attention: rules as data, and one executor that carries them out. Needs torch, knows no host."""
 
-from .bank import Bank, estimate
+from .cache import Cache, EvaluationCache
 from .calls import Attend
+from .climb_cache import ClimbCache
 from .executor import Executor
-from .grid import Mask, MaskSource, complement, protected, to_grid, token_weights
+from .grid import to_grid
+from .masks import Mask, MaskSource, complement, protected, token_weights
 from .plan import AttentionPlan, AttentionRun, LatentRule
 from .preset import FAMILIES, Preset, Settings
-from .recording import Recording
 from .registry import PRESETS, get_preset
+from .rows import Rows
 from .rules import (
     OWN,
     SOURCE,
@@ -27,8 +29,8 @@ from .rules import (
     ValueMap,
     Values,
 )
+from .run_cache import RunCache, estimate
 from .sites import ALL, KINDS, STACKS, Kind, Layers, Site
-from .store import Rows, Shelf, Store
 from .timing import Step, Window, place
 
 __all__ = [
@@ -45,7 +47,9 @@ __all__ = [
     "Attend",
     "AttentionPlan",
     "AttentionRun",
-    "Bank",
+    "Cache",
+    "ClimbCache",
+    "EvaluationCache",
     "Executor",
     "FeatureRule",
     "Gather",
@@ -60,14 +64,12 @@ __all__ = [
     "Own",
     "Preset",
     "Probe",
-    "Recording",
     "Rows",
     "Rule",
+    "RunCache",
     "Settings",
-    "Shelf",
     "Site",
     "Step",
-    "Store",
     "Take",
     "Term",
     "ValueMap",

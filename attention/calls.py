@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .kept import Kept
+from .cached_operand import CachedOperand
 from .operands import additive
 from .rules import Name
 from .sites import Span
@@ -34,9 +34,9 @@ class Piece:
     """
 
     row: int
-    q: Kept
-    k: Kept
-    v: Kept
+    q: CachedOperand
+    k: CachedOperand
+    v: CachedOperand
     span: Span
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Whole:
 
 
 def attend_all(
-    whole: Whole, pieces: Sequence[Piece], attend: Attend, own: Sequence[Mapping[Name, Kept]]
+    whole: Whole, pieces: Sequence[Piece], attend: Attend, own: Sequence[Mapping[Name, CachedOperand]]
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     """Outputs of pieces.
 
@@ -122,12 +122,12 @@ def _grouped(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 
 def _written(
-    whole: Whole, main: Mapping[int, Piece], own: Sequence[Mapping[Name, Kept]]
+    whole: Whole, main: Mapping[int, Piece], own: Sequence[Mapping[Name, CachedOperand]]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The call's tensors with changed rows written over; what no row changes stays the same object."""
     out = []
     for name, tensor in zip(NAMES, (whole.q, whole.k, whole.v), strict=True):
-        asked: list[Kept] = [getattr(main[row], name) for row in range(len(own))]
+        asked: list[CachedOperand] = [getattr(main[row], name) for row in range(len(own))]
         changed = [kept is not own[row][name] for row, kept in enumerate(asked)]
         first = asked[0].parts
         if any(changed) and all(len(kept.parts) == 1 and kept.parts[0] is first[0] for kept in asked):
@@ -143,7 +143,9 @@ def _written(
     return out[0], out[1], out[2], _masks(whole.mask, main, own)
 
 
-def _masks(mask: Tensor | None, main: Mapping[int, Piece], own: Sequence[Mapping[Name, Kept]]) -> Tensor | None:
+def _masks(
+    mask: Tensor | None, main: Mapping[int, Piece], own: Sequence[Mapping[Name, CachedOperand]]
+) -> Tensor | None:
     if mask is None or all(piece.mask is own[row]["k"].mask for row, piece in main.items()):
         return mask
     rows = [main[row].mask for row in range(len(own))]

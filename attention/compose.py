@@ -9,13 +9,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .cached_operand import CachedOperand
 from .calls import Attend, Piece, Whole, attend_all
-from .kept import Kept
 from .operands import lerp
 from .rules import Name
 from .sites import Span
 
-Operands: TypeAlias = dict[Name, Kept]
+Operands: TypeAlias = dict[Name, CachedOperand]
 # Least mass that a sum is divided by: all words of a query may have been taken away.
 MASS = 1e-4
 
@@ -41,7 +41,7 @@ class Sum:
 
 def composed(
     whole: Whole,
-    own: Sequence[Mapping[Name, Kept]],
+    own: Sequence[Mapping[Name, CachedOperand]],
     operands: Sequence[Operands],
     sums: Sequence[Sequence[Sum]],
     attend: Attend,
@@ -71,7 +71,7 @@ def composed(
         # As a network's own attention leaves it, tokens before heads, so that it need not be turned once more.
         lying = rows[0][0].new_empty(len(rows), length, *rows[0][0].shape[::2]).transpose(1, 2)
         for row, parts in enumerate(rows):
-            Kept(parts, None, None).write(lying[row])
+            CachedOperand(parts, None, None).write(lying[row])
         return lying
     edited = {row: _row(operands[row], base[row], sums[row], done) for row in range(len(sums)) if sums[row]}
     changed = {row: parts for row, parts in edited.items() if parts[0] is not done.get(id(base[row]))}
@@ -80,7 +80,7 @@ def composed(
     # What attend returns is ours alone to write to, but not what a gradient runs through.
     out = out.clone() if out.requires_grad else out
     for row, parts in changed.items():
-        Kept(parts, None, None).write(out[row])
+        CachedOperand(parts, None, None).write(out[row])
     return out
 
 
@@ -99,9 +99,9 @@ def _rest(row: int, own: Operands, span: Span) -> Piece:
     """The queries of a row outside a span."""
     start, stop = span
     q, k = own["q"], own["k"]
-    outside = Kept([part for part in (q.tensor[:, :start], q.tensor[:, stop:]) if part.shape[1]], None, None)
+    outside = CachedOperand([part for part in (q.tensor[:, :start], q.tensor[:, stop:]) if part.shape[1]], None, None)
     if k.mask is not None and k.mask.shape[1] > 1:
-        k = Kept(k.tensor, k.image, k.text, torch.cat([k.mask[:, :start], k.mask[:, stop:]], 1))
+        k = CachedOperand(k.tensor, k.image, k.text, torch.cat([k.mask[:, :start], k.mask[:, stop:]], 1))
     return Piece(row, outside, k, own["v"], (0, outside.length))
 
 
@@ -115,7 +115,7 @@ def _row(own: Operands, base: Piece | None, sums: Sequence[Sum], done: Mapping[i
         if total.full and (start, stop) == (0, length):
             parts = [new]
             continue
-        whole = Kept(parts, None, None).tensor
+        whole = CachedOperand(parts, None, None).tensor
         if place == 0 and total.full:
             parts = [whole[:, :start], new, whole[:, start:]]
         else:

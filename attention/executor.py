@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .cache import Cache
+from .cached_operand import CachedOperand
 from .calls import Attend, Piece, Whole
 from .compose import Operands, Sum, composed
-from .grid import Mask, MaskSource, token_weights
-from .kept import Kept
+from .masks import Mask, MaskSource, token_weights
 from .operands import Share, apply, span_of
 from .probes import masses
+from .rows import Rows, Who
 from .rules import Gather, Join, Name, Own, Probe, Rule, Term
 from .sites import Site, Span
-from .store import Rows, Shelf, Who
 from .timing import Step
 from .values import mapped
 
@@ -62,7 +63,7 @@ class Executor:
         k: Tensor,
         v: Tensor,
         attend: Attend,
-        store: Shelf | None = None,
+        cache: Cache | None = None,
         mask: Tensor | None = None,
         scale: float | None = None,
     ) -> Tensor:
@@ -77,7 +78,7 @@ class Executor:
             v: (B, key heads, keys, d).
             attend: The network's own attention, (q, k, v, mask) -> (B, heads, queries, d). Without a rule it gets
                 these very tensors once; else rows, keys and queries may be others in number.
-            store: Where operands of other forwards are.
+            cache: Where operands of other forwards are.
             mask: The network's own mask, (1 | B, 1 | heads, 1 | queries, keys), or None.
             scale: Of the scores, None for 1 / sqrt(d).
 
@@ -88,13 +89,13 @@ class Executor:
             ValueError: If a branch that is read is missing, token counts do not fit, or two rules replace the same
                 operand of a row.
         """
-        call = _Call(site, rows, step, q, k, v, mask, store)
+        call = _Call(site, rows, step, q, k, v, mask, cache)
         for probe in self.probes:
             if probe.acts(step) and probe.covers(site):
                 self._read(probe, call, scale)
         active = self._active(site, step)
-        if store is not None:
-            _record(active, call, store, self.chunks)
+        if cache is not None:
+            _record(active, call, cache, self.chunks)
         edits = [(rule, row) for rule in active for row in range(len(rows)) if _concerns(rule, rows.who(row))]
         if not edits:
             return attend(q, k, v, mask)
@@ -153,14 +154,16 @@ class Executor:
         own = [call.own(row) for row in range(len(operands))]
         return composed(call.whole, own, operands, sums, attend)
 
-    def _operand(self, rule: Rule, name: Name, term: Term, own: Kept, call: _Call, row: int, share: Share) -> Kept:
+    def _operand(
+        self, rule: Rule, name: Name, term: Term, own: CachedOperand, call: _Call, row: int, share: Share
+    ) -> CachedOperand:
         def chosen(gather: Gather) -> Tensor:
             weights = self._weights(gather.tokens, call, row)
             assert weights is not None
             found = torch.nonzero(weights >= 0.5).flatten()
             return found if found.numel() else torch.arange(weights.numel())
 
-        def fetch(branch: str, wanted: Name) -> Kept:
+        def fetch(branch: str, wanted: Name) -> CachedOperand:
             return call.fetch(rule, branch, wanted, row)
 
         return apply(name, getattr(term, name), own, fetch, rule.group, share, chosen)
@@ -183,18 +186,18 @@ class Executor:
                 masses.append((Piece(row, q, *heavy, queries), where))
         return Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces), tuple(masses))
 
-    def _queries(self, rule: Rule, term: Term, own: Kept, span: Span, call: _Call, row: int) -> Kept:
+    def _queries(self, rule: Rule, term: Term, own: CachedOperand, span: Span, call: _Call, row: int) -> CachedOperand:
         if rule.queries == "all" or span == (0, own.length):
             return self._operand(rule, "q", term, own, call, row, Share())
 
         # Other tokens of the two branches may differ in number: only those that are asked for are compared.
-        def fetch(branch: str, wanted: Name) -> Kept:
+        def fetch(branch: str, wanted: Name) -> CachedOperand:
             other = call.fetch(rule, branch, wanted, row)
             return other.part(span_of(other, rule.queries) or (0, 0))
 
         return apply("q", term.q, own.part(span), fetch, "all", Share())
 
-    def _where(self, term: Term, own: Kept, span: Span, call: _Call, row: int) -> Tensor | None:
+    def _where(self, term: Term, own: CachedOperand, span: Span, call: _Call, row: int) -> Tensor | None:
         weights = self._weights(term.where, call, row)
         if weights is None:
             return None
@@ -216,11 +219,11 @@ class _Call:
         k: Tensor,
         v: Tensor,
         mask: Tensor | None,
-        store: Shelf | None,
+        cache: Cache | None,
     ):
         if q.shape[0] != len(rows):
             raise ValueError(f"rows must be one a batch row, got {len(rows)} for {q.shape[0]}; name each row.")
-        self.site, self.rows, self.step, self.store = site, rows, step, store
+        self.site, self.rows, self.step, self.cache = site, rows, step, cache
         self.q, self.k, self.v = q, k, v
         self.whole = Whole(q, k, v, mask)
         # One object for all rows of a shared mask, so that it is known to be the same.
@@ -236,13 +239,13 @@ class _Call:
             keys = (None if crossing else site.image), site.text
             columns = None if self._masks is None else self._masks[row]
             self._own[row] = {
-                "q": Kept(self.q[row], site.image, None if crossing else site.text),
-                "k": Kept(self.k[row], *keys, columns),
-                "v": Kept(self.v[row], *keys),
+                "q": CachedOperand(self.q[row], site.image, None if crossing else site.text),
+                "k": CachedOperand(self.k[row], *keys, columns),
+                "v": CachedOperand(self.v[row], *keys),
             }
         return self._own[row]
 
-    def fetch(self, rule: Rule, branch: str, name: Name, row: int) -> Kept:
+    def fetch(self, rule: Rule, branch: str, name: Name, row: int) -> CachedOperand:
         """An operand of another branch: of this call, else of an earlier one."""
         _, chunk, item = self.rows.who(row)
         kind, *part = chunk.split(":", 1)
@@ -252,19 +255,19 @@ class _Call:
         for who in ((branch, each, number) for each in chunks for number in (item, 0)):
             if who in self._where:
                 return self.own(self._where[who])[name]
-            found = None if self.store is None else self.store.get(self.site, self.step, who, name)
+            found = None if self.cache is None else self.cache.get(self.site, self.step, who, name)
             if found is not None:
                 self._check(found, branch, self.own(row)[name], self.rows.branches[row])
                 if found.mask is None or found.mask.device == self.q.device:
                     return found
-                return Kept(found.parts, found.image, found.text, found.mask.to(self.q.device))
+                return CachedOperand(found.parts, found.image, found.text, found.mask.to(self.q.device))
         raise ValueError(
             f"{name} of branch {branch!r} must be known before rule {rule.name} reads it at {self.site.label}, got "
             f"none for {chunk} of picture {item} in step {self.step.index}; run that branch first with the same "
             'guidance, or let both chunks share its "cond".'
         )
 
-    def _check(self, other: Kept, branch: str, own: Kept, reader: str) -> None:
+    def _check(self, other: CachedOperand, branch: str, own: CachedOperand, reader: str) -> None:
         if other.image is None or own.image is None:
             return
         have, want = other.image[1] - other.image[0], own.image[1] - own.image[0]
@@ -275,7 +278,7 @@ class _Call:
             )
 
 
-def _valued(term: Term, call: _Call, k: Kept, v: Kept) -> tuple[Kept, Kept] | None:
+def _valued(term: Term, call: _Call, k: CachedOperand, v: CachedOperand) -> tuple[CachedOperand, CachedOperand] | None:
     return (k, v) if term.values is None else mapped(term.values, call.site, call.step, k, v)
 
 
@@ -302,7 +305,7 @@ def _claim(claimed: dict[tuple[int, str], str], row: int, what: str, rule: Rule)
     claimed[(row, what)] = rule.name
 
 
-def _record(active: Sequence[Rule], call: _Call, store: Shelf, chunks: Sequence[str]) -> None:
+def _record(active: Sequence[Rule], call: _Call, cache: Cache, chunks: Sequence[str]) -> None:
     """Keep what rules read of the rows of this call, unless every reader is in it."""
     whole: dict[tuple[str, Name, str], bool] = {}
     for rule in active:
@@ -323,4 +326,4 @@ def _record(active: Sequence[Rule], call: _Call, store: Shelf, chunks: Sequence[
                 if not every and kept.image is not None:
                     kept = kept.part(kept.image)
                 # A copy: a view would hold all rows and often q, k and v together.
-                store.put(call.site, call.step, who, name, kept.holding(kept.tensor.clone()))
+                cache.put(call.site, call.step, who, name, kept.holding(kept.tensor.clone()))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .masks import Threshold, blur, both, either, grow, threshold
+from .heat_maps import Threshold, blur, both, either, grow, threshold
 from .plan import AttentionPlan
 from .rules import SOURCE, TARGET
 from .sites import ALL, Layers

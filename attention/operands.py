@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .kept import Kept
+from .cached_operand import CachedOperand
 from .rules import OWN, Add, Gather, Group, Join, Mix, Name, Operand, Own, Take
 from .sites import Span
 
-Fetch = Callable[[str, Name], Kept]
+Fetch = Callable[[str, Name], CachedOperand]
 Chosen = Callable[[Gather], Tensor]
 
 
@@ -33,7 +33,7 @@ class Share:
         """Whether every token gets all of it."""
         return self.strength == 1.0 and self.weights is None
 
-    def over(self, own: Kept, span: Span) -> float | Tensor:
+    def over(self, own: CachedOperand, span: Span) -> float | Tensor:
         """Weight of the tokens of a span, a number or (tokens, 1).
 
         Tokens that are no image tokens take the largest weight, so that a mask of zeros is the identity.
@@ -62,7 +62,7 @@ def lerp(own: Tensor, new: Tensor, weight: float | Tensor) -> Tensor:
     return there.to(own.dtype)
 
 
-def span_of(kept: Kept, group: Group) -> Span | None:
+def span_of(kept: CachedOperand, group: Group) -> Span | None:
     """Tokens of a group; text keys belong to every group, and None means that there are none."""
     if group == "all" or (group == "image" and kept.image is None):
         return 0, kept.length
@@ -70,8 +70,14 @@ def span_of(kept: Kept, group: Group) -> Span | None:
 
 
 def apply(
-    name: Name, operand: Operand, own: Kept, fetch: Fetch, group: Group, share: Share, chosen: Chosen | None = None
-) -> Kept:
+    name: Name,
+    operand: Operand,
+    own: CachedOperand,
+    fetch: Fetch,
+    group: Group,
+    share: Share,
+    chosen: Chosen | None = None,
+) -> CachedOperand:
     """The operand that a term asks for.
 
     Args:
@@ -97,7 +103,9 @@ def apply(
     return _replaced(name, operand, own, other, group, share)
 
 
-def _replaced(name: Name, operand: Take | Mix | Add, own: Kept, other: Kept, group: Group, share: Share) -> Kept:
+def _replaced(
+    name: Name, operand: Take | Mix | Add, own: CachedOperand, other: CachedOperand, group: Group, share: Share
+) -> CachedOperand:
     here, there = span_of(own, group), span_of(other, group)
     if here is None or there is None:
         return own
@@ -124,7 +132,7 @@ def _replaced(name: Name, operand: Take | Mix | Add, own: Kept, other: Kept, gro
     if taken and not (own.mask is other.mask and here == there):
         before, after = own.part((0, here[0])), own.part((here[1], own.length))
         mask = _columns([before, other.part(there), after])
-    return Kept(tensor, own.image, own.text, mask)
+    return CachedOperand(tensor, own.image, own.text, mask)
 
 
 def _added(mine: Tensor, theirs: Tensor, weight: float | Tensor, scale: float) -> Tensor:
@@ -137,12 +145,12 @@ def _around(whole: Tensor, new: Tensor, span: Span) -> list[Tensor]:
     return [part for part in parts if part.shape[1]]
 
 
-def _join(branches: Sequence[str], name: Name, own: Kept, fetch: Fetch, group: Group) -> Kept:
+def _join(branches: Sequence[str], name: Name, own: CachedOperand, fetch: Fetch, group: Group) -> CachedOperand:
     here = span_of(own, group)
     if here is None:
         return own
     before, after = own.part((0, here[0])), own.part((here[1], own.length))
-    parts: list[Kept] = []
+    parts: list[CachedOperand] = []
     for branch in branches:
         if branch == OWN:
             parts.append(own)
@@ -154,7 +162,7 @@ def _join(branches: Sequence[str], name: Name, own: Kept, fetch: Fetch, group: G
     return _concatenated(parts, own)
 
 
-def _gathered(own: Kept, other: Kept, group: Group, indices: Tensor) -> Kept:
+def _gathered(own: CachedOperand, other: CachedOperand, group: Group, indices: Tensor) -> CachedOperand:
     """The chosen image tokens of another branch in place of the own; with the group "all", its other tokens too."""
     frame = other if group == "all" else own
     if frame.image is None or other.image is None:
@@ -162,16 +170,16 @@ def _gathered(own: Kept, other: Kept, group: Group, indices: Tensor) -> Kept:
     before, after = frame.part((0, frame.image[0])), frame.part((frame.image[1], frame.length))
     image = other.part(other.image)
     columns = None if image.mask is None else image.mask[..., indices.to(image.mask.device)]
-    chosen = Kept(image.tensor[:, indices.to(image.tensor.device)], None, None, columns)
+    chosen = CachedOperand(image.tensor[:, indices.to(image.tensor.device)], None, None, columns)
     return _concatenated([before, chosen, after], own)
 
 
-def _concatenated(parts: Sequence[Kept], own: Kept) -> Kept:
+def _concatenated(parts: Sequence[CachedOperand], own: CachedOperand) -> CachedOperand:
     tensors = [part.tensor.to(own.tensor) for part in parts if part.length]
-    return Kept(tensors, None, None, _columns(parts))
+    return CachedOperand(tensors, None, None, _columns(parts))
 
 
-def _columns(parts: Sequence[Kept]) -> Tensor | None:
+def _columns(parts: Sequence[CachedOperand]) -> Tensor | None:
     """Columns of the host's mask for keys from several rows; no mask attends to all."""
     masks = [part.mask for part in parts if part.length]
     some = next((mask for mask in masks if mask is not None), None)

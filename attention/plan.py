@@ -8,11 +8,12 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
+from .cache import Cache, EvaluationCache
 from .calls import Attend
 from .executor import Executor
+from .rows import Rows
 from .rules import SOURCE, TARGET, FeatureRule, Probe, Rule
 from .sites import Site
-from .store import Rows, Shelf, Store
 from .timing import Step
 
 Origin = Literal["pinned", "free"]
@@ -115,20 +116,20 @@ class AttentionPlan:
 
 
 class AttentionRun:
-    """One use of a plan: its executor, the store of an evaluation, the readings so far, the sites that were met.
+    """One use of a plan: its executor, the cache of an evaluation, the readings so far, the sites that were met.
 
     Attributes:
         plan: The plan.
         branches: All branches, "source" and "target" first.
         maps: Accumulators of the probes by name.
-        store: What forwards of one evaluation leave for each other.
+        cache: What forwards of one evaluation leave for each other.
     """
 
-    def __init__(self, plan: AttentionPlan, store: Shelf | None = None):
+    def __init__(self, plan: AttentionPlan, cache: Cache | None = None):
         self.plan = plan
         self.branches = tuple(dict.fromkeys((SOURCE, TARGET, *plan.branches)))
         self.maps: dict[str, Any] = {probe.name: probe.make() for probe in plan.probes}
-        self.store: Shelf = Store() if store is None else store
+        self.cache: Cache = EvaluationCache() if cache is None else cache
         self._executor = Executor([_served(rule, plan.source_for) for rule in plan.rules], plan.probes, self.maps)
         self._met: list[dict[tuple[object, ...], str]] = [{} for _ in self._entries()]
         self._seen: dict[tuple[object, ...], Site] = {}
@@ -203,12 +204,12 @@ class AttentionRun:
             for entry, met in zip(self._entries(), self._met, strict=True):
                 if entry.covers(site):
                     met[site.key] = site.label
-        return self._executor.run(site, rows, step, q, k, v, attend, self.store, mask, scale)
+        return self._executor.run(site, rows, step, q, k, v, attend, self.cache, mask, scale)
 
     def clear(self) -> None:
         """Forget what forwards left for each other: the next evaluation begins."""
-        if isinstance(self.store, Store):
-            self.store.clear()
+        if isinstance(self.cache, EvaluationCache):
+            self.cache.clear()
 
     def check(self) -> None:
         """After the first forward: that every rule and probe met a site.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .grid import Mask, MaskSource
+from .masks import Mask, MaskSource
 from .plan import AttentionPlan, Serves
 from .rules import Group
 from .sites import Layers
@@ -188,7 +188,7 @@ class Preset(ABC):
         if given.source_mask is not None and variant not in self.tells_source:
             raise ValueError(
                 f"source_mask must be left out for preset {' '.join((self.name, variant)).strip()}, got one; "
-                "it is read by mutual masked alone."
+                "it is read by masactrl masked alone."
             )
         if given.feature is not None and not self.takes_feature:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kept import Kept
+from .cached_operand import CachedOperand
 from .operands import additive
 from .rules import Probe
 from .sites import Site
@@ -14,7 +14,7 @@ from .sites import Site
 CHUNK = 2**24
 
 
-def masses(probe: Probe, site: Site, q: Kept, k: Kept, scale: float | None = None) -> Tensor:
+def masses(probe: Probe, site: Site, q: CachedOperand, k: CachedOperand, scale: float | None = None) -> Tensor:
     """Mean over heads of softmax(scale * q_image k^T + mask) at some text tokens.
 
     With `read="text"` the softmax runs over the text keys alone: the rows of a joint map renormalised over text, for

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor
 
-from .grid import Mask, MaskSource
+from .masks import Mask, MaskSource
 from .sites import ALL, KINDS, Kind, Layers, Site
 from .timing import ALWAYS, Step, Window
 

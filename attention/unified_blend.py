@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .masks import over_maximum
+from .heat_maps import over_maximum
 from .methods.unified import MUTUAL
 from .plan import AttentionPlan
 from .rules import SOURCE, TARGET, Probe

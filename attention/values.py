@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kept import Kept, empty_like
+from .cached_operand import CachedOperand, empty_like
 from .rules import ValueMap
 from .sites import Site, Span
 from .timing import Step
 
 
-def mapped(values: ValueMap, site: Site, step: Step, k: Kept, v: Kept) -> tuple[Kept, Kept] | None:
+def mapped(
+    values: ValueMap, site: Site, step: Step, k: CachedOperand, v: CachedOperand
+) -> tuple[CachedOperand, CachedOperand] | None:
     """Keys and mapped values of a term, None if it adds nothing.
 
     The text part becomes W v, computed in float32, in the order of k's tokens; all other tokens are scaled by `rest`.
@@ -47,7 +49,7 @@ def mapped(values: ValueMap, site: Site, step: Step, k: Kept, v: Kept) -> tuple[
                 f"The token map must fit the text of {site.label}, got {have} {what} for {length} tokens; make it from "
                 "the prompts and the CLIP of this run."
             )
-    return k, Kept(_laid_out(values.rest, weights, k, v), k.image, k.text)
+    return k, CachedOperand(_laid_out(values.rest, weights, k, v), k.image, k.text)
 
 
 def _lengths(weights: Tensor | None, keys: Span, text: Span) -> tuple[int, int]:
@@ -56,7 +58,7 @@ def _lengths(weights: Tensor | None, keys: Span, text: Span) -> tuple[int, int]:
     return weights.shape[0], weights.shape[-1]
 
 
-def _cut(kept: Kept, length: int, site: Site, what: str) -> Kept:
+def _cut(kept: CachedOperand, length: int, site: Site, what: str) -> CachedOperand:
     assert kept.text is not None
     have = kept.text[1] - kept.text[0]
     if have == length:
@@ -67,10 +69,10 @@ def _cut(kept: Kept, length: int, site: Site, what: str) -> Kept:
             "prompts and the CLIP of this run."
         )
     mask = None if kept.mask is None else kept.mask[..., :length]
-    return Kept(kept.tensor[:, :length], kept.image, (0, length), mask)
+    return CachedOperand(kept.tensor[:, :length], kept.image, (0, length), mask)
 
 
-def _laid_out(rest: float, weights: Tensor | None, k: Kept, v: Kept) -> Tensor:
+def _laid_out(rest: float, weights: Tensor | None, k: CachedOperand, v: CachedOperand) -> Tensor:
     """W v on the text tokens and `rest` v on all others, in the order of k's tokens."""
     assert k.text is not None and v.text is not None
     (start, stop), (first, last) = k.text, v.text
@@ -92,7 +94,7 @@ def _laid_out(rest: float, weights: Tensor | None, k: Kept, v: Kept) -> Tensor:
     return out
 
 
-def _others(k: Kept, v: Kept, others: Tensor) -> Tensor:
+def _others(k: CachedOperand, v: CachedOperand, others: Tensor) -> Tensor:
     """What is no text of v, in the numbers of k.
 
     Learnt tokens fill short texts up to a multiple in some networks: where one text has fewer of them, the last one
@@ -113,7 +115,7 @@ def _others(k: Kept, v: Kept, others: Tensor) -> Tensor:
     return torch.cat([_of_length(head, here), image, _of_length(tail, wanted - here - size)], 1)
 
 
-def _counts(kept: Kept) -> tuple[int, int, int]:
+def _counts(kept: CachedOperand) -> tuple[int, int, int]:
     """Tokens that are no text, those of them before the image, and the image's."""
     start, stop = kept.text or (0, 0)
     first, last = kept.image or (0, 0)

@@ -1,4 +1,4 @@
-"""What rules cost: time of all attention calls of one evaluation, and memory of a bank over a run.
+"""What rules cost: time of all attention calls of one evaluation, and memory of a cache over a run.
 
     python benchmarks/attention.py [--repeats 5] [--size 512] [--only time | memory]
 
@@ -141,9 +141,9 @@ def plans(family: str) -> list[tuple[str, str, AttentionPlan]]:
     some, every = Words(False, length), Words(True, length)
     off = {"start": 0.0, "end": 0.0}
     listed = [
-        ("mutual k, v", "swap", preset("mutual")),
+        ("masactrl k, v", "swap", preset("masactrl")),
         ("structure q, k", "swap", preset("structure")),
-        ("values", "swap", preset("value", group="image")),
+        ("values", "swap", preset("rf_edit", group="image")),
         ("reweight", "value map", preset("p2p", "reweight", text=some)),
         ("replace, all words", "value map", preset("p2p", "joint", text=every, **off)),
         ("replace, some words", "two terms", preset("p2p", "text", text=some, **off)),
@@ -212,12 +212,12 @@ def time_part(size: int, repeats: int) -> tuple[str, list[dict[str, Any]]]:
 
 
 def memory_part() -> tuple[str, list[list[str]]]:
-    """What a bank holds as text, and its data."""
-    rows = attention_memory.rows_of([attention_memory.rf_edit(), attention_memory.mutual()])
+    """What a cache holds as text, and its data."""
+    rows = attention_memory.rows_of([attention_memory.rf_edit(), attention_memory.masactrl()])
     text = (
-        "## Memory of a bank\n\n"
+        "## Memory of a cache\n\n"
         "A source is evaluated and leaves what the edit reads, then the edit is evaluated. Gigabytes in float16, "
-        "counted from outside of the bank over all evaluations: what the rules ask for, the limit of the whole, what "
+        "counted from outside of the cache over all evaluations: what the rules ask for, the limit of the whole, what "
         "of it may stay on the device; what lay on the device and in main memory between two evaluations at most; and "
         "the most that was alive on the device in any call beyond a run without rules, with what is on its way to main "
         "memory or back.\n\n" + table(attention_memory.HEAD, rows)

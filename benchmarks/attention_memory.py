@@ -1,8 +1,8 @@
-"""What a bank of attention holds, counted from outside of it: bytes on the device and in main memory, by its budget.
+"""What a cache of attention holds, counted from outside of it: bytes on the device and in main memory, by its budget.
 
 The tensors are those of a run at its real size, on a device that torch only pretends to have: every operator gives
 tensors with a shape, a type and a device and without numbers. What is alive is counted by a mode that sees every tensor
-that is made, and knows nothing of the bank.
+that is made, and knows nothing of the cache.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from retrace.attention import (
     AttentionPlan,
     AttentionRun,
-    Bank,
     Executor,
     Rows,
+    RunCache,
     Settings,
     Site,
     Step,
@@ -92,18 +92,18 @@ class Held:
     """What was found, in bytes.
 
     Attributes:
-        bank: Most that is alive between two evaluations, by device: the bank's.
+        cache: Most that is alive between two evaluations, by device: the cache's.
         peak: Most that is alive on the device in any call, beyond a run without rules.
-        refused: What the bank said, if it did not take all.
+        refused: What the cache said, if it did not take all.
     """
 
-    bank: Counter[str] = field(default_factory=Counter)
+    cache: Counter[str] = field(default_factory=Counter)
     peak: int = 0
     refused: str = ""
 
 
 def wanted(case: Case) -> int:
-    """Bytes that the rules of a case would ask a bank for, as they are told before a run."""
+    """Bytes that the rules of a case would ask a cache for, as they are told before a run."""
     run = AttentionRun(case.plan)
     read = [step for step in case.steps if run.active(step)]
     widths = dict(zip((site.stack for site in case.sites), case.width, strict=True))
@@ -111,15 +111,15 @@ def wanted(case: Case) -> int:
 
 
 def held(case: Case, limit: int, on_device: int) -> Held:
-    """Fill a bank with the source's attention and read it.
+    """Fill a cache with the source's attention and read it.
 
     Args:
         case: The run.
-        limit: Largest total of the bank.
+        limit: Largest total of the cache.
         on_device: Bytes of it that may stay on the device.
     """
-    bank = Bank(limit, on_device)
-    run = AttentionRun(case.plan, bank)
+    cache = RunCache(limit, on_device)
+    run = AttentionRun(case.plan, cache)
     run.chunks = ("cond",)
     found = Held()
     with FakeTensorMode(), Alive() as alive, torch.no_grad():
@@ -130,10 +130,10 @@ def held(case: Case, limit: int, on_device: int) -> Held:
                     found.peak = max(found.peak, _evaluate(run, case, branch, step, alive) - plain)
                 except ValueError as error:
                     found.refused = str(error)
-                found.bank = Counter({kind: max(alive.bytes[kind], found.bank[kind]) for kind in (DEVICE, MEMORY)})
+                found.cache = Counter({kind: max(alive.bytes[kind], found.cache[kind]) for kind in (DEVICE, MEMORY)})
                 if found.refused:
                     return found
-            bank.freeze()
+            cache.freeze()
     return found
 
 
@@ -184,7 +184,7 @@ def flux(size: int, text: int = 512, doubles: int = 19, singles: int = 38) -> li
 def rf_edit(size: int = 1024, steps: int = 25, inject: int = 5, width: int = 3072, heads: int = 24) -> Case:
     """RF-Edit on Flux: values of all tokens in single blocks 20 to 37, two evaluations a step."""
     sites = flux(size)
-    plan = get_preset("value").build(Settings(end=inject / steps), "flux")
+    plan = get_preset("rf_edit").build(Settings(end=inject / steps), "flux")
     asked = [Step(index, steps, 1.0 - index / steps, evaluation) for index in range(steps) for evaluation in range(2)]
     return Case(
         f"RF-Edit, Flux, {size} x {size}, {inject} of {steps} steps",
@@ -196,14 +196,14 @@ def rf_edit(size: int = 1024, steps: int = 25, inject: int = 5, width: int = 307
     )
 
 
-def mutual(size: int = 1024, steps: int = 28, act: int = 8, width: int = 3072, heads: int = 24) -> Case:
+def masactrl(size: int = 1024, steps: int = 28, act: int = 8, width: int = 3072, heads: int = 24) -> Case:
     """Keys and values of the image tokens in the layers of FreeFlux, one evaluation a step, the first `act` of them."""
     sites = flux(size)
     asked = [Step(index, steps, 1.0 - index / steps, 0) for index in range(steps)]
-    plan = get_preset("mutual").build(Settings(start=0.0, end=act / steps), "flux")
+    plan = get_preset("masactrl").build(Settings(start=0.0, end=act / steps), "flux")
     count = len(sites)
     return Case(
-        f"mutual k, v, Flux, {size} x {size}, {act} of {steps} steps",
+        f"masactrl k, v, Flux, {size} x {size}, {act} of {steps} steps",
         plan,
         sites,
         [heads] * count,
@@ -222,12 +222,12 @@ def rows_of(cases: Sequence[Case]) -> list[list[str]]:
     return table
 
 
-HEAD = ["run", "asked for", "limit", "may stay", "on the device", "in memory", "most in a call", "bank"]
+HEAD = ["run", "asked for", "limit", "may stay", "on the device", "in memory", "most in a call", "cache"]
 
 
 def _cells(case: Case, found: Held, limit: int, on_device: int) -> list[str]:
-    total = sum(found.bank.values())
-    fits = total <= limit and found.bank[DEVICE] <= on_device
-    numbers = (wanted(case), limit, on_device, found.bank[DEVICE], found.bank[MEMORY], found.peak)
+    total = sum(found.cache.values())
+    fits = total <= limit and found.cache[DEVICE] <= on_device
+    numbers = (wanted(case), limit, on_device, found.cache[DEVICE], found.cache[MEMORY], found.peak)
     cells = [case.name, *(f"{number / GIGABYTE:.3f}" for number in numbers)]
     return [*cells, ("refused, " if found.refused else "") + ("within" if fits else "**beyond**")]

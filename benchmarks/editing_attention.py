@@ -274,7 +274,7 @@ in dB; a *-* was not tried. Every row changed what was asked for in all of its p
 | flow model | cfg | colour | background | shape | position | all |
 | --- | --- | --- | --- | --- | --- | --- |
 | midpoint | 1 | 34.18 | 22.7 | 41.9 | 38.4 | 34.32 |
-| midpoint + value, later layers, 0.2 | 1 | 34.3 | 22.7 | 41.9 | 38.4 | 34.31 |
+| midpoint + rf_edit, later layers, 0.2 | 1 | 34.3 | 22.7 | 41.9 | 38.4 | 34.31 |
 | midpoint + structure, later layers, 0.2 | 1 | 34.2 | 22.7 | 41.9 | 38.4 | 34.32 |
 | midpoint + structure, all layers, 0.5 | 1 | 34.3 | 22.6 | 42.0 | 36.8 | 33.93 |
 | infedit + unified, words 0.2, self 0.1 (success 94 %) | 2 | 32.7 | 22.2 | 40.1 | 34.6 | 32.4 |
@@ -284,16 +284,16 @@ RF-Edit and structure once more, on 32 such pictures, 8 of each kind:
 | flow model | cfg | success % | colour | background | shape | position | all |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | midpoint | 1 | 97 | 37.0 | 23.9 | 42.9 | 39.6 | 35.88 |
-| midpoint + value, later layers, 0.2 | 1 | 97 | 37.1 | 24.0 | 42.9 | 39.6 | 35.88 |
-| midpoint + value, later layers, 0.5 | 1 | 97 | 37.1 | 24.2 | 42.9 | 39.5 | 35.94 |
-| midpoint + value, all layers, 0.5 | 1 | 97 | 37.1 | 24.3 | 43.0 | 39.5 | 35.97 |
-| midpoint + value, all layers, 0.8 | 1 | 81 | 37.3 | 24.8 | 43.6 | 38.1 | 35.94 |
-| midpoint + value, all layers, 1 | 1 | 59 | 38.3 | 28.5 | 43.0 | 35.2 | 36.25 |
+| midpoint + rf_edit, later layers, 0.2 | 1 | 97 | 37.1 | 24.0 | 42.9 | 39.6 | 35.88 |
+| midpoint + rf_edit, later layers, 0.5 | 1 | 97 | 37.1 | 24.2 | 42.9 | 39.5 | 35.94 |
+| midpoint + rf_edit, all layers, 0.5 | 1 | 97 | 37.1 | 24.3 | 43.0 | 39.5 | 35.97 |
+| midpoint + rf_edit, all layers, 0.8 | 1 | 81 | 37.3 | 24.8 | 43.6 | 38.1 | 35.94 |
+| midpoint + rf_edit, all layers, 1 | 1 | 59 | 38.3 | 28.5 | 43.0 | 35.2 | 36.25 |
 | midpoint + structure, all layers, 0.2 | 1 | 97 | 37.0 | 24.0 | 43.0 | 39.4 | 35.86 |
 | midpoint + structure, all layers, 0.5 | 1 | 97 | 37.0 | 24.1 | 43.2 | 37.9 | 35.54 |
 | midpoint | 3 | 97 | 33.7 | 22.7 | 36.0 | 33.7 | 31.49 |
-| midpoint + value, later layers, 0.2 | 3 | 97 | 33.7 | 22.4 | 35.1 | 33.5 | 31.18 |
-| midpoint + value, all layers, 0.5 | 3 | 97 | 32.8 | 22.2 | 33.5 | 32.3 | 30.20 |
+| midpoint + rf_edit, later layers, 0.2 | 3 | 97 | 33.7 | 22.4 | 35.1 | 33.5 | 31.18 |
+| midpoint + rf_edit, all layers, 0.5 | 3 | 97 | 32.8 | 22.2 | 33.5 | 32.3 | 30.20 |
 | midpoint + structure, all layers, 0.2 | 3 | 97 | 33.6 | 22.1 | 36.6 | 33.6 | 31.49 |
 | midpoint + structure, all layers, 0.5 | 3 | 69 | 33.3 | 22.5 | 36.2 | 27.0 | 29.74 |
 
@@ -370,22 +370,22 @@ ATTENDED = (
         note=f"the same; {_NOTE}",
     ),
     Entry(
-        "midpoint + value",
-        attended("midpoint", "value", layers="all", end=0.5),
+        "midpoint + rf_edit",
+        attended("midpoint", "rf_edit", layers="all", end=0.5),
         {"flow": Setting(1.0)},
         by_hand=True,
         note=f"RF-Edit: v in all layers and half of the steps, the best of the windows below; {_NOTE}",
     ),
     Entry(
-        "midpoint + value, late",
-        attended("midpoint", "value", layers=_LATE),
+        "midpoint + rf_edit, late",
+        attended("midpoint", "rf_edit", layers=_LATE),
         {"eps": Setting(1.0)},
         by_hand=True,
         note=f"the same on a UNet: v in the later half of the layers and a fifth of the steps; {_NOTE}",
     ),
     Entry(
-        "ddim + mutual",
-        attended("ddim", "mutual", layers=_LATE),
+        "ddim + masactrl",
+        attended("ddim", "masactrl", layers=_LATE),
         _SAME,
         by_hand=True,
         note=f"MasaCtrl: k and v in the later half of the layers; {_NOTE}",

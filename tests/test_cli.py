@@ -394,7 +394,7 @@ def test_an_edit_reads_from_its_source(run, pipeline, photo, tmp_path):
     plain, one, two, text = (tmp_path / f"{name}.png" for name in ("plain", "one", "two", "text"))
     edit = ("edit", photo, *common, "--source", SOURCE, "--target", TARGET)
     assert run(*edit, "-o", plain)[0] == 0
-    mutual = ("--attention", "mutual:union", "--attention-layers", "all", "--attention-steps", "0-1")
+    mutual = ("--attention", "masactrl:union", "--attention-layers", "all", "--attention-steps", "0-1")
     assert run(*edit, *mutual, "--save", record, "-o", one)[0] == 0
     assert run("replay", record, "--model", pipeline, "--target", TARGET, *mutual, "-o", two)[0] == 0
     assert torch.equal(read_picture(one, 1), read_picture(two, 1))
@@ -409,9 +409,9 @@ def test_an_edit_reads_from_its_source(run, pipeline, photo, tmp_path):
         (("--attention", "nonsense"), "attention must be one of"),
         (("--attention", "pnp"), "attention must be one of"),
         (("--attention", "kv_edit"), "kv_edit must have a mask"),
-        (("--attention", "mutual:nonsense"), "variant of mutual must be one of"),
-        (("--attention", "value", "--attention-steps", "some"), "attention-steps must be START-END"),
-        (("--attention", "value", "--attention-layers", "double:3"), "layers of value must match"),
+        (("--attention", "masactrl:nonsense"), "variant of masactrl must be one of"),
+        (("--attention", "rf_edit", "--attention-steps", "some"), "attention-steps must be START-END"),
+        (("--attention", "rf_edit", "--attention-layers", "double:3"), "layers of rf_edit must match"),
     ],
 )
 def test_attention_that_does_not_fit_is_refused(run, pipeline, photo, tmp_path, options, sentence):
@@ -420,5 +420,5 @@ def test_attention_that_does_not_fit_is_refused(run, pipeline, photo, tmp_path, 
         *(*options, "-o", tmp_path / "none.png"),
     )
     assert code == 2 and sentence in error and not (tmp_path / "none.png").exists()
-    code, _, error = run("replay", "none.safetensors", "--model", pipeline, "--attention", "value", "-o", "none.png")
+    code, _, error = run("replay", "none.safetensors", "--model", pipeline, "--attention", "rf_edit", "-o", "none.png")
     assert code == 2

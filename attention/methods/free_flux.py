@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..grid import complement
+from ..masks import complement
 from ..plan import AttentionPlan, Serves
 from ..preset import Preset, Where
 from ..rules import Rule, Take, Term
@@ -14,7 +14,7 @@ class FreeFlux(Preset):
     "add" (an object appears; with a mask, its tokens stay free) takes Flux layers 1, 2, 4, 26, 30, 54, 55 of 57,
     "non_rigid" (a pose changes) 0, 7 to 10, 18, 25, 28, 37, 42, 45, 50, 56, "background" (what is white stays, its
     surroundings change) the values alone in all layers, in the first 44 of 50 steps. These are official; all other
-    families take the layers of `mutual`, our own choice.
+    families take the layers of `masactrl`, our own choice.
     """
 
     name = "free_flux"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..grid import complement, protected
+from ..masks import complement, protected
 from ..plan import AttentionPlan, Serves
 from ..preset import Preset, Where
 from ..rules import Rule, Take, Term

@@ -11,7 +11,7 @@ class StableFlow(Preset):
     """SDPA(q_t, k_s, v_s) at the image tokens of the vital layers, all steps.
 
     Official: Flux double blocks 0, 1, 17, 18 and single blocks 6, 9, 34, 35, 37; 15 steps for made pictures and 50 for
-    real ones. Which layers are vital was measured on Flux; all other families take the layers of `mutual`, our own
+    real ones. Which layers are vital was measured on Flux; all other families take the layers of `masactrl`, our own
     choice.
     """
 

@@ -62,9 +62,9 @@ class AttentionInject(io.ComfyNode):
                     io.Combo.Input,
                     "preset",
                     options=[preset.name for preset in offered()],
-                    default="mutual",
-                    tooltip="mutual: look of the source in a new pose. structure, pnp: its layout in a new look. "
-                    "value: background under flow models. kv_edit: something new inside a mask. reference: style of "
+                    default="masactrl",
+                    tooltip="masactrl: look of the source in a new pose. structure, pnp: its layout in a new look. "
+                    "rf_edit: background under flow models. kv_edit: something new inside a mask. reference: style of "
                     "the source.",
                 ),
                 declare(
@@ -72,8 +72,8 @@ class AttentionInject(io.ComfyNode):
                     "variant",
                     options=[OWN, *variants()],
                     default=OWN,
-                    tooltip="mutual: union reads source and target, masked keeps foreground and background apart. "
-                    "value: add. reference: replace. The help page lists them.",
+                    tooltip="masactrl: union reads source and target, masked keeps foreground and background apart. "
+                    "rf_edit: add. reference: replace. The help page lists them.",
                 ),
                 declare(
                     io.String.Input,
@@ -145,8 +145,8 @@ class AttentionInject(io.ComfyNode):
                     io.Mask.Input,
                     "source_mask",
                     optional=True,
-                    tooltip="For mutual masked alone: the foreground of the source, where it differs from that of the "
-                    "target.",
+                    tooltip="For masactrl masked alone: the foreground of the source, where it differs from that of "
+                    "the target.",
                 ),
                 attention_input("Rules to add these to."),
                 declare(

@@ -21,7 +21,7 @@ import comfy.samplers
 import node_helpers
 import torch
 
-from ...attention import AttentionPlan, AttentionRun, Shelf, Step
+from ...attention import AttentionPlan, AttentionRun, Cache, Step
 from ..host.compiled import refuse_compiled_model
 from ..host.guider import EVALUATE, SteadyGuider, completed
 from ..host.prompts import warn_of_other_prompts
@@ -76,7 +76,7 @@ class BranchGuider(SteadyGuider):
 
     Attributes:
         run: The rules in use while a run is under way, else None.
-        shelf: What holds operands for longer than an evaluation, or None.
+        cache: What holds operands for longer than an evaluation, or None.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BranchGuider(SteadyGuider):
         branches: Mapping[str, Branch],
         plan: AttentionPlan,
         together: bool | None = None,
-        shelf: Shelf | None = None,
+        cache: Cache | None = None,
     ) -> None:
         """Set up the branches.
 
@@ -94,7 +94,7 @@ class BranchGuider(SteadyGuider):
             branches: Branches by name, "target" among them.
             plan: What the branches do to each other.
             together: Whether branches share forwards; None decides by what fits, False never does.
-            shelf: What holds operands for longer than an evaluation; None for a store of each evaluation.
+            cache: What holds operands for longer than an evaluation; None for a cache of each evaluation.
 
         Raises:
             ValueError: If the plan names a branch that is not there, or nothing is known of the network's attention.
@@ -117,7 +117,7 @@ class BranchGuider(SteadyGuider):
         self._together = together
         self._all = Asked(tuple(branches), tuple(branches))
         self.run: AttentionRun | None = None
-        self.shelf = shelf
+        self.cache = cache
         self._resolver: Resolver | None = None
 
     def _declare(self, branches: Mapping[str, Branch]) -> dict[str, str]:
@@ -143,7 +143,7 @@ class BranchGuider(SteadyGuider):
 
     def sample(self, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Sample with a fresh run of the rules; called by nodes and by the host's, arguments as there."""
-        self.run = AttentionRun(on_grid_of(self._plan, self._pictures(noise.shape)), self.shelf)
+        self.run = AttentionRun(on_grid_of(self._plan, self._pictures(noise.shape)), self.cache)
         self._resolver = resolver_for(self.model_patcher.model.diffusion_model)
         self._met = False
         try:

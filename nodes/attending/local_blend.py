@@ -9,9 +9,9 @@ import torch
 from comfy_api.latest import io
 
 from ...attention import ALL, AttentionPlan, Layers
+from ...attention.heat_maps import THRESHOLDS
 from ...attention.local_blend import LocalBlend as LocalBlendRule
 from ...attention.local_blend import with_local_blend
-from ...attention.masks import THRESHOLDS
 from ...attention.word_list import parse_words
 from ..host.compat import declare, schema
 from ..host.masks import on_latent_grid

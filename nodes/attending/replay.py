@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...attention import AttentionPlan, Shelf, Step
+from ...attention import AttentionPlan, Cache, Step
 from ...inversion import (
     AfterStep,
     Inversion,
@@ -36,7 +36,7 @@ def replay_guider(
     cfg: float,
     plan: AttentionPlan,
     together: bool | None = None,
-    shelf: Shelf | None = None,
+    cache: Cache | None = None,
 ) -> BranchGuider:
     """Return a guider of an inversion's source and a target.
 
@@ -48,7 +48,7 @@ def replay_guider(
         cfg: Guidance scale of the edit.
         plan: What the target reads from the source.
         together: As in BranchGuider.
-        shelf: As in BranchGuider; it holds what the plan reads from the source, which is not evaluated again.
+        cache: As in BranchGuider; it holds what the plan reads from the source, which is not evaluated again.
 
     Raises:
         ValueError: If the source's conditioning is not known, or the plan or the model does not fit.
@@ -59,7 +59,7 @@ def replay_guider(
             "connect the conditioning that it was inverted with."
         )
     source = Branch(bundle.source, bundle.negative, bundle.cfg)
-    return BranchGuider(model, {SOURCE: source, TARGET: Branch(target, negative, cfg)}, plan, together, shelf)
+    return BranchGuider(model, {SOURCE: source, TARGET: Branch(target, negative, cfg)}, plan, together, cache)
 
 
 def with_pinned_source(
@@ -78,7 +78,7 @@ def with_pinned_source(
         The arguments of a call of the guider; the last rows of its answer are the target's.
     """
     level = float(sigma[0])
-    if guider.shelf is not None or not guider.active(options or {}, level):
+    if guider.cache is not None or not guider.active(options or {}, level):
         # The source costs nothing where nobody reads from it, or where what is read was kept.
         return x, sigma, guider.asking(options, [TARGET], [TARGET])
     source = record.state_at(level, x.device).to(x)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...attention import AttentionPlan, Layers
-from ...attention.masks import Threshold, blur, grow, over_maximum, threshold
+from ...attention.heat_maps import Threshold, blur, grow, over_maximum, threshold
 from ...attention.tokens import Prompt
 from ...attention.word_list import Word
 from ...attention.words import word_probe
@@ -187,7 +187,7 @@ def cut(heat: torch.Tensor, how: Threshold, share: float, wider: int, softer: fl
 
     Args:
         heat: The maps.
-        how: As in attention.masks.threshold.
+        how: As in attention.heat_maps.threshold.
         share: 0 .. 1; for "mean" and "otsu" a half is the level itself.
         wider: Cells by which the masks are widened.
         softer: Deviation of their soft edge in cells.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ...attention.masks import THRESHOLDS
+from ...attention.heat_maps import THRESHOLDS
 from ...attention.word_list import parse_words
 from ..host.compat import declare, schema
 from ..host.inputs import text_input

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...attention import AttentionPlan, Bank, Recording, Step, place
+from ...attention import AttentionPlan, ClimbCache, RunCache, Step, place
 from ...inversion import Denoiser, Inversion, Method, SingleState, sigmas_asked, strength_to_index, work_dtype
 from ..attending.branches import Branch, BranchGuider
 from ..attending.replay import SOURCE, TARGET
@@ -32,7 +32,7 @@ class ClimbGuider(BranchGuider):
         model: Any,
         source: Branch,
         plan: AttentionPlan,
-        recording: Recording,
+        climb_cache: ClimbCache,
         steps: tuple[Step, ...],
         told: Callable[[int], None],
     ) -> None:
@@ -42,19 +42,19 @@ class ClimbGuider(BranchGuider):
             model: The MODEL; it is not changed.
             source: The source.
             plan: What the edit reads.
-            recording: Where it is kept.
+            climb_cache: Where it is kept.
             steps: What is kept, an entry for each evaluation.
             told: Told the bytes of the whole after the first evaluation; what it raises ends the run.
         """
-        super().__init__(model, {SOURCE: source, TARGET: source}, plan, shelf=recording)
-        self._recording = recording
+        super().__init__(model, {SOURCE: source, TARGET: source}, plan, cache=climb_cache)
+        self._climb_cache = climb_cache
         self._steps = steps
         self._told = told
         self._counting = False
 
     def step(self, options: dict[str, Any], sigma: float) -> Step:
         """Return where it is read what a climb sees at a level."""
-        return self._steps[0] if self._counting else self._recording.upward(sigma)
+        return self._steps[0] if self._counting else self._climb_cache.upward(sigma)
 
     def predict_noise(
         self,
@@ -65,16 +65,16 @@ class ClimbGuider(BranchGuider):
     ) -> torch.Tensor:
         """Return the source's guided denoised."""
         options = self.asking(model_options, [SOURCE], [SOURCE])
-        if self._recording.each is not None:
+        if self._climb_cache.each is not None:
             return super().predict_noise(x, timestep, options, seed)
-        self._recording.measure(float(timestep[0]))
+        self._climb_cache.measure(float(timestep[0]))
         self._counting = True
         try:
             answer = super().predict_noise(x, timestep, options, seed)
         finally:
             self._counting = False
-            self._recording.measured()
-        self._told(self._recording.each * len(self._steps))
+            self._climb_cache.measured()
+        self._told(self._climb_cache.each * len(self._steps))
         return answer
 
 
@@ -93,7 +93,7 @@ def climb_and_keep(
     negative: Any = None,
     told: Callable[[str], None] | None = None,
     keep_path: bool = False,
-) -> tuple[Bundle, Recording, str]:
+) -> tuple[Bundle, ClimbCache, str]:
     """Invert a LATENT and keep what a plan reads from it.
 
     Args:
@@ -132,9 +132,9 @@ def climb_and_keep(
     lowest = Denoiser(lambda x, sigma: x, space, floor).sigma_floor
     falling = (*sigmas[level:0:-1], max(sigmas[0], lowest))
     shared = not plan.reads_uncond
-    recording = Recording(Bank(limit, on_device), falling, probe.active, aligned, shared)
-    recording.check(up, down)
-    steps = recording.steps(up)
+    climb_cache = ClimbCache(RunCache(limit, on_device), falling, probe.active, aligned, shared)
+    climb_cache.check(up, down)
+    steps = climb_cache.steps(up)
     sentences: list[str] = []
 
     def size(total: int) -> None:
@@ -156,13 +156,13 @@ def climb_and_keep(
     def at_top(denoiser: Denoiser, record: Inversion, device: torch.device) -> None:
         if aligned:
             denoiser(record.x.to(device), record.sigma)
-        recording.bank.freeze()
+        climb_cache.cache.freeze()
 
-    guider = ClimbGuider(model, Branch(source, negative if cfg != 1.0 else None, cfg), plan, recording, steps, size)
+    guider = ClimbGuider(model, Branch(source, negative if cfg != 1.0 else None, cfg), plan, climb_cache, steps, size)
     bundle = run_invert(
         model, source, latent, sigmas, strength, method, cfg, negative, keep_path, guider=guider, at_top=at_top
     )
-    return bundle, recording, sentences[0]
+    return bundle, climb_cache, sentences[0]
 
 
 def describe_beside(method: Method, sigmas: tuple[float, ...], level: int, plan: AttentionPlan, model: Any) -> str:

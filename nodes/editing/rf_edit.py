@@ -24,7 +24,7 @@ from ..inverting.runs import check_model_fits, run_invert, run_replay
 from .climb_and_keep import GIGABYTE, climb_and_keep, describe_beside
 
 OWN = "preset's own"
-BANK, BESIDE = "bank", "beside"
+CACHE, BESIDE = "cache", "beside"
 # Layers do not depend on the size; any latent shows which there are.
 _ANY_SHAPE = (1, 4, 64, 64)
 
@@ -106,9 +106,9 @@ class RFEdit(io.ComfyNode):
                 declare(
                     io.Combo.Input,
                     "features",
-                    options=[BANK, BESIDE],
-                    default=BANK,
-                    tooltip="bank: keep what is read during the inversion. beside: evaluate the source again beside "
+                    options=[CACHE, BESIDE],
+                    default=CACHE,
+                    tooltip="cache: keep what is read during the inversion. beside: evaluate the source again beside "
                     "the edit, which takes no memory and a few calls more.",
                 ),
                 declare(
@@ -125,8 +125,8 @@ class RFEdit(io.ComfyNode):
                     min=0.0,
                     max=1024.0,
                     step=0.5,
-                    tooltip="Gigabytes that the bank may take. The size is known after the first of all evaluations, "
-                    "and a bank that does not fit ends the run there.",
+                    tooltip="Gigabytes that the cache may take. The size is known after the first of all evaluations, "
+                    "and a cache that does not fit ends the run there.",
                 ),
                 declare(
                     io.Latent.Input,
@@ -138,7 +138,7 @@ class RFEdit(io.ComfyNode):
                     InversionType.Input,
                     "inversion",
                     optional=True,
-                    tooltip="An inversion in place of the latent; its steps, method and strength count. The bank "
+                    tooltip="An inversion in place of the latent; its steps, method and strength count. The cache "
                     "climbs it once more; beside does not, and is best with keep_path.",
                 ),
                 declare(
@@ -202,7 +202,7 @@ class RFEdit(io.ComfyNode):
                     step=0.5,
                     optional=True,
                     advanced=True,
-                    tooltip="Gigabytes of the bank that may stay on the graphics card; the rest goes to main memory.",
+                    tooltip="Gigabytes of the cache that may stay on the graphics card; the rest goes to main memory.",
                 ),
             ],
             outputs=[
@@ -274,18 +274,18 @@ class RFEdit(io.ComfyNode):
         )
         refuse_compiled_model(model)
         resolver = resolver_for(model.model.diffusion_model)
-        plan = get_preset("value").build(settings, resolver.family)
+        plan = get_preset("rf_edit").build(settings, resolver.family)
         lines = [check_layers(plan, resolver, _ANY_SHAPE)]
         node = getattr(getattr(cls, "hidden", None), "unique_id", None)
 
         def told(sentence: str) -> None:
             show_progress_text(node, sentence)
 
-        bundle, bank = inversion, None
+        bundle, cache = inversion, None
         reads = inject > 0 and share > 0.0
-        if reads and features == BANK:
+        if reads and features == CACHE:
             limit, stays = int(memory * GIGABYTE), int(on_device * GIGABYTE)
-            bundle, bank, sentence = _kept(
+            bundle, cache, sentence = _kept(
                 model, source, latent, inversion, levels, level, chosen, plan, limit, stays, aligned, told
             )
             lines.append(sentence)
@@ -304,7 +304,7 @@ class RFEdit(io.ComfyNode):
             mask,
             feather,
             attention=plan if reads else None,
-            shelf=bank,
+            cache=cache,
         )
         return io.NodeOutput(edited, bundle, "\n".join(lines))
 

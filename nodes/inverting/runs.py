@@ -10,7 +10,7 @@ import comfy.utils
 import latent_preview
 import torch
 
-from ...attention import AttentionPlan, Shelf
+from ...attention import AttentionPlan, Cache
 from ...inversion import (
     Denoiser,
     Inversion,
@@ -130,7 +130,7 @@ def run_replay(
     method: str | None = None,
     tap: Callable[[StepReport], None] | None = None,
     attention: AttentionPlan | None = None,
-    shelf: Shelf | None = None,
+    cache: Cache | None = None,
 ) -> dict[str, Any]:
     """Play an inversion back, towards a target or, without one, to its own source.
 
@@ -145,7 +145,7 @@ def run_replay(
         method: Name of another solver for the way down; None for the record's own.
         tap: Told after every step.
         attention: What the target reads from the source; without a target it is not used.
-        shelf: What was kept of the source for that; None evaluates the source beside the target.
+        cache: What was kept of the source for that; None evaluates the source beside the target.
 
     Returns:
         A LATENT.
@@ -183,7 +183,7 @@ def run_replay(
         state = run_script(model, target, negative, cfg, source, record.falling, descend, called=called)
     else:
         uncond = negative if cfg != 1.0 else None
-        guider = replay_guider(model, bundle, target, uncond, cfg, attention, shelf=shelf)
+        guider = replay_guider(model, bundle, target, uncond, cfg, attention, cache=cache)
         sampler = AttendedReplay(record, attention, grid, tap)
         drive(guider, sampler, source, record.falling)
         assert sampler.result is not None

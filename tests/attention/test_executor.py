@@ -9,6 +9,7 @@ from retrace.attention import (
     OWN,
     SOURCE,
     TARGET,
+    EvaluationCache,
     Executor,
     Gather,
     Join,
@@ -18,7 +19,6 @@ from retrace.attention import (
     Rows,
     Rule,
     Step,
-    Store,
     Take,
     Term,
     ValueMap,
@@ -65,7 +65,7 @@ def test_a_swap_costs_no_call_and_leaves_the_source(site):
     q, k, v = tensors(site)
     before = [tensor.clone() for tensor in (q, k, v)]
     counted = Counted()
-    out = run([Rule("mutual", (MUTUAL,))], site, q, k, v, attention=counted)
+    out = run([Rule("masactrl", (MUTUAL,))], site, q, k, v, attention=counted)
     image = slice(*site.image)
     k2, v2 = k.clone(), v.clone()
     k2[1, :, image], v2[1, :, image] = k[0, :, image], v[0, :, image]
@@ -152,7 +152,7 @@ def test_any_grid(name, grid, latent):
 
 @pytest.mark.parametrize("name", everything())
 def test_one_forward_and_one_after_the_other_agree(name):
-    site, rule, store = joint_site(), everything()[name], Store()
+    site, rule, cache = joint_site(), everything()[name], EvaluationCache()
     q, k, v = tensors(site, rows=4)
     rows = pair(items=2)
     whole = run([rule], site, q, k, v, rows)
@@ -160,11 +160,11 @@ def test_one_forward_and_one_after_the_other_agree(name):
     parts = []
     for start, branch in ((0, "source"), (2, "target")):
         some = [tensor[start : start + 2] for tensor in (q, k, v)]
-        parts.append(executor.run(site, Rows((branch,) * 2, ("cond",) * 2, (0, 1)), STEP, *some, attend, store))
+        parts.append(executor.run(site, Rows((branch,) * 2, ("cond",) * 2, (0, 1)), STEP, *some, attend, cache))
     assert float((torch.cat(parts) - whole).abs().max()) <= 1e-6
     # Nothing is kept that no rule reads.
     asked = {name for _, name in executor.needs(site, STEP)}
-    assert len(store) == 2 * len(asked)
+    assert len(cache) == 2 * len(asked)
 
 
 @pytest.mark.parametrize("name", everything())
@@ -201,31 +201,31 @@ def test_answers_lie_as_the_networks_own_do(name):
 
 
 def test_nothing_is_kept_where_all_readers_are_in_the_call():
-    site, store = self_site(), Store()
-    run([Rule("a", (MUTUAL,))], site, *tensors(site), store=store)
-    assert len(store) == 0
+    site, cache = self_site(), EvaluationCache()
+    run([Rule("a", (MUTUAL,))], site, *tensors(site), cache=cache)
+    assert len(cache) == 0
 
 
 def test_only_what_a_further_chunk_reads_is_kept():
-    site, store = self_site(), Store()
+    site, cache = self_site(), EvaluationCache()
     executor = Executor([Rule("a", (MUTUAL,), source_for="shared")])
     q, k, v = tensors(site, rows=2)
-    executor.run(site, pair(), STEP, q, k, v, attend, store)
-    assert len(store) == 2
-    executor.run(site, pair(chunk="uncond"), STEP, q, k, v, attend, store)
-    assert len(store) == 2
-    store.clear()
+    executor.run(site, pair(), STEP, q, k, v, attend, cache)
+    assert len(cache) == 2
+    executor.run(site, pair(chunk="uncond"), STEP, q, k, v, attend, cache)
+    assert len(cache) == 2
+    cache.clear()
     executor.chunks = ("cond",)
-    executor.run(site, pair(), STEP, q, k, v, attend, store)
-    assert len(store) == 0
+    executor.run(site, pair(), STEP, q, k, v, attend, cache)
+    assert len(cache) == 0
 
 
 def test_only_image_tokens_are_kept_unless_text_is_read():
     site, rows = joint_site(text=5), Rows(("source",), ("cond",), (0,))
     for rule, length in ((Rule("a", (MUTUAL,)), 16), (Rule("a", (MUTUAL,), group="all"), 21)):
-        store = Store()
-        run([rule], site, *tensors(site, rows=1), rows, store=store)
-        assert store.get(site, STEP, ("source", "cond", 0), "k").length == length
+        cache = EvaluationCache()
+        run([rule], site, *tensors(site, rows=1), rows, cache=cache)
+        assert cache.get(site, STEP, ("source", "cond", 0), "k").length == length
 
 
 def test_shared_source_serves_both_chunks_and_both_wants_its_own():
@@ -274,12 +274,12 @@ def test_rules_compose_operands_first():
 def test_text_keys_belong_to_every_group(group):
     site = cross_site(text=6)
     q, k, v = tensors(site)
-    rule, store = Rule("a", (MUTUAL,), kinds=("cross",), group=group), Store()
+    rule, cache = Rule("a", (MUTUAL,), kinds=("cross",), group=group), EvaluationCache()
     assert torch.equal(run([rule], site, q, k, v), attend(q, k[[0, 0]], v[[0, 0]]))
     # Keys and values together may be of any number.
     other = tensors(cross_site(text=9), rows=1)
-    run([rule], cross_site(text=9), *other, Rows(("source",), ("cond",), (0,)), store=store)
-    out = run([rule], site, q[1:], k[1:], v[1:], Rows(("target",), ("cond",), (0,)), store=store)
+    run([rule], cross_site(text=9), *other, Rows(("source",), ("cond",), (0,)), cache=cache)
+    out = run([rule], site, q[1:], k[1:], v[1:], Rows(("target",), ("cond",), (0,)), cache=cache)
     assert torch.equal(out, attend(q[1:], *other[1:]))
 
 
@@ -318,22 +318,22 @@ def test_three_branches_read_each_other_before_any_edit():
 
 def test_text_of_two_lengths_needs_image_tokens():
     there, here = joint_site(text=7), joint_site(text=4)
-    store, rule = Store(), Rule("value", (Term(v=Take()),), group="all")
-    run([rule], there, *tensors(there, rows=1), Rows(("source",), ("cond",), (0,)), store=store)
+    cache, rule = EvaluationCache(), Rule("value", (Term(v=Take()),), group="all")
+    run([rule], there, *tensors(there, rows=1), Rows(("source",), ("cond",), (0,)), cache=cache)
     with pytest.raises(ValueError, match="keys and values must be equally many, got 20 and 23"):
-        run([rule], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), store=store)
+        run([rule], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), cache=cache)
     mixed = Rule("mix", (Term(v=Take()),), group="all", strength=0.5)
     with pytest.raises(ValueError, match="tokens of both branches must be equally many .* got 23 and 20"):
-        run([mixed], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), store=store)
+        run([mixed], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), cache=cache)
 
 
 def test_pictures_of_two_sizes_are_refused():
     there, here = self_site(grid=(1, 4, 4)), self_site(grid=(1, 4, 3))
-    store = Store()
+    cache = EvaluationCache()
     for rule in everything()["join"], Rule("a", (MUTUAL,)), Rule("b", (Term(q=Take()),)):
-        run([rule], there, *tensors(there, rows=1), Rows(("source",), ("cond",), (0,)), store=store)
+        run([rule], there, *tensors(there, rows=1), Rows(("source",), ("cond",), (0,)), cache=cache)
         with pytest.raises(ValueError, match="branches source and target must be of one size .* got 16 and 12"):
-            run([rule], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), store=store)
+            run([rule], here, *tensors(here, rows=1), Rows(("target",), ("cond",), (0,)), cache=cache)
 
 
 def additive(shape, seed=3):
@@ -361,10 +361,10 @@ def test_a_mask_belongs_to_the_keys(queries):
     out = run([rule], site, q, k, v, mask=mask)
     assert torch.equal(out, attend(q, k[[0, 0]], v[[0, 0]], mask[[0, 0]]))
     # The same, with the source in an earlier forward.
-    store = Store()
+    cache = EvaluationCache()
     for row, branch in enumerate(("source", "target")):
         some = [tensor[row : row + 1] for tensor in (q, k, v)]
-        part = run([rule], site, *some, Rows((branch,), ("cond",), (0,)), store=store, mask=mask[row : row + 1])
+        part = run([rule], site, *some, Rows((branch,), ("cond",), (0,)), cache=cache, mask=mask[row : row + 1])
     assert torch.equal(part, out[1:])
 
 
@@ -387,7 +387,7 @@ def test_image_keys_of_a_joint_site_bring_their_own_columns(text_first):
 )
 def test_branches_with_masks_of_different_kinds(kinds):
     """Keys of both branches side by side, each with its own kind of mask."""
-    site, store = cross_site(text=6), Store()
+    site, cache = cross_site(text=6), EvaluationCache()
     q, k, v = tensors(site)
     bias = additive((2, 1, 1, 6))
     bias[..., 0] = 0.0
@@ -398,7 +398,7 @@ def test_branches_with_masks_of_different_kinds(kinds):
     rule = Rule("a", (Term(k=both, v=both),), kinds=("cross",))
     for row, (branch, kind) in enumerate((("source", first), ("target", second))):
         some = [tensor[row : row + 1] for tensor in (q, k, v)]
-        out = run([rule], site, *some, Rows((branch,), ("cond",), (0,)), store=store, mask=shown[kind](row))
+        out = run([rule], site, *some, Rows((branch,), ("cond",), (0,)), cache=cache, mask=shown[kind](row))
     columns = [
         torch.zeros(1, 1, 1, 6) if kind == "none" else bias[row : row + 1] for row, kind in ((1, second), (0, first))
     ]

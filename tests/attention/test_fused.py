@@ -180,15 +180,15 @@ def test_text_columns_under_a_mask_of_each_query(text_first):
 @ORDERS
 def test_a_joint_site_with_another_text_length_in_the_source(text_first):
     """The source's forward is another one, with its own number of text tokens and its own order of them."""
-    from retrace.attention import Store
+    from retrace.attention import EvaluationCache
 
     there, here = joint_site(text=7, text_first=not text_first), joint_site(text=4, text_first=text_first)
     qs, ks, vs = tensors(there, rows=1, seed=1)
     qt, kt, vt = tensors(here, rows=1, seed=2)
-    store, matrix, keep = Store(), random_map(7, 4), torch.tensor([1.0, 0, 0.5, 0])
+    cache, matrix, keep = EvaluationCache(), random_map(7, 4), torch.tensor([1.0, 0, 0.5, 0])
     rule = words_rule(matrix, keep)
-    executed([rule], there, qs, ks, vs, Rows(("source",), ("cond",), (0,)), store=store)
-    out = executed([rule], here, qt, kt, vt, Rows(("target",), ("cond",), (0,)), store=store)
+    executed([rule], there, qs, ks, vs, Rows(("source",), ("cond",), (0,)), cache=cache)
+    out = executed([rule], here, qt, kt, vt, Rows(("target",), ("cond",), (0,)), cache=cache)
     source, target = probabilities(qs[0], ks[0]), probabilities(qt[0], kt[0])
     image, text = slice(*here.image), slice(*here.text)
     want = target.clone()
@@ -201,16 +201,16 @@ def test_a_joint_site_with_another_text_length_in_the_source(text_first):
 @pytest.mark.parametrize("fills", [(5, 3), (3, 5), (5, 0), (4, 4)])
 def test_texts_that_are_filled_up_by_different_numbers_of_learnt_tokens(fills, rest):
     """Z-Image: text, tokens that fill it up, image. What is missing of them is the last one again."""
-    from retrace.attention import Store
+    from retrace.attention import EvaluationCache
 
     (qs, ks, vs), (qt, kt, vt) = (
         tensors(joint_site(text=4), rows=1, seed=seed, extra=fill) for seed, fill in enumerate(fills)
     )
     here, there = (replace(joint_site(text=4), image=(4 + fill, 20 + fill)) for fill in fills)
-    store, matrix, keep = Store(), random_map(4, 4), torch.tensor([1.0, 0, 0.5, 0])
+    cache, matrix, keep = EvaluationCache(), random_map(4, 4), torch.tensor([1.0, 0, 0.5, 0])
     rule = words_rule(matrix, keep, rest)
-    executed([rule], here, qs, ks, vs, Rows(("source",), ("cond",), (0,)), store=store)
-    out = executed([rule], there, qt, kt, vt, Rows(("target",), ("cond",), (0,)), store=store)
+    executed([rule], here, qs, ks, vs, Rows(("source",), ("cond",), (0,)), cache=cache)
+    out = executed([rule], there, qt, kt, vt, Rows(("target",), ("cond",), (0,)), cache=cache)
     (a, b), text = there.image, slice(0, 4)
     source = probabilities(qs[0], ks[0])[:, slice(*here.image)]
     own = probabilities(qt[0], kt[0])[:, a:b]
@@ -227,14 +227,14 @@ def test_texts_that_are_filled_up_by_different_numbers_of_learnt_tokens(fills, r
 
 @ORDERS
 def test_self_replace_at_a_joint_site_takes_image_tokens_of_any_prompt_length(text_first):
-    from retrace.attention import Store
+    from retrace.attention import EvaluationCache
 
     there, here = joint_site(text=7, text_first=text_first), joint_site(text=4, text_first=text_first)
     qs, ks, vs = tensors(there, rows=1, seed=1)
     qt, kt, vt = tensors(here, rows=1, seed=2)
-    store, rule = Store(), Rule("structure", (Term(q=Take(), k=Take()),))
-    executed([rule], there, qs, ks, vs, Rows(("source",), ("cond",), (0,)), store=store)
-    out = executed([rule], here, qt, kt, vt, Rows(("target",), ("cond",), (0,)), store=store)
+    cache, rule = EvaluationCache(), Rule("structure", (Term(q=Take(), k=Take()),))
+    executed([rule], there, qs, ks, vs, Rows(("source",), ("cond",), (0,)), cache=cache)
+    out = executed([rule], here, qt, kt, vt, Rows(("target",), ("cond",), (0,)), cache=cache)
     q, k = qt.clone(), kt.clone()
     q[:, :, slice(*here.image)] = qs[:, :, slice(*there.image)]
     k[:, :, slice(*here.image)] = ks[:, :, slice(*there.image)]
@@ -340,7 +340,7 @@ def test_foreground_at_a_joint_site_leaves_text_queries_whole(text_first):
     term = Term(k=Gather(SOURCE, every), v=Gather(SOURCE, every), where=Mask(ours))
     out = executed([Rule("front", (term,))], site, q, k, v)
     image = slice(*site.image)
-    whole = executed([Rule("mutual", (Term(k=Take(), v=Take()),))], site, q, k, v)[1]
+    whole = executed([Rule("masactrl", (Term(k=Take(), v=Take()),))], site, q, k, v)[1]
     want = whole.clone()
     want[:, image] = whole[:, image] * ours.flatten()[:, None]
     torch.testing.assert_close(out[1], want, rtol=0, atol=1e-6)
@@ -351,7 +351,7 @@ def test_a_gather_without_tokens_takes_all():
     q, k, v = tensors(site)
     gather = Gather(SOURCE, Mask(torch.zeros(1, 4, 4)))
     out = executed([Rule("gather", (Term(k=gather, v=gather),))], site, q, k, v)
-    assert torch.equal(out, executed([Rule("mutual", (Term(k=Take(), v=Take()),))], site, q, k, v))
+    assert torch.equal(out, executed([Rule("masactrl", (Term(k=Take(), v=Take()),))], site, q, k, v))
 
 
 @DTYPES
@@ -395,7 +395,7 @@ def test_reference_tokens_of_a_joint_site_stay_out_of_it(text_first):
     """Tokens that are neither image nor text, such as a reference latent, are never injected into."""
     site = joint_site(text=3, text_first=text_first)
     q, k, v = tensors(site, extra=4)
-    out = executed([Rule("mutual", (Term(k=Take(), v=Take()),))], site, q, k, v)
+    out = executed([Rule("masactrl", (Term(k=Take(), v=Take()),))], site, q, k, v)
     image = slice(*site.image)
     k2, v2 = k.clone(), v.clone()
     k2[1, :, image], v2[1, :, image] = k[0, :, image], v[0, :, image]

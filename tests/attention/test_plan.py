@@ -1,4 +1,4 @@
-"""Plans, runs, and the bank."""
+"""Plans, runs, and the cache."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from retrace.attention import (
     OWN,
     AttentionPlan,
     AttentionRun,
-    Bank,
+    EvaluationCache,
     Executor,
     FeatureRule,
     Join,
@@ -15,8 +15,8 @@ from retrace.attention import (
     Probe,
     Rows,
     Rule,
+    RunCache,
     Step,
-    Store,
     Take,
     Term,
     Window,
@@ -72,7 +72,7 @@ def test_in_chained_plans_each_rule_reads_as_its_own_plan_said(turned):
 
 
 def test_of_two_rules_of_one_name_both_must_match():
-    rules = [Rule("mutual", (MUTUAL,), layers=Layers.parse(layers)) for layers in ("double:3", "double:50")]
+    rules = [Rule("masactrl", (MUTUAL,), layers=Layers.parse(layers)) for layers in ("double:3", "double:50")]
     run = AttentionPlan((rules[0],)).plus(AttentionPlan((rules[1],))).start()
     site = joint_site(stack="double", index=3)
     run.run(site, pair(), STEP, *tensors(site), attend)
@@ -83,22 +83,22 @@ def test_of_two_rules_of_one_name_both_must_match():
 def test_runs_share_nothing():
     plan = AttentionPlan((Rule("a", (MUTUAL,)),), probes=(Probe("heat", (0,), list, branch="target"),))
     first, second = plan.start(), plan.start()
-    assert first.maps["heat"] is not second.maps["heat"] and first.store is not second.store
+    assert first.maps["heat"] is not second.maps["heat"] and first.cache is not second.cache
     first.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend)
-    assert len(first.store) == 2 and len(second.store) == 0
+    assert len(first.cache) == 2 and len(second.cache) == 0
     first.clear()
-    assert len(first.store) == 0
+    assert len(first.cache) == 0
 
 
 def test_no_match_is_an_error_that_says_what_there_is():
-    run = AttentionPlan((Rule("mutual", (MUTUAL,), layers=Layers.parse("single:50-60")),)).start()
+    run = AttentionPlan((Rule("masactrl", (MUTUAL,), layers=Layers.parse("single:50-60")),)).start()
     site = joint_site(stack="double", index=3)
     out = run.run(site, pair(), STEP, *tensors(site), attend)
     assert torch.equal(out, attend(*tensors(site)))
-    with pytest.raises(ValueError, match="layers of mutual must match .* 'single:50-60' on a model with double:3-3"):
+    with pytest.raises(ValueError, match="layers of masactrl must match .* 'single:50-60' on a model with double:3-3"):
         run.check()
     with pytest.raises(ValueError, match="no attention that passes"):
-        AttentionPlan((Rule("mutual", (MUTUAL,)),)).start().check()
+        AttentionPlan((Rule("masactrl", (MUTUAL,)),)).start().check()
 
 
 def test_a_site_outside_the_window_is_a_match_all_the_same():
@@ -133,19 +133,19 @@ def steps():
 def test_a_bank_replays_what_sharing_in_one_batch_gives():
     """Every evaluation of a second-order run has its own operands."""
     site, rule = joint_site(text=5), Rule("a", (Term(v=Take()),), group="all", window=Window(0.0, 0.75))
-    bank, executor = Bank(limit=2**20), Executor([rule])
+    cache, executor = RunCache(limit=2**20), Executor([rule])
     calls = {step: tensors(site, seed=index) for index, step in enumerate(steps())}
     for step, (q, k, v) in calls.items():
-        executor.run(site, SOURCE, step, q[:1], k[:1], v[:1], attend, bank)
-    bank.freeze()
-    assert len(bank) == 6
+        executor.run(site, SOURCE, step, q[:1], k[:1], v[:1], attend, cache)
+    cache.freeze()
+    assert len(cache) == 6
     for step, (q, k, v) in reversed(calls.items()):
-        out = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, bank)
+        out = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, cache)
         whole = executor.run(site, pair(), step, q, k, v, attend)
         assert float((out - whole[1:]).abs().max()) <= 1e-5
     # A second replay is the first: reading changes nothing.
-    again = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, bank)
-    assert torch.equal(out, again) and len(bank) == 6
+    again = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, cache)
+    assert torch.equal(out, again) and len(cache) == 6
 
 
 def test_the_estimate_is_what_the_bank_comes_to_hold():
@@ -154,41 +154,41 @@ def test_the_estimate_is_what_the_bank_comes_to_hold():
         Rule("a", (MUTUAL,), window=Window(0.0, 0.5)),
         Rule("b", (Term(q=Take()),), layers=Layers.parse("output"), kinds=("self", "cross"), group="all"),
     ]
-    executor, bank = Executor(rules), Bank(limit=2**24)
+    executor, cache = Executor(rules), RunCache(limit=2**24)
     for step in steps():
         for site in sites:
-            executor.run(site, Rows(("source",) * 2, ("cond",) * 2, (0, 1)), step, *tensors(site), attend, bank)
-    assert bank.size == estimate(executor, sites, steps(), channels=3 * 8, itemsize=4, rows=2) > 0
-    bank.clear()
-    assert bank.size == 0 and len(bank) == 0
+            executor.run(site, Rows(("source",) * 2, ("cond",) * 2, (0, 1)), step, *tensors(site), attend, cache)
+    assert cache.size == estimate(executor, sites, steps(), channels=3 * 8, itemsize=4, rows=2) > 0
+    cache.clear()
+    assert cache.size == 0 and len(cache) == 0
 
 
 def test_a_bank_keeps_its_limit():
     site, executor = self_site(), Executor([Rule("a", (MUTUAL,))])
     one = 2 * 3 * 16 * 8 * 4
-    bank = Bank(limit=2 * one)
+    cache = RunCache(limit=2 * one)
     for index in range(2):
-        executor.run(site, SOURCE, Step(index, 4, 1.0), *tensors(site, rows=1), attend, bank)
-    with pytest.raises(ValueError, match="The attention bank must stay within .* got more at step 2"):
-        executor.run(site, SOURCE, Step(2, 4, 1.0), *tensors(site, rows=1), attend, bank)
-    assert bank.size == 2 * one
+        executor.run(site, SOURCE, Step(index, 4, 1.0), *tensors(site, rows=1), attend, cache)
+    with pytest.raises(ValueError, match="The attention cache must stay within .* got more at step 2"):
+        executor.run(site, SOURCE, Step(2, 4, 1.0), *tensors(site, rows=1), attend, cache)
+    assert cache.size == 2 * one
     # The same key again takes the place of what it had.
-    executor.run(site, SOURCE, Step(1, 4, 1.0), *tensors(site, rows=1), attend, bank)
-    assert bank.size == 2 * one
+    executor.run(site, SOURCE, Step(1, 4, 1.0), *tensors(site, rows=1), attend, cache)
+    assert cache.size == 2 * one
 
 
 def test_a_bank_of_another_picture_or_schedule_holds_nothing_for_this_one():
-    bank, executor = Bank(limit=2**20), Executor([Rule("a", (MUTUAL,))])
-    executor.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend, bank)
+    cache, executor = RunCache(limit=2**20), Executor([Rule("a", (MUTUAL,))])
+    executor.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend, cache)
     other = self_site(grid=(1, 2, 8))
     for site, step in ((other, STEP), (self_site(), Step(1, 10, 1.0)), (self_site(), Step(0, 10, 1.0, 1))):
         with pytest.raises(ValueError, match="k of branch 'source' must be known"):
-            executor.run(site, TARGET, step, *tensors(site, rows=1), attend, bank)
+            executor.run(site, TARGET, step, *tensors(site, rows=1), attend, cache)
 
 
 def test_a_run_may_use_a_bank_and_leaves_it_full():
-    plan, bank = AttentionPlan((Rule("a", (MUTUAL,)),)), Bank(limit=2**20)
-    run = AttentionRun(plan, store=bank)
+    plan, cache = AttentionPlan((Rule("a", (MUTUAL,)),)), RunCache(limit=2**20)
+    run = AttentionRun(plan, cache=cache)
     run.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend)
     run.clear()
-    assert len(bank) == 2 and isinstance(plan.start().store, Store)
+    assert len(cache) == 2 and isinstance(plan.start().cache, EvaluationCache)

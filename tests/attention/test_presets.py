@@ -63,7 +63,7 @@ def rows_of(run, chunks=("cond", "uncond")):
 
 @pytest.mark.parametrize("site", SITES)
 # Adding doubles the values of equal rows.
-@pytest.mark.parametrize(("name", "variant"), [entry for entry in EVERY if entry != ("value", "add")])
+@pytest.mark.parametrize(("name", "variant"), [entry for entry in EVERY if entry != ("rf_edit", "add")])
 def test_equal_branches_stay_equal(name, variant, site):
     """Same prompt, latent and noise: the edit is the source, whatever the method and the step."""
     same = words(target="a red cat")
@@ -137,7 +137,7 @@ def test_every_default_can_be_read(name, variant, family):
 FLUX = {
     "stable_flow": [0, 1, 17, 18, 25, 28, 53, 54, 56],
     "free_flux": [1, 2, 4, 26, 30, 54, 55],
-    "value": list(range(39, 57)),
+    "rf_edit": list(range(39, 57)),
     "structure": list(range(19, 57)),
 }
 
@@ -159,7 +159,7 @@ def test_official_layers_of_sd15():
         layers = Layers.parse(get_preset(name).default_layers("sd15", variant))
         return [site.number for site in sites if layers.matches(site)]
 
-    assert of("mutual") == list(range(10, 16)) and of("reference", "replace") == list(range(1, 16))
+    assert of("masactrl") == list(range(10, 16)) and of("reference", "replace") == list(range(1, 16))
     assert of("structure") == of("pnp") == list(range(8, 16))
 
 
@@ -169,9 +169,9 @@ def test_windows_of_the_papers():
         rule = built(name, variant, family, start=window[0], end=window[1]).rules[0]
         return [index for index in range(total) if rule.acts(Step(index, total, 1.0))]
 
-    assert steps("mutual", "sd15", 50) == list(range(4, 50))
+    assert steps("masactrl", "sd15", 50) == list(range(4, 50))
     assert steps("pnp", "sd15", 50) == list(range(25))
-    assert steps("value", "flux", 25) == list(range(5)) and steps("value", "hunyuan_video", 25) == list(range(3))
+    assert steps("rf_edit", "flux", 25) == list(range(5)) and steps("rf_edit", "hunyuan_video", 25) == list(range(3))
     assert steps("p2p", "sd15", 50) == list(range(20))
     assert steps("free_flux", "flux", 50, "background") == list(range(44))
     feature = built("pnp", start=None, end=None).features[0]
@@ -183,11 +183,11 @@ def test_operands():
     def term(name, variant="", family="sd15", index=0):
         return built(name, variant, family).rules[index].terms[0]
 
-    assert isinstance(term("mutual").k, Take) and isinstance(term("mutual").v, Take)
-    assert term("mutual", "union").k == Join((OWN, SOURCE)) == term("reference").v
+    assert isinstance(term("masactrl").k, Take) and isinstance(term("masactrl").v, Take)
+    assert term("masactrl", "union").k == Join((OWN, SOURCE)) == term("reference").v
     assert isinstance(term("structure").q, Take) and not isinstance(term("structure").v, Take)
-    assert term("value").v == Take() and term("value", "add").v == Add()
-    assert built("value", family="flux").rules[0].group == "all" and built("value").rules[0].group == "image"
+    assert term("rf_edit").v == Take() and term("rf_edit", "add").v == Add()
+    assert built("rf_edit", family="flux").rules[0].group == "all" and built("rf_edit").rules[0].group == "image"
     assert built("free_flux", "background", "flux").rules[0].terms[0].k != Take()
 
 
@@ -198,7 +198,7 @@ def test_kv_edit_keeps_its_hands_off_every_cell_of_the_mask():
     on = rule.mask.on((1, 4, 4))
     assert on.sum() == 15.0 and on[0, 5] == 0.0
     assert torch.equal(on, complement(protected(Mask(weights))).on((1, 4, 4)))
-    for name, variant in (("kv_edit", ""), ("mutual", "masked"), ("free_flux", "background")):
+    for name, variant in (("kv_edit", ""), ("masactrl", "masked"), ("free_flux", "background")):
         with pytest.raises(ValueError, match="must have a mask, got none"):
             built(name, variant, mask=None)
 
@@ -207,7 +207,7 @@ def test_masked_mutual_attention_tells_foreground_from_background():
     """The target's mask says which queries, the source's which keys."""
     ours, theirs = (torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(seed)) > 0.5 for seed in (1, 2))
     about = {"mask": Mask(ours.float()), "source_mask": Mask(theirs.float())}
-    run = built("mutual", "masked", **about).start()
+    run = built("masactrl", "masked", **about).start()
     site = SITES["self"]
     q, k, v = tensors(site)
     out = run.run(site, Rows(("source", "target"), ("cond",) * 2, (0, 0)), Step(0, 10, 1.0), q, k, v, attend)
@@ -280,7 +280,7 @@ def test_queries_and_keys_leave_the_second_attention_of_sd35_medium_alone(name):
     whole, second = joint_site(stack="block", depth=0.0), self_site(stack="block", depth=0.0)
     own, every = (built(name, family="sd3", layers=layers).rules[0] for layers in ("", "all"))
     assert (own.covers(whole), own.covers(second)) == (True, False) and every.covers(second)
-    assert built("mutual", family="sd3", layers="").rules[0].covers(second)
+    assert built("masactrl", family="sd3", layers="").rules[0].covers(second)
 
 
 def test_reweight_alone_reads_no_source():
@@ -319,9 +319,9 @@ def test_unified_control_of_three_branches(base):
 
 
 def test_a_mask_of_the_source_is_read_or_refused():
-    """Masked mutual attention reads it; every other preset and variant would ignore it."""
+    """Masked MasaCtrl reads it; every other preset and variant would ignore it."""
     for name, variant in EVERY:
-        if (name, variant) == ("mutual", "masked"):
+        if (name, variant) == ("masactrl", "masked"):
             built(name, variant, source_mask=MASK)
             continue
         with pytest.raises(ValueError, match=f"source_mask must be left out for preset {name}"):
@@ -337,9 +337,9 @@ def test_the_feature_of_plug_and_play_is_chosen_or_refused():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="preset must be one of .* got 'masactrl'"):
-        get_preset("masactrl")
-    with pytest.raises(ValueError, match="variant of mutual must be one of mutual, union, masked, got 'join'"):
-        get_preset("mutual").build(Settings(variant="join"))
+    with pytest.raises(ValueError, match="preset must be one of .* got 'value'"):
+        get_preset("value")
+    with pytest.raises(ValueError, match="variant of masactrl must be one of mutual, union, masked, got 'join'"):
+        get_preset("masactrl").build(Settings(variant="join"))
     with pytest.raises(ValueError, match="Preset p2p must have a token map"):
         get_preset("p2p").build(Settings())

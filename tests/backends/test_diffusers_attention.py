@@ -155,7 +155,7 @@ def test_an_exception_leaves_nothing():
     torch.nn.functional.scaled_dot_product_attention(*(torch.ones(1, 1, 2, 4) for _ in range(3)))
 
 
-@pytest.mark.parametrize("name", ["mutual", "structure", "value", "kv_edit", "reference"])
+@pytest.mark.parametrize("name", ["masactrl", "structure", "rf_edit", "kv_edit", "reference"])
 def test_presets_run(family, name):
     model = tiny.model(family)
     source, target, uncond = tiny.cond(rows=2), tiny.cond(1, rows=2), tiny.cond(2, rows=2)

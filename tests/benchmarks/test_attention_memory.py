@@ -1,11 +1,11 @@
-"""The count of what a bank holds, against sizes that are known, and against a bank that breaks its word."""
+"""The count of what a cache holds, against sizes that are known, and against a cache that breaks its word."""
 
 import sys
 
 import pytest
 import torch
 
-from retrace.attention import Bank
+from retrace.attention import RunCache
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,19 @@ WHOLE = 18 * 2 * EACH
 def test_a_bank_holds_what_it_may(memory, case, stays):
     assert memory.wanted(case) == WHOLE
     found = memory.held(case, WHOLE, stays * EACH)
-    assert (found.bank["cuda"], found.bank["cpu"]) == (stays * EACH, WHOLE - stays * EACH) and not found.refused
+    assert (found.cache["cuda"], found.cache["cpu"]) == (stays * EACH, WHOLE - stays * EACH) and not found.refused
     # One operand is on its way at a time.
     assert stays * EACH <= found.peak <= (stays + 2) * EACH
 
 
 def test_a_limit_that_is_too_small_is_kept_and_told(memory, case):
     found = memory.held(case, WHOLE // 2, WHOLE // 2)
-    assert sum(found.bank.values()) <= WHOLE // 2 and "must stay within" in found.refused
+    assert sum(found.cache.values()) <= WHOLE // 2 and "must stay within" in found.refused
 
 
 @pytest.mark.parametrize("fault", ["spills nothing", "keeps a copy"])
 def test_a_bank_that_breaks_its_word_is_found_out(memory, case, fault, monkeypatch):
-    class Broken(Bank):
+    class Broken(RunCache):
         def put(self, site, step, who, name, kept):
             if fault == "spills nothing":
                 self.on_device = 2**40
@@ -54,7 +54,7 @@ def test_a_bank_that_breaks_its_word_is_found_out(memory, case, fault, monkeypat
                 self.copies = [*getattr(self, "copies", []), kept]
             super().put(site, step, who, name, kept)
 
-    monkeypatch.setattr(memory, "Bank", Broken)
+    monkeypatch.setattr(memory, "RunCache", Broken)
     row = memory._cells(case, memory.held(case, WHOLE, 0), WHOLE, 0)
     assert row[-1] == "**beyond**"
 

@@ -75,7 +75,7 @@ def masactrl() -> Graph:
         2,
         "MasaCtrl: keys and values of the source",
         model=start.model[0],
-        preset="mutual",
+        preset="masactrl",
         layers="all",
         start=0.1,
         end=1.0,

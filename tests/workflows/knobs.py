@@ -219,7 +219,7 @@ def attention_inject() -> Strip:
     strip = Strip()
     inversion = strip.invert(method="euler", keep_path=True)
     strip.show("without", strip.edit(inversion, 7.5))
-    for preset, end in (("structure", 0.4), ("structure", 1.0), ("mutual", 0.4), ("mutual", 1.0)):
+    for preset, end in (("structure", 0.4), ("structure", 1.0), ("masactrl", 0.4), ("masactrl", 1.0)):
         plan = strip.graph.add("AttentionInject", 2, model=strip.model, preset=preset, layers="all", start=0.0, end=end)
         strip.show(f"{preset}, end {end:g}", strip.edit(inversion, 7.5, attention=plan[0]))
     return strip

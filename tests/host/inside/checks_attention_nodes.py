@@ -22,7 +22,7 @@ DEFAULTS = {
 }
 
 
-def _injected(pack, model, preset="mutual", **changes):
+def _injected(pack, model, preset="masactrl", **changes):
     return pack.call("AttentionInject", model=model, preset=preset, **{**DEFAULTS, **changes})
 
 
@@ -93,24 +93,24 @@ def check_inject_settings(pack):
         {"source_for": "both"},
         {"source_for": "cond"},
         {"mask": mask},
-        {"preset": "value"},
+        {"preset": "rf_edit"},
     ):
         found = resampled(pack, model, bundle, "sd15", _injected(pack, model, **changes)[0], 3.0)
         # A free source of an Euler path without a second prompt reconstructs the path only nearly.
         assert relative(found, base) > 1e-6, changes
     first, _ = _injected(pack, model, "structure", end=0.5)
-    chained, _ = _injected(pack, model, "value", start=0.5, attention=first)
-    assert [rule.name for rule in chained.rules] == ["structure", "value"]
+    chained, _ = _injected(pack, model, "rf_edit", start=0.5, attention=first)
+    assert [rule.name for rule in chained.rules] == ["structure", "rf_edit"]
     resampled(pack, model, bundle, "sd15", chained, 3.0)
-    twice, _ = _injected(pack, model, "mutual", attention=_injected(pack, model, "value")[0])
-    refuses(lambda: resampled(pack, model, bundle, "sd15", twice, 1.0), "value", "mutual")
+    twice, _ = _injected(pack, model, "masactrl", attention=_injected(pack, model, "rf_edit")[0])
+    refuses(lambda: resampled(pack, model, bundle, "sd15", twice, 1.0), "rf_edit", "masactrl")
     default, summary = _injected(pack, tiny_dits.model("sdxl"), "kv_edit", layers="", end=0.0, mask=mask)
     assert default.rules[0].window.end == 1.0, summary
     refuses(lambda: _injected(pack, model, layers="output:30"), "layers must match", "input:1,3", "got 'output:30'")
     refuses(lambda: _injected(pack, model, layers="nonsense"), "layers must be like", "'nonsense'")
     refuses(lambda: _injected(pack, model, variant="masked"), "must have a mask")
     refuses(lambda: _injected(pack, model, "kv_edit"), "must have a mask")
-    refuses(lambda: _injected(pack, model, variant="add"), "variant of mutual must be one of")
+    refuses(lambda: _injected(pack, model, variant="add"), "variant of masactrl must be one of")
     node = pack.node("AttentionInject")
     assert "start must not exceed end" in node.validate_inputs(start=0.6, end=0.5)
     assert node.validate_inputs(start=0.6, end=0.0) is True and node.validate_inputs() is True
@@ -122,8 +122,8 @@ def check_what_would_do_nothing_is_refused(pack):
     mask[:, :, :24] = 1.0
     sd15, flux = tiny_dits.model("sd15"), tiny_dits.model("flux")
     for kind, names in (
-        ("sd15", ("mutual", "structure", "pnp", "stable_flow", "free_flux")),
-        ("sdxl", ("mutual", "stable_flow", "free_flux")),
+        ("sd15", ("masactrl", "structure", "pnp", "stable_flow", "free_flux")),
+        ("sdxl", ("masactrl", "stable_flow", "free_flux")),
     ):
         model = tiny_dits.model(kind)
         for name in names:
@@ -135,11 +135,11 @@ def check_what_would_do_nothing_is_refused(pack):
     _, summary = _injected(pack, demo, "pnp", feature_block=1)
     assert "pnp feature: output:1, steps 0 to 1" in summary, summary
     refuses(lambda: _injected(pack, sd15, "structure", feature_block=1), "feature_block must be left out")
-    for name, changes in (("mutual", {}), ("mutual", {"variant": "union"}), ("kv_edit", {}), ("value", {})):
+    for name, changes in (("masactrl", {}), ("masactrl", {"variant": "union"}), ("kv_edit", {}), ("rf_edit", {})):
         call = lambda n=name, c=changes: _injected(pack, sd15, n, mask=mask, source_mask=mask, **c)  # noqa: E731
-        refuses(call, f"source_mask must be left out for preset {name}", "mutual masked alone")
+        refuses(call, f"source_mask must be left out for preset {name}", "masactrl masked alone")
     _injected(pack, sd15, variant="masked", mask=mask, source_mask=mask)
-    for name in ("mutual", "value", "reference"):
+    for name in ("masactrl", "rf_edit", "reference"):
         call = lambda n=name: _injected(pack, sd15, n, tokens="text")  # noqa: E731
         refuses(call, "tokens must be image on a model whose text stands apart", "got text at input:1")
         _injected(pack, flux, name, tokens="text")
@@ -168,7 +168,7 @@ def check_sites_are_listed(pack):
             assert f"{stack}:" in text, (kind, text)
         for count in {site.grid[0] * site.grid[1] * site.grid[2] for site in resolver.sites(latent["samples"].shape)}:
             assert f" {count} (" in text, (kind, count, text)
-        assert "mutual:" in text and "layers of this model" in text
+        assert "masactrl:" in text and "layers of this model" in text
         assert ("pnp: not for this family" in text) == (kind not in tiny_dits.UNETS)
         (square,) = pack.call("AttentionSites", model=model)
         assert square != text

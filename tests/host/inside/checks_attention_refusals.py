@@ -40,7 +40,7 @@ def _calls(pack, kind, model):
         "InfEdit": node("InfEdit", strength=1.0, eta=1.0, **paired),
         "FlowEdit": node("FlowEdit", n_max=3, n_avg=1, n_min=0, **paired),
         "RFEdit": node(
-            "RFEdit", method="midpoint", inject=1, cfg=1.0, strength=1.0, features="bank", aligned=False, memory=1.0,
+            "RFEdit", method="midpoint", inject=1, cfg=1.0, strength=1.0, features="cache", aligned=False, memory=1.0,
             **both,
         ),
         "VisCtrl": node(
@@ -88,12 +88,12 @@ def check_plans_of_another_model(pack):
         inputs = {**own, "layers": "", "start": 0.0, "end": 1.0, "strength": 1.0, "source": "pinned", **changes}
         return pack.call("AttentionInject", model=other, **inputs)[0]
 
-    rules = injected(tiny_dits.model("wan"), preset="mutual", layers="block:0-1")
+    rules = injected(tiny_dits.model("wan"), preset="masactrl", layers="block:0-1")
     refuses(
         lambda: resampled(pack, model, bundle, "flux", rules),
-        "layers of mutual must match", "'block:0-1' on a model with double:0-1, single:0-1", "AttentionSites lists",
+        "layers of masactrl must match", "'block:0-1' on a model with double:0-1, single:0-1", "AttentionSites lists",
     )  # fmt: skip
-    whole = injected(model, preset="value", layers="all", tokens="all")
+    whole = injected(model, preset="rf_edit", layers="all", tokens="all")
     refuses(
         lambda: resampled(pack, model, bundle, "flux", whole, target=target_of("flux", tokens=5)),
         "keys and values must be equally many", "prompts of one token length, or the image tokens only",

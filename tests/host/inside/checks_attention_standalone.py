@@ -9,7 +9,7 @@ from helpers import relative
 
 SOURCE = "a big red circle on the left of a blue background"
 TARGET = "a big green circle on the left of a blue background"
-RULES = {"eps": ("mutual", "structure"), "flow": ("value", "mutual")}
+RULES = {"eps": ("masactrl", "structure"), "flow": ("rf_edit", "masactrl")}
 TOLERANCE = 2e-3
 
 

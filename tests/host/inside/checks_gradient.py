@@ -241,7 +241,7 @@ def check_attention_reads_the_source_and_not_its_moved_noise(pack):
     model = pack.tiny.model("sd15")
     for source in ("pinned", "free"):
         (plan, _) = pack.call(
-            "AttentionInject", model=model, preset="mutual", variant="preset's own", layers="all", start=0.0, end=1.0,
+            "AttentionInject", model=model, preset="masactrl", variant="preset's own", layers="all", start=0.0, end=1.0,
             strength=1.0, source=source, source_for="preset's own", tokens="preset's own",
         )  # fmt: skip
         target = {"cfg": 1.0, "positive": pack.tiny.conditioning("sd15", seed=9), "attention": plan}

@@ -14,7 +14,7 @@ DEFAULTS = {
     "inject": 2,
     "cfg": 1.0,
     "strength": 1.0,
-    "features": "bank",
+    "features": "cache",
     "aligned": False,
     "memory": 1.0,
     "layers": "all",
@@ -74,7 +74,7 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
     runs.run_script(model, bundle.source, None, 1.0, bundle.samples, record.falling, climb)
     family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
     settings = plans.Settings(layers="all", start=0.0, end=inject / record.index)
-    plan = plans.get_preset("value").build(settings, family)
+    plan = plans.get_preset("rf_edit").build(settings, family)
 
     class Beside:
         """Both branches in one call; a source of another level than the target has a row of its own level."""
@@ -135,7 +135,7 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
 
 
 def check_bank_is_sharing(pack):
-    """A bank gives what sharing within a forward gives, in both evaluations of a step, published and aligned."""
+    """A cache gives what sharing within a forward gives, in both evaluations of a step, published and aligned."""
     get_method = pack.module("inversion").get_method
     for kind in tiny_dits.KINDS:
         model = tiny_dits.model(kind)
@@ -202,25 +202,25 @@ def check_rf_edit_parts(pack):
 
 def check_rf_edit_budget(pack):
     """The size is known after one evaluation, is kept, and does not depend on where the tensors lie."""
-    recording = pack.module("attention").Recording
+    climb_cache = pack.module("attention").ClimbCache
     module = pack.module("nodes.editing.climb_and_keep")
     model = tiny_dits.model("flux")
     made = []
 
-    class Kept(recording):
+    class Counted(climb_cache):
         def __init__(self, *args):
             super().__init__(*args)
             made.append(self)
 
-    module.Recording = Kept
+    module.ClimbCache = Counted
     try:
         _rf_edit(pack, "flux", model, 2)
         _rf_edit(pack, "flux", model, 2, aligned=True, inject=1)
         _rf_edit(pack, "flux", model, 2, method="fireflow", inject=1)
         _rf_edit(pack, "flux", model, 1, method="fireflow", inject=3)
     finally:
-        module.Recording = recording
-    sizes = [kept.bank.size for kept in made]
+        module.ClimbCache = climb_cache
+    sizes = [kept.cache.size for kept in made]
     # FireFlow asks at one clean end, and that counts where all steps read.
     assert sizes == [kept.each * count for kept, count in zip(made, (4, 2, 1, 4), strict=True)], sizes
     assert made[3].each * 2 == made[0].each
@@ -229,7 +229,7 @@ def check_rf_edit_budget(pack):
     counter = Counter(model)
     before = snapshot(counter.model)
     refuses(lambda: _rf_edit(pack, "flux", counter.model, 2, memory=need * 0.9), "memory must be at least", "beside")
-    assert counter.calls == 1, "a bank that does not fit must end the run after its first evaluation"
+    assert counter.calls == 1, "a cache that does not fit must end the run after its first evaluation"
     same_snapshot(counter.model, before)
 
 

@@ -7,7 +7,7 @@ from ..preset import Preset, Where
 from ..rules import Add, Rule, Take, Term
 
 
-class Value(Preset):
+class RFEdit(Preset):
     """SDPA(q_t, k_t, v_s), or v_t + strength * v_s with "add".
 
     Official: RF-Edit takes the values of all tokens in Flux single blocks 20 to 37 and HunyuanVideo single blocks 21 to
@@ -16,7 +16,7 @@ class Value(Preset):
     that other families than Flux take image tokens; their layers, and all of a UNet's, are our own.
     """
 
-    name = "value"
+    name = "rf_edit"
     label = "Values (RF-Edit, FireFlow)"
     description = "Keeps background and identity under a flow model; raise the end for more of the source."
     reference = "Wang et al. 2024, RF-Solver, arXiv:2411.04746"

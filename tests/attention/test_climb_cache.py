@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from retrace.attention import Bank, Recording, Site, Step, Window, place
-from retrace.attention.kept import Kept
+from retrace.attention import ClimbCache, RunCache, Site, Step, Window, place
+from retrace.attention.cached_operand import CachedOperand
 from retrace.attention.timing import mirrored
 
 FALLING = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -19,14 +19,14 @@ WHO = ("source", "cond", 0)
 
 
 def kept(value):
-    return Kept(torch.full((1, 6, 2), float(value)), (2, 6), (0, 2))
+    return CachedOperand(torch.full((1, 6, 2), float(value)), (2, 6), (0, 2))
 
 
 HALF = Window(0.0, 0.5)
 
 
 def recording(window=HALF, limit=10**6, **changes):
-    return Recording(Bank(limit), FALLING, window.holds, **changes)
+    return ClimbCache(RunCache(limit), FALLING, window.holds, **changes)
 
 
 def climbed(made, asked):
@@ -35,7 +35,7 @@ def climbed(made, asked):
         step = made.upward(level)
         if made.acts(step):
             made.put(SITE, step, WHO, "v", kept(level))
-    made.bank.freeze()
+    made.cache.freeze()
     return made
 
 
@@ -75,7 +75,7 @@ def test_the_number_of_evaluations_is_known_before(up, down, aligned):
         steps = made.steps(up)
         made.check(up, down)
         assert all(map(made.acts, steps))
-        assert len(climbed(made, up).bank) == len(steps)
+        assert len(climbed(made, up).cache) == len(steps)
         assert all(read(made, level) is not None for level in down if made.acts(made.downward(level)))
 
 
@@ -88,10 +88,10 @@ def test_a_climb_that_skips_a_step_is_refused():
 def test_only_what_is_read_of_the_source_is_kept():
     made = recording()
     made.put(SITE, Step(0, 4, 1.0), ("source", "uncond", 0), "v", kept(1))
-    assert len(made.bank) == 0
+    assert len(made.cache) == 0
     both = recording(cond_only=False)
     both.put(SITE, Step(0, 4, 1.0), ("source", "uncond", 0), "v", kept(1))
-    assert len(both.bank) == 1
+    assert len(both.cache) == 1
 
 
 def test_measuring_counts_and_keeps_only_what_is_read():
@@ -101,16 +101,16 @@ def test_measuring_counts_and_keeps_only_what_is_read():
     made.put(SITE, Step(0, 4, 1.0), WHO, "v", kept(1))
     made.put(SITE, Step(0, 4, 1.0), ("source", "cond", 1), "v", kept(1))
     made.measured()
-    assert made.each == 2 * 6 * 2 * 4 and len(made.bank) == 0
+    assert made.each == 2 * 6 * 2 * 4 and len(made.cache) == 0
     inside = recording(Window())
     inside.measure(0.0)
     inside.put(SITE, Step(0, 4, 1.0), WHO, "v", kept(7))
     inside.measured()
-    assert inside.each == inside.bank.size and read(inside, 0.25) == 7.0
+    assert inside.each == inside.cache.size and read(inside, 0.25) == 7.0
 
 
 def test_the_budget_holds():
     made = recording(limit=6 * 2 * 4)
     made.put(SITE, Step(0, 4, 1.0), WHO, "v", kept(1))
-    with pytest.raises(ValueError, match="attention bank must stay within"):
+    with pytest.raises(ValueError, match="attention cache must stay within"):
         made.put(SITE, Step(1, 4, 0.75), WHO, "v", kept(1))

@@ -17,19 +17,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from .bank import Bank, bytes_of
-from .kept import Kept
+from .cached_operand import CachedOperand
+from .rows import Who
 from .rules import Name
+from .run_cache import RunCache, bytes_of
 from .sites import Site
-from .store import Who
 from .timing import Step, mirrored, place
 
 
-class Recording:
-    """A bank that is filled on the way up and read on the way down.
+class ClimbCache:
+    """A cache that is filled on the way up and read on the way down.
 
     Args:
-        bank: What holds the operands.
+        cache: What holds the operands.
         levels: Levels of the way down, falling.
         acts: Whether a rule reads in a step.
         aligned: See the module.
@@ -38,13 +38,13 @@ class Recording:
 
     def __init__(
         self,
-        bank: Bank,
+        cache: RunCache,
         levels: Sequence[float],
         acts: Callable[[Step], bool],
         aligned: bool = False,
         cond_only: bool = True,
     ):
-        self.bank = bank
+        self.cache = cache
         self.levels = tuple(float(level) for level in levels)
         self.acts = acts
         self.aligned = aligned
@@ -105,8 +105,8 @@ class Recording:
         """End of the evaluation that was counted."""
         self._measured = None
 
-    def put(self, site: Site, step: Step, who: Who, name: Name, kept: Kept) -> None:
-        """Keep an operand, or only count it; see Shelf."""
+    def put(self, site: Site, step: Step, who: Who, name: Name, kept: CachedOperand) -> None:
+        """Keep an operand, or only count it; see Cache."""
         if self._cond_only and who[1].partition(":")[0] != "cond":
             return
         if self._measured is not None:
@@ -115,9 +115,9 @@ class Recording:
             if not self.acts(self._measured):
                 return
             step = self._measured
-        self.bank.put(site, step, who, name, kept)
+        self.cache.put(site, step, who, name, kept)
 
-    def get(self, site: Site, step: Step, who: Who, name: Name) -> Kept | None:
-        """What was kept, of the middle of the step where there is nothing else; see Shelf."""
-        found = self.bank.get(site, step, who, name)
-        return self.bank.get(site, replace(step, evaluation=1), who, name) if found is None else found
+    def get(self, site: Site, step: Step, who: Who, name: Name) -> CachedOperand | None:
+        """What was kept, of the middle of the step where there is nothing else; see Cache."""
+        found = self.cache.get(site, step, who, name)
+        return self.cache.get(site, replace(step, evaluation=1), who, name) if found is None else found

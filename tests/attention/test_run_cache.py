@@ -1,12 +1,12 @@
-"""A bank's budgets, on a device that torch only pretends to have."""
+"""A cache's budgets, on a device that torch only pretends to have."""
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from retrace.attention import Bank, Executor, Rows, Rule, Step, Take, Term
-from retrace.attention.bank import bytes_of
-from retrace.attention.kept import Kept
+from retrace.attention import Executor, Rows, Rule, RunCache, Step, Take, Term
+from retrace.attention.cached_operand import CachedOperand
+from retrace.attention.run_cache import bytes_of
 from retrace_tests.attention.problems import attend, joint_site, self_site
 
 SITE = self_site()
@@ -23,48 +23,48 @@ def device():
 
 def kept(masked=False, tokens=16):
     mask = torch.empty(1, 1, tokens, device="cuda") if masked else None
-    return Kept(torch.empty(3, tokens, 8, device="cuda"), (0, tokens), None, mask)
+    return CachedOperand(torch.empty(3, tokens, 8, device="cuda"), (0, tokens), None, mask)
 
 
-def where(bank, steps):
+def where(cache, steps):
     """Kind of device of what was kept in each step."""
-    found = [bank.get(SITE, Step(index, 9, 0.5), WHO, "k") for index in range(steps)]
+    found = [cache.get(SITE, Step(index, 9, 0.5), WHO, "k") for index in range(steps)]
     return [None if each is None else each.tensor.device.type for each in found]
 
 
-def filled(bank, steps, **about):
+def filled(cache, steps, **about):
     for index in range(steps):
-        bank.put(SITE, Step(index, 9, 0.5), WHO, "k", kept(**about))
-    return bank
+        cache.put(SITE, Step(index, 9, 0.5), WHO, "k", kept(**about))
+    return cache
 
 
 @pytest.mark.parametrize(("on_device", "stays"), [(0, 0), (EACH - 1, 0), (2 * EACH, 2), (3 * EACH - 1, 2), (9**9, 4)])
 def test_what_is_beyond_the_budget_of_the_device_lies_in_memory(on_device, stays):
-    bank = filled(Bank(9**9, on_device), 4)
-    assert where(bank, 4) == ["cuda"] * stays + ["cpu"] * (4 - stays) and bank.size == 4 * EACH
+    cache = filled(RunCache(9**9, on_device), 4)
+    assert where(cache, 4) == ["cuda"] * stays + ["cpu"] * (4 - stays) and cache.size == 4 * EACH
 
 
 def test_what_is_kept_twice_counts_once():
-    bank = filled(filled(filled(Bank(2 * EACH, EACH), 1), 1), 2)
-    assert where(bank, 2) == ["cuda", "cpu"] and (bank.size, len(bank)) == (2 * EACH, 2)
+    cache = filled(filled(filled(RunCache(2 * EACH, EACH), 1), 1), 2)
+    assert where(cache, 2) == ["cuda", "cpu"] and (cache.size, len(cache)) == (2 * EACH, 2)
 
 
 def test_columns_of_a_mask_count_and_go_with_their_keys():
     assert bytes_of(kept(masked=True)) == EACH + 16 * 4
-    bank = filled(Bank(9**9, EACH), 1, masked=True)
-    found = bank.get(SITE, Step(0, 9, 0.5), WHO, "k")
+    cache = filled(RunCache(9**9, EACH), 1, masked=True)
+    found = cache.get(SITE, Step(0, 9, 0.5), WHO, "k")
     assert (found.tensor.device.type, found.mask.device.type) == ("cpu", "cpu")
-    with pytest.raises(ValueError, match="attention bank must stay within"):
-        filled(Bank(EACH), 1, masked=True)
+    with pytest.raises(ValueError, match="attention cache must stay within"):
+        filled(RunCache(EACH), 1, masked=True)
 
 
 def test_a_bank_that_is_full_keeps_what_it_has():
-    bank = Bank(2 * EACH, EACH)
+    cache = RunCache(2 * EACH, EACH)
     with pytest.raises(ValueError, match=r"must stay within .* got more at step 2"):
-        filled(bank, 3)
-    assert where(bank, 3) == ["cuda", "cpu", None] and bank.size == 2 * EACH
-    bank.clear()
-    assert bank.size == 0 and where(filled(bank, 2), 2) == ["cuda", "cpu"]
+        filled(cache, 3)
+    assert where(cache, 3) == ["cuda", "cpu", None] and cache.size == 2 * EACH
+    cache.clear()
+    assert cache.size == 0 and where(filled(cache, 2), 2) == ["cuda", "cpu"]
 
 
 @pytest.mark.parametrize("site", [self_site(), joint_site()], ids=["self", "joint"])
@@ -78,10 +78,10 @@ def test_what_was_spilled_comes_back_to_the_device(site):
         seen.append([tensor.device.type for tensor in (q, k, v, mask)])
         return attend(q, k, v, mask)
 
-    bank = Bank(9**9)
+    cache = RunCache(9**9)
     for branch in ("source", "target"):
         q, k, v = (torch.empty(1, 3, tokens, 8, device="cuda") for _ in range(3))
         mask = torch.empty(1, 1, 1, tokens, device="cuda")
         rows = Rows((branch,), ("cond",), (0,))
-        Executor([rule]).run(site, rows, Step(0, 9, 0.5), q, k, v, watched, bank, mask)
-    assert seen == [["cuda"] * 4] * 2 and len(bank) == 2
+        Executor([rule]).run(site, rows, Step(0, 9, 0.5), q, k, v, watched, cache, mask)
+    assert seen == [["cuda"] * 4] * 2 and len(cache) == 2

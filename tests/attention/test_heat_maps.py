@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.attention.masks import (
+from retrace.attention.heat_maps import (
     blur,
     both,
     difference,

@@ -1,25 +1,25 @@
-"""Operands of a whole run, for a later run: a store with a budget on the device and one in memory."""
+"""Operands of a whole run, for a later run: a cache with a budget on the device and one in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from .cached_operand import CachedOperand
 from .executor import Executor
-from .kept import Kept
+from .rows import Who
 from .rules import Name
 from .sites import Site
-from .store import Who
 from .timing import Step
 
 Key = tuple[object, ...]
 GIGABYTE = 2**30
 
 
-class Bank:
+class RunCache:
     """Operands by step, evaluation, site, branch, chunk and picture.
 
-    The first tensors stay where they are up to `on_device` bytes; all later ones go to main memory. A bank is filled by
-    one run and read by others; what does not fit its grid or its steps is not found, which the executor reports.
+    The first tensors stay where they are up to `on_device` bytes; all later ones go to main memory. One run fills a
+    cache and others read it; what does not fit its grid or its steps is not found, which the executor reports.
 
     Args:
         limit: Largest total in bytes.
@@ -29,7 +29,7 @@ class Bank:
     def __init__(self, limit: int, on_device: int = 0):
         self.limit = limit
         self.on_device = on_device
-        self._kept: dict[Key, Kept] = {}
+        self._kept: dict[Key, CachedOperand] = {}
         self._bytes = 0
         self._stayed = 0
         self._frozen = False
@@ -46,11 +46,11 @@ class Bank:
         """Take nothing more: the run that fills it is over."""
         self._frozen = True
 
-    def put(self, site: Site, step: Step, who: Who, name: Name, kept: Kept) -> None:
+    def put(self, site: Site, step: Step, who: Who, name: Name, kept: CachedOperand) -> None:
         """Keep an operand.
 
         Raises:
-            ValueError: If it does not fit the limit any more; the bank is left as it was.
+            ValueError: If it does not fit the limit any more; the cache is left as it was.
         """
         if self._frozen:
             return
@@ -59,7 +59,7 @@ class Bank:
         total = self._bytes + size - (0 if before is None else bytes_of(before))
         if total > self.limit:
             raise ValueError(
-                f"The attention bank must stay within {self.limit / GIGABYTE:.2f} GB, got more at step {step.index}, "
+                f"The attention cache must stay within {self.limit / GIGABYTE:.2f} GB, got more at step {step.index}, "
                 f"{site.label}; choose fewer layers or steps, or raise the limit."
             )
         if before is not None and _on_device(before):
@@ -71,9 +71,9 @@ class Bank:
             else:
                 tensor, mask = tensor.cpu(), None if mask is None else mask.cpu()
         self._bytes = total
-        self._kept[key] = Kept(tensor, kept.image, kept.text, mask)
+        self._kept[key] = CachedOperand(tensor, kept.image, kept.text, mask)
 
-    def get(self, site: Site, step: Step, who: Who, name: Name) -> Kept | None:
+    def get(self, site: Site, step: Step, who: Who, name: Name) -> CachedOperand | None:
         """What was kept, None if nothing was."""
         return self._kept.get(_key(site, step, who, name))
 
@@ -88,13 +88,13 @@ def _key(site: Site, step: Step, who: Who, name: Name) -> Key:
     return step.index, step.evaluation, site.key, site.grid, who, name
 
 
-def bytes_of(kept: Kept) -> int:
+def bytes_of(kept: CachedOperand) -> int:
     """Bytes of an operand with its columns of the mask."""
     tensors = (kept.tensor,) if kept.mask is None else (kept.tensor, kept.mask)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _on_device(kept: Kept) -> bool:
+def _on_device(kept: CachedOperand) -> bool:
     return kept.tensor.device.type != "cpu"
 
 
@@ -106,7 +106,7 @@ def estimate(
     itemsize: int = 2,
     rows: int = 1,
 ) -> int:
-    """Bytes that the rules' branches will ask a bank for, without columns of masks.
+    """Bytes that the rules' branches will ask a cache for, without columns of masks.
 
     Args:
         executor: The rules.

@@ -10,7 +10,7 @@ from torch import Tensor
 from .sites import Span
 
 
-class Kept:
+class CachedOperand:
     """An operand of one row.
 
     Args:
@@ -52,15 +52,15 @@ class Kept:
         heads, _, d = self.parts[0].shape
         return heads, self.length, d
 
-    def part(self, span: Span) -> Kept:
+    def part(self, span: Span) -> CachedOperand:
         """Some of the tokens as an operand of its own, taken as image tokens."""
         start, stop = span
         columns = None if self.mask is None else self.mask[..., start:stop]
-        return Kept(self.tensor[:, start:stop], (0, stop - start), None, columns)
+        return CachedOperand(self.tensor[:, start:stop], (0, stop - start), None, columns)
 
-    def holding(self, tensor: Tensor) -> Kept:
+    def holding(self, tensor: Tensor) -> CachedOperand:
         """The same place and mask with other numbers."""
-        return Kept(tensor, self.image, self.text, self.mask)
+        return CachedOperand(tensor, self.image, self.text, self.mask)
 
     def write(self, to: Tensor) -> None:
         """Copy it to (heads, tokens, d) somewhere else."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..grid import complement
+from ..masks import complement
 from ..plan import AttentionPlan, Serves
 from ..preset import Preset, Where
 from ..rules import OWN, SOURCE, Gather, Join, Rule, Take, Term
 
 
-class Mutual(Preset):
+class MasaCtrl(Preset):
     """Mutual self-attention: SDPA(q_t, k_s, v_s).
 
     "union" reads [k_s; k_t]. "masked" reads the source's foreground where the target has foreground and its background
@@ -18,7 +18,7 @@ class Mutual(Preset):
     FreeFlux (Wei et al. 2025, arXiv:2503.16153) gives for non-rigid edits. The layers of all others are our own.
     """
 
-    name = "mutual"
+    name = "masactrl"
     label = "Mutual k, v (MasaCtrl)"
     description = "Keeps the look of the source while the prompt changes its pose or layout."
     reference = "Cao et al. 2023, MasaCtrl, arXiv:2304.08465"
