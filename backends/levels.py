@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.denoiser import Space
+from ..core.space import Space
 
 # A schedule rescaled to zero terminal SNR has alphas_cumprod = 0 at its end, an infinite sigma. This value is
 # the one that ComfyUI puts there: sigma 4518.

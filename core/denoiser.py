@@ -2,29 +2,25 @@
 
     dx/dsigma = (x - D(x, sigma)) / sigma
 
-holds for eps, v and flow models alike, because they differ only in how D is made from the network's output.
-Only the mixture of clean latent and noise depends on the space:
-
-    "ve"    x = x0 + sigma * noise                  (eps and v models, k-diffusion convention)
-    "flow"  x = (1 - sigma) * x0 + sigma * noise    (rectified flow)
+holds for eps, v and flow models alike, because they differ only in how D is made from the network's output. Only the
+mixture of clean latent and noise depends on the space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Space = Literal["ve", "flow"]
+from .space import Space, check_space
+
 Denoise = Callable[[Tensor, float], Tensor]
 
-SPACES: tuple[Space, ...] = ("ve", "flow")
-
 # At sigma 0 the derivative is 0/0, so the network is asked at a floor instead. "ve": sigma_min of the Stable
-# Diffusion schedule, sqrt((1 - abar_0) / abar_0), the level at which the official inversion codes place a clean
-# latent. "flow": the level where float32 rounding of the derivative (5e-5) is still below the bias (8e-3).
+# Diffusion schedule, sqrt((1 - abar_0) / abar_0), where the official inversion codes place a clean latent.
+# "flow": where float32 rounding of the derivative (5e-5) is still below the bias (8e-3).
 SIGMA_FLOOR: dict[Space, float] = {"ve": 0.0292, "flow": 1e-3}
 
 
@@ -39,9 +35,9 @@ class Denoiser:
     """D(x, sigma) and dx/dsigma of one model under one conditioning, with its calls counted.
 
     Args:
-        denoise: Maps a state (B, C, [T,] H, W) and a noise level to E[x0 | x] of the same shape, any dtype.
+        denoise: Maps a state (B, C, [T,] H, W) and a sigma to E[x0 | x] of the same shape, any dtype.
         space: "ve" or "flow".
-        sigma_floor: Lowest level at which the model is asked, positive; None takes the default of the space.
+        sigma_floor: Lowest sigma at which the model is asked, positive; None takes the default of the space.
         rebind: Maps an unconditional embedding to a denoiser that uses it, for methods that replay with one
             embedding per step; None where the backend cannot.
         plain: The same model under the same conditioning without guidance, for methods that climb so; None where
@@ -127,68 +123,7 @@ class Denoiser:
             self._parent._count()
 
 
-def check_space(space: str) -> None:
-    """Refuse anything that is not a known space.
-
-    Raises:
-        ValueError: If the space is unknown.
-    """
-    if space not in SPACES:
-        raise ValueError(f"space must be 've' or 'flow', got {space!r}; flow models are 'flow', all others 've'.")
-
-
 def work_dtype(device: torch.device | str) -> torch.dtype:
     """The precision of solver states: float64, or float32 on devices that have none."""
     # Metal, DirectML (privateuseone) and some XPU drivers have no float64.
     return torch.float32 if torch.device(device).type in ("mps", "privateuseone", "xpu") else torch.float64
-
-
-def _weights(sigma: float, space: Space, start: float) -> tuple[float, float]:
-    """Weights of x0 and noise at sigma, for an x0 that itself stands at the level start."""
-    check_space(space)
-    if space == "ve":
-        return 1.0, sigma - start
-    if start >= 1.0:
-        raise ValueError(f"The clean latent must stand below sigma 1, got {start}; start the sigmas at 0.")
-    # Both weights follow from a straight line that is x0 at start and noise at 1.
-    return (1.0 - sigma) / (1.0 - start), (sigma - start) / (1.0 - start)
-
-
-def mix(x0: Tensor, noise: Tensor, sigma: float, space: Space, start: float = 0.0) -> Tensor:
-    """State at sigma of clean latent and unit noise: x0 + sigma*noise, or (1-sigma)*x0 + sigma*noise for flow.
-
-    Args:
-        x0: Clean latent (B, C, [T,] H, W).
-        noise: Unit Gaussian noise of the same shape.
-        sigma: Noise level.
-        space: "ve" or "flow".
-        start: Level at which x0 itself stands, first entry of the grid; the result at start is x0.
-
-    Returns:
-        State of the shape of x0.
-
-    Raises:
-        ValueError: If the space is unknown, or start is 1 in the flow space.
-    """
-    clean, noisy = _weights(sigma, space, start)
-    return clean * x0 + noisy * noise
-
-
-def implied_noise(x: Tensor, x0: Tensor, sigma: float, space: Space, start: float = 0.0) -> Tensor:
-    """The noise for which mix(x0, noise, sigma, space, start) is x; arguments and errors as in mix.
-
-    Raises:
-        ValueError: If sigma does not lie above start.
-    """
-    clean, noisy = _weights(sigma, space, start)
-    if noisy <= 0.0:
-        raise ValueError(f"sigma must lie above the clean level {start}, got {sigma}; ask at a noisier level.")
-    return (x - clean * x0) / noisy
-
-
-def noise_std(x: Tensor, x0: Tensor, sigma: float, space: Space, start: float = 0.0) -> float:
-    """Standard deviation of the noise that a state implies over the expected one, which is 1.
-
-    Arguments as in implied_noise. Well above 1 means that an inversion has blown up, well below that it fell short.
-    """
-    return float(implied_noise(x, x0, sigma, space, start).double().std())

@@ -1,9 +1,12 @@
 """Inversion of a latent into a model's noise, and the way back. Needs torch and safetensors, knows no host."""
 
-from ..core.denoiser import SIGMA_FLOOR, Denoiser, Evaluation, Space, implied_noise, mix, noise_std, work_dtype
+from ..core.denoiser import SIGMA_FLOOR, Denoiser, Evaluation, work_dtype
+from ..core.grid import check_index, check_sigmas, strength_to_index
+from ..core.noise import Noises
+from ..core.space import Space, implied_noise, mix, noise_std
 from ..core.steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from ..core.walk import AfterStep, OnStep, StepReport, walk
-from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint, strength_to_index
+from .api import MisfitError, adopt, check_fit, invert, own_method, replay, solver_fingerprint
 from .coupled import Coupled, Descent, Shear, TwoStep, two_step
 from .dry_run import sigmas_asked
 from .embeddings import EmbeddingPerStep, with_embeddings
@@ -15,8 +18,8 @@ from .gradient import WalkGradient, walk_gradient
 from .gradual import drawn, moved
 from .infedit import InfEdit
 from .infedit_branches import BranchedInfEdit
-from .inversion import Inversion, check_index, check_sigmas
-from .inversion_free import InversionFreeEdit, Noises
+from .inversion import Inversion
+from .inversion_free import InversionFreeEdit
 from .mask import blend, keep_source
 from .method import Method, MethodState, Parameter, SingleState, parameter
 from .metrics import psnr, relative_error, ssim

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser, work_dtype
-from ..core.walk import AfterStep, OnStep, shorten
+from ..core.grid import check_index, check_sigmas, shorten
+from ..core.walk import AfterStep, OnStep
 from .fingerprint import fingerprint
-from .inversion import DTYPES, Inversion, Scalar, check_axes, check_index, check_sigmas, keep
+from .inversion import DTYPES, Inversion, Scalar, check_axes, keep
 from .method import Method, SingleState
 from .registry import get_method
 
@@ -230,23 +231,6 @@ def adopt(inversion: Inversion, method: Method | str) -> Inversion:
 def solver_fingerprint(method: Method) -> str:
     """Hash of a method's name, revision and settings."""
     return fingerprint(method.name, method.revision, method.params)
-
-
-def strength_to_index(strength: float, steps: int) -> int:
-    """The index for a fraction of the way into the noise: strength * steps, rounded, at least 1.
-
-    Args:
-        strength: Above 0, at most 1.
-        steps: Steps N of the grid, at least 1.
-
-    Raises:
-        ValueError: If either is out of range.
-    """
-    if not (math.isfinite(strength) and 0.0 < strength <= 1.0):
-        raise ValueError(f"strength must lie above 0 and not above 1, got {strength}; 1 goes all the way to noise.")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}; use 20 or more for a close reconstruction.")
-    return max(1, math.floor(strength * steps + 0.5))
 
 
 def _keep_all(tensors: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:

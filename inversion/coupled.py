@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.denoiser import Denoiser, Space
+from ..core.denoiser import Denoiser
+from ..core.space import Space
 from ..core.steps import Euler
 from ..core.walk import AfterStep, OnStep, StepReport
 from .inversion import Inversion, keep

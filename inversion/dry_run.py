@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.denoiser import Denoiser, Space
+from ..core.denoiser import Denoiser
+from ..core.space import Space
 from .api import invert, replay
 from .method import Method
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.denoiser import mix
+from ..core.space import mix
 from ..core.steps import Euler
 from ..core.walk import AfterStep, walk
 from .inversion_free import EditRule, EditStep, EditTask, InversionFreeEdit, edit_walk

@@ -17,10 +17,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..core.noise import generator
 from .inversion import Inversion
-
-# Seeds of torch's generators are 64 bits.
-_SEEDS = 2**64
 
 
 def drawn(count: int, passes: int, seed: int, rows: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -37,8 +35,8 @@ def drawn(count: int, passes: int, seed: int, rows: Sequence[int]) -> tuple[tupl
     """
     columns = []
     for row in rows:
-        generator = torch.Generator().manual_seed((seed + int(row)) % _SEEDS)
-        columns.append([int(each) for each in torch.randint(count, (passes,), generator=generator)])
+        numbers = torch.randint(count, (passes,), generator=generator(seed + int(row)))
+        columns.append([int(number) for number in numbers])
     return tuple(zip(*columns, strict=True))
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..core.denoiser import mix
+from ..core.space import mix
 from .inversion_free import Branches, EditStep, EditTask, InversionFreeEdit, edit_walk
 
 

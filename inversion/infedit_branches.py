@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.denoiser import mix
+from ..core.space import mix
 from .infedit import Consistent, InfEdit
 from .inversion_free import Branches, EditStep, EditTask, edit_walk
 

@@ -6,13 +6,12 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..core.denoiser import Space, check_space, implied_noise, mix
-from ..core.walk import shorten
+from ..core.grid import check_index, check_sigmas
+from ..core.space import Space, check_space, implied_noise, mix
 
 Scalar = str | int | float | bool
 
@@ -20,8 +19,6 @@ Scalar = str | int | float | bool
 MOVED = "noise_moved"
 
 DTYPES = (torch.float32, torch.float64)
-# In float32 anything smaller may be 0, and the noise of a state at such a level 0 / 0.
-SMALLEST_STEP = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,47 +200,6 @@ class Inversion:
         """
         twice = self.map(lambda latent: torch.cat([latent, latent]))
         return replace(twice, x=torch.cat([self.reached, self.x]))
-
-
-def check_sigmas(sigmas: Sequence[float], space: Space) -> tuple[float, ...]:
-    """The grid as a tuple of floats.
-
-    Args:
-        sigmas: Noise levels, clean end first.
-        space: "ve" or "flow".
-
-    Raises:
-        ValueError: If it is not an ascending grid of at least two levels that the space has.
-    """
-    check_space(space)
-    grid = tuple(float(sigma) for sigma in sigmas)
-    if len(grid) < 2:
-        raise ValueError(f"sigmas must hold at least two levels, got {len(grid)}; ask for at least one step.")
-    if not all(math.isfinite(sigma) and sigma >= 0.0 for sigma in grid):
-        raise ValueError(f"sigmas must be finite and not negative, got {shorten(grid)}; use another schedule.")
-    if not all(a < b for a, b in pairwise(grid)):
-        raise ValueError(f"sigmas must strictly rise from the clean end, got {shorten(grid)}; flip a falling grid.")
-    if not all(b - a >= SMALLEST_STEP for a, b in pairwise(grid)):
-        raise ValueError(f"sigmas must rise in steps that float32 can hold, got {shorten(grid)}; use another schedule.")
-    if space == "flow" and grid[-1] > 1.0:
-        raise ValueError(f"sigmas of a flow model must not exceed 1, got {grid[-1]:.6g}; use a flow schedule.")
-    return grid
-
-
-def check_index(index: int, sigmas: Sequence[float], lowest: int = 1) -> None:
-    """Refuse an index that is no whole number within the grid.
-
-    Raises:
-        TypeError: If it is no whole number.
-        ValueError: If it lies outside.
-    """
-    if type(index) is not int:
-        raise TypeError(f"index must be a whole number, got {index!r}; use strength_to_index for a fraction.")
-    if not lowest <= index <= len(sigmas) - 1:
-        raise ValueError(
-            f"index must lie between {lowest} and the number of steps {len(sigmas) - 1}, got {index}; "
-            "change the strength or the number of steps."
-        )
 
 
 def check_axes(x0: Tensor) -> None:

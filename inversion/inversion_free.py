@@ -18,45 +18,13 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..core.denoiser import Denoiser, mix
-from ..core.walk import AfterStep, OnStep, StepReport, shorten
-from .inversion import check_axes, check_index, check_sigmas
+from ..core.denoiser import Denoiser
+from ..core.grid import check_index, check_sigmas, shorten
+from ..core.noise import Noises
+from ..core.space import mix
+from ..core.walk import AfterStep, OnStep, StepReport
+from .inversion import check_axes
 from .mask import keep_source
-
-# Seeds of torch's generators are 64 bits.
-_SEEDS = 2**64
-
-
-class Noises:
-    """Unit noise for the rows of a batch, each row from a generator of its own.
-
-    A row's noise depends on its own seed and on how often noise was drawn, never on the batch around it, the device
-    or the precision.
-
-    Args:
-        seed: Seed of row 0, at least 0; row r draws from seed + r.
-        like: A latent (B, C, [T,] H, W) that gives shape, dtype and device.
-        rows: Number of each row, where a batch is part of a larger one; None counts from 0.
-
-    Raises:
-        ValueError: If there are not as many numbers as rows.
-    """
-
-    def __init__(self, seed: int, like: Tensor, rows: Sequence[int] | None = None) -> None:
-        numbers = list(range(like.shape[0])) if rows is None else [int(row) for row in rows]
-        if len(numbers) != like.shape[0]:
-            raise ValueError(
-                f"rows must number the {like.shape[0]} pictures of the latent, got {len(numbers)} numbers; "
-                "leave them out to count from 0."
-            )
-        self._like = like
-        self._generators = [torch.Generator().manual_seed((seed + row) % _SEEDS) for row in numbers]
-
-    def draw(self) -> Tensor:
-        """The next noise, shape, dtype and device of the latent."""
-        shape = self._like.shape[1:]
-        rows = [torch.randn(shape, generator=each, dtype=torch.float64) for each in self._generators]
-        return torch.stack(rows).to(self._like)
 
 
 class Branches(NamedTuple):

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core.denoiser import Denoiser, mix
+from ..core.denoiser import Denoiser
+from ..core.space import mix
 from ..core.walk import StepReport
 from .adam import Adam, beside
 from .api import MisfitError, check_fit, own_method

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Mapping
-from types import ModuleType
 
+from ..core.registry import classes_by_name
 from . import methods
 from .inversion import Scalar
 from .method import Method, Parameter
 
-
-def method_in(module: ModuleType) -> type[Method]:
-    """The one method that a module defines.
-
-    Raises:
-        ImportError: If it defines none or several, or one whose name is not the file's.
-    """
-    stem = module.__name__.rpartition(".")[2]
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Method)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-    ]
-    if len(found) != 1:
-        raise ImportError(f"methods/{stem}.py must define one method, got {len(found)}; give each its own file.")
-    if found[0].name != stem:
-        raise ImportError(f"The method in methods/{stem}.py must be named {stem!r}, got {found[0].name!r}; rename one.")
-    return found[0]
-
-
-def _discover() -> dict[str, type[Method]]:
-    stems = sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
-    return {stem: method_in(importlib.import_module(f"{methods.__name__}.{stem}")) for stem in stems}
-
-
-METHODS: dict[str, type[Method]] = _discover()
+METHODS: dict[str, type[Method]] = classes_by_name(methods, Method)  # type: ignore[type-abstract]
 
 
 def all_settings() -> list[tuple[str, Parameter]]:

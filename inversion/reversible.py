@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
+from ..core.grid import check_index, check_sigmas
 from .coupled import Coupled
 from .gradient import Loss, check_inputs, differentiate_loss, pull_back, watch
-from .inversion import check_index, check_sigmas
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.denoiser import Space
+from ...core.space import Space
 from ..coupled import TwoStep
 from ..method import parameter
 

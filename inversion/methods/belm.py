@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...core.denoiser import Denoiser, Space
+from ...core.denoiser import Denoiser
+from ...core.space import Space
 from ..coupled import TwoStep, mate_of
 from ..inversion import Inversion
 from ..method import parameter

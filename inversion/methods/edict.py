@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.denoiser import Denoiser, Evaluation, Space
+from ...core.denoiser import Denoiser, Evaluation
+from ...core.space import Space
 from ...core.walk import AfterStep, OnStep, StepReport
 from ..coupled import Coupled, Descent, Shear, mate_of
 from ..inversion import Inversion, keep

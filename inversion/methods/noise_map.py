@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.denoiser import Denoiser, Space, mix
+from ...core.denoiser import Denoiser
+from ...core.noise import LARGEST_SEED, Noises
+from ...core.space import Space, mix
 from ...core.walk import AfterStep, OnStep, StepReport
 from ..inversion import Inversion, keep
 from ..method import Method, MethodState, parameter
 
-# What every random generator and every number box takes.
-LARGEST_SEED = 2**32 - 1
 STEPPERS = ("ddpm", "dpmpp_2m_sde")
 
 
@@ -126,14 +126,13 @@ class NoiseMap(Method):
         on_step: OnStep | None = None,
     ) -> MethodState:
         """Noise x0 to each level and ask the model there; see Method.invert."""
-        # Drawn on the CPU in one precision and level by level: the same on every device and up to every level.
-        generator = torch.Generator().manual_seed(self.seed)
+        # Drawn step by step: the same up to every index.
+        noises = Noises(self.seed, x0, shared=0)
         path, residuals = [keep(x0)], []
         x, lower = x0, None
         for i in range(1, index + 1):
             below, start = x, sigmas[i - 1]
-            noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
-            x = mix(x0, noise, sigmas[i], denoiser.space, sigmas[0])
+            x = mix(x0, noises.draw(), sigmas[i], denoiser.space, sigmas[0])
             denoised = denoiser(x, sigmas[i])
             now = Prediction(denoised, sigmas[i])
             # The step down to here begins with what is predicted one level above.

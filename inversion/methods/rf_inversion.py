@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ...core.denoiser import Denoiser
+from ...core.noise import LARGEST_SEED, Noises
 from ...core.steps import Step
 from ...core.walk import AfterStep, OnStep, walk
 from ..inversion import Inversion, keep
 from ..method import Method, MethodState, parameter
-from .noise_map import LARGEST_SEED
 
 
 class UpController:
@@ -148,9 +148,7 @@ class RFInversion(Method):
                 path.append(keep(x))
             return x
 
-        # Drawn on the CPU in one precision: the same on every device.
-        generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(x0.shape[1:], generator=generator, dtype=torch.float64).to(x0.dtype).to(x0.device)
+        noise = Noises(self.seed, x0, shared=0).draw()
         x = walk(denoiser, x0, sigmas[: index + 1], UpController(self.gamma, noise), on_step, tap)
         return MethodState(x, path=tuple(path) if keep_path else None, seed=self.seed)
 

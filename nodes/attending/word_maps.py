@@ -12,8 +12,8 @@ from ...attention.heat_maps import Threshold, blur, grow, over_maximum, threshol
 from ...attention.tokens import Prompt
 from ...attention.word_list import Word
 from ...attention.words import word_probe
+from ...core.noise import Noises
 from ...inversion import Denoiser, Inversion, mix, work_dtype
-from ...inversion.inversion_free import Noises
 from ..host.checks import refuse_skipping
 from ..host.compiled import refuse_compiled_model
 from ..host.denoiser import Callback, denoiser_of

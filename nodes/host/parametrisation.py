@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ...core.denoiser import Space
+from ...core.space import Space
 
 _PROBES = (0.25, 0.75)  # two inner levels: at one alone a ve and a flow mix can agree by chance
 _TOLERANCE = 1e-5  # the host mixes in float32

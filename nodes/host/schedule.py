@@ -8,7 +8,7 @@ from typing import Any
 import comfy.samplers
 import torch
 
-from ...core.walk import shorten
+from ...core.grid import shorten
 from ...inversion import Inversion
 from .parametrisation import model_sampling_of
 

@@ -184,7 +184,7 @@ def test_adopt(mixture, record):
         ({"index": 9}, ValueError, "index must lie between 1 and the number of steps 8, got 9"),
         ({"index": 0.5}, TypeError, "index must be a whole number, got 0.5"),
         ({"sigmas": GRID[::-1]}, ValueError, "sigmas must strictly rise from the clean end"),
-        ({"sigmas": [0.0]}, ValueError, "sigmas must hold at least two levels, got 1"),
+        ({"sigmas": [0.0]}, ValueError, "sigmas must be at least two, got 1"),
         ({"method": "newton"}, ValueError, "method must be one of"),
         ({"x0": torch.zeros(1, 4, 3, 5, dtype=torch.int64)}, TypeError, "x0 must be a floating-point latent"),
         (

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from retrace.core.noise import Noises
 from retrace.inversion import BlendedFlowEdit, FlowEdit, mix, relative_error
-from retrace.inversion.inversion_free import Noises
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 SPACES = ["ve", "flow"]

@@ -37,7 +37,7 @@ def test_does_not_share_what_it_was_given():
     [
         ({"space": "eps"}, ValueError, "space must be 've' or 'flow', got 'eps'"),
         ({"space": "flow"}, ValueError, "sigmas of a flow model must not exceed 1, got 2"),
-        ({"sigmas": (0.0,)}, ValueError, "sigmas must hold at least two levels, got 1"),
+        ({"sigmas": (0.0,)}, ValueError, "sigmas must be at least two, got 1"),
         ({"sigmas": (2.0, 1.0, 0.0)}, ValueError, r"sigmas must strictly rise .*got \[2, 1, 0\]; flip a falling grid"),
         ({"sigmas": (0.0, 1.0, 1.0)}, ValueError, "sigmas must strictly rise"),
         ({"sigmas": (0.0, 1e-300, 1.0)}, ValueError, "sigmas must rise in steps that float32 can hold"),

@@ -1,12 +1,10 @@
 """Methods are found by their files and refuse wrong settings."""
 
 from dataclasses import FrozenInstanceError, dataclass
-from types import ModuleType
 
 import pytest
 
-from retrace.inversion import METHODS, Method, Parameter, SingleState, Step, all_settings, get_method, parameter
-from retrace.inversion.registry import method_in
+from retrace.inversion import METHODS, Parameter, SingleState, Step, all_settings, get_method, parameter
 
 
 @dataclass(frozen=True)
@@ -30,33 +28,6 @@ class Damped(SingleState):
 
     def evaluations(self, level, rising=True):
         return 0
-
-
-def test_every_file_is_a_method(root):
-    stems = {path.stem for path in (root / "inversion" / "methods").glob("*.py")} - {"__init__"}
-    assert set(METHODS) == stems and {"euler", "midpoint", "fireflow", "ddim"} <= stems
-    assert list(METHODS) == sorted(METHODS)
-
-
-def module_with(stem, **members):
-    module = ModuleType(f"somewhere.methods.{stem}")
-    for name, member in members.items():
-        setattr(module, name, member)
-    return module
-
-
-def test_a_file_must_hold_one_method_of_its_name():
-    own = type("Own", (Damped,), {"__module__": "somewhere.methods.damped"})
-    other = type("Other", (Damped,), {"__module__": "somewhere.methods.damped"})
-    # What a file imports is not what it defines.
-    assert method_in(module_with("damped", Own=own, Damped=Damped, SingleState=SingleState)) is own
-    with pytest.raises(ImportError, match=r"methods/damped.py must define one method, got 0"):
-        method_in(module_with("damped", Damped=Damped, Method=Method))
-    with pytest.raises(ImportError, match=r"methods/damped.py must define one method, got 2"):
-        method_in(module_with("damped", Own=own, Other=other))
-    moved = type("Own", (Damped,), {"__module__": "somewhere.methods.strong"})
-    with pytest.raises(ImportError, match=r"methods/strong.py must be named 'strong', got 'damped'"):
-        method_in(module_with("strong", Own=moved))
 
 
 def test_settings_describe_themselves():

@@ -93,7 +93,7 @@ def test_noise_goes_in_and_comes_out(space, start):
     torch.testing.assert_close(implied_noise(state, clean, 0.8, space, start), noise)
     assert torch.equal(mix(clean, noise, start, space, start), clean)
     assert noise_std(mix(clean, 3.0 * noise, 0.8, space), clean, 0.8, space) == pytest.approx(3.0 * float(noise.std()))
-    with pytest.raises(ValueError, match="sigma must lie above the clean level"):
+    with pytest.raises(ValueError, match="sigma must lie above the clean end"):
         implied_noise(state, clean, start, space, start)
 
 

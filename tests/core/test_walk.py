@@ -45,7 +45,7 @@ def test_takes_a_tensor_of_sigmas():
 def test_refuses_what_does_not_rise_or_fall(sigmas):
     denoiser = Mixture("ve").denoiser()
     with pytest.raises(
-        ValueError, match="sigmas must be at least two finite levels that strictly rise or strictly fall"
+        ValueError, match="sigmas must be at least two finite numbers that strictly rise or strictly fall"
     ):
         walk(denoiser, torch.zeros(1, 1, 1, 1), sigmas, Euler())
     assert denoiser.evaluations == 0
