@@ -3,6 +3,7 @@
 from ..core.denoiser import SIGMA_FLOOR, Denoiser, Evaluation, work_dtype
 from ..core.grid import check_index, check_sigmas, strength_to_index
 from ..core.noise import Noises
+from ..core.settings import Parameter, parameter
 from ..core.space import Space, implied_noise, mix, noise_std
 from ..core.steps import DDIMPredictor, Euler, FireFlow, Midpoint, Step, Stepper
 from ..core.walk import AfterStep, OnStep, StepReport, walk
@@ -21,7 +22,7 @@ from .infedit_branches import BranchedInfEdit
 from .inversion import Inversion
 from .inversion_free import InversionFreeEdit
 from .mask import blend, keep_source
-from .method import Method, MethodState, Parameter, SingleState, parameter
+from .method import Method, MethodState, SingleState
 from .metrics import psnr, relative_error, ssim
 from .negative_prompt import PROX, NegativePrompt, proximal, slerp
 from .noise_optimize import NoiseReport, meet, noise_optimize, with_noise

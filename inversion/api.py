@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..core.denoiser import Denoiser, work_dtype
 from ..core.grid import check_index, check_sigmas, shorten
+from ..core.settings import Scalar
 from ..core.walk import AfterStep, OnStep
 from .fingerprint import fingerprint
-from .inversion import DTYPES, Inversion, Scalar, check_axes, keep
+from .inversion import DTYPES, Inversion, check_axes, keep
 from .method import Method, SingleState
 from .registry import get_method
 

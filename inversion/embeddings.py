@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
+from ..core.settings import Scalar
 from ..core.steps import Step, Stepper
-from .inversion import Inversion, Scalar, keep
+from .inversion import Inversion, keep
 
 
 class EmbeddingPerStep:

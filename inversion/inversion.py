@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ..core.grid import check_index, check_sigmas
+from ..core.settings import Scalar
 from ..core.space import Space, check_space, implied_noise, mix
-
-Scalar = str | int | float | bool
 
 # In the meta of an inversion whose x is no longer the state that its source reached.
 MOVED = "noise_moved"

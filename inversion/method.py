@@ -3,79 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
+from ..core.settings import Scalar, Settings, Version
 from ..core.steps import Stepper
 from ..core.walk import AfterStep, OnStep, walk
 from .embeddings import EmbeddingPerStep
-from .inversion import Inversion, Scalar, keep
-
-Version = tuple[int, int, int]
-
-
-class Parameter(NamedTuple):
-    """A setting of a method, as nodes and the command line show it.
-
-    Attributes:
-        name: Name of the dataclass field.
-        kind: bool, int, float or str.
-        default: Its default.
-        minimum: Lowest value, or None.
-        maximum: Highest value, or None.
-        step: Step of a number box, or None.
-        tooltip: One sentence.
-        options: Choices of a text, or empty.
-        added: Version of the pack in which it appeared, None if with its method.
-    """
-
-    name: str
-    kind: type
-    default: Scalar
-    minimum: float | None
-    maximum: float | None
-    step: float | None
-    tooltip: str
-    options: tuple[str, ...]
-    added: Version | None = None
-
-
-def parameter(
-    default: Any,
-    tooltip: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    step: float | None = None,
-    options: Sequence[str] = (),
-    added: Version | None = None,
-) -> Any:
-    """A dataclass field that is a setting of a method.
-
-    Args:
-        default: Default; its type (bool, int, float, str) is the type of the setting.
-        tooltip: One sentence on what it does.
-        minimum: Lowest value of a number.
-        maximum: Highest value of a number.
-        step: Step of a number box.
-        options: Choices of a text.
-        added: Version of the pack, for a setting that is newer than its method.
-    """
-    metadata = {
-        "min": minimum,
-        "max": maximum,
-        "step": step,
-        "tooltip": tooltip,
-        "options": tuple(options),
-        "added": added,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+from .inversion import Inversion, keep
 
 
 @dataclass(frozen=True)
@@ -95,7 +36,7 @@ class MethodState:
 
 
 @dataclass(frozen=True)
-class Method(ABC):
+class Method(Settings, ABC):
     """A way into the noise and back. Settings are the dataclass fields, made by `parameter`.
 
     Attributes:
@@ -127,36 +68,9 @@ class Method(ABC):
     stops_early: ClassVar[bool] = False
     corrects_guidance: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        for setting in self.parameters():
-            value = getattr(self, setting.name)
-            if setting.kind is float and type(value) is int:
-                value = float(value)
-                object.__setattr__(self, setting.name, value)
-            _check_value(self.name, setting, value)
-
     @classmethod
-    def parameters(cls) -> tuple[Parameter, ...]:
-        """Settings of this method in the order of their fields."""
-        return tuple(
-            Parameter(
-                name=entry.name,
-                kind=type(entry.default),
-                default=cast(Scalar, entry.default),
-                minimum=entry.metadata.get("min"),
-                maximum=entry.metadata.get("max"),
-                step=entry.metadata.get("step"),
-                tooltip=entry.metadata.get("tooltip", ""),
-                options=entry.metadata.get("options", ()),
-                added=entry.metadata.get("added"),
-            )
-            for entry in dataclasses.fields(cls)
-        )
-
-    @property
-    def params(self) -> dict[str, Scalar]:
-        """Settings as plain values."""
-        return {setting.name: getattr(self, setting.name) for setting in self.parameters()}
+    def _called(cls, name: str) -> str:
+        return f"{name} of method {cls.name}"
 
     @abstractmethod
     def invert(
@@ -263,16 +177,3 @@ class SingleState(Method):
         if inversion.embeddings:
             stepper = EmbeddingPerStep(stepper, inversion.embeddings, device)
         return walk(denoiser, inversion.x.to(device), inversion.falling, stepper, on_step, after_step)
-
-
-def _check_value(method: str, setting: Parameter, value: Any) -> None:
-    what, hint = f"{setting.name} of method {method}", f"got {value!r}; the default is {setting.default!r}."
-    right = type(value) is setting.kind and (not isinstance(value, float) or math.isfinite(value))
-    if not right:
-        raise TypeError(f"{what} must be a finite {setting.kind.__name__}, {hint}")
-    if setting.options and value not in setting.options:
-        raise ValueError(f"{what} must be one of {', '.join(setting.options)}, {hint}")
-    if setting.minimum is not None and value < setting.minimum:
-        raise ValueError(f"{what} must be at least {setting.minimum}, {hint}")
-    if setting.maximum is not None and value > setting.maximum:
-        raise ValueError(f"{what} must be at most {setting.maximum}, {hint}")

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
+from ..core.settings import Scalar
 from ..core.space import mix
 from ..core.walk import StepReport
 from .adam import Adam, beside
 from .api import MisfitError, check_fit, own_method
 from .gradient import walk_gradient
-from .inversion import MOVED, Inversion, Scalar, keep
+from .inversion import MOVED, Inversion, keep
 from .method import SingleState
 
 NORMS = ("L2", "L1")

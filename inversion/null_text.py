@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
+from ..core.settings import Scalar
 from ..core.steps import Euler, Step
 from ..core.walk import StepReport
 from .adam import EPSILON, Adam, beside
 from .api import MisfitError, adopt, own_method
 from .embeddings import with_embeddings
-from .inversion import Inversion, Scalar
+from .inversion import Inversion
 from .method import SingleState
 
 # Settings of the published code, for its 50 steps at guidance 7.5.

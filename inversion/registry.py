@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..core.registry import classes_by_name
+from ..core.settings import Parameter, Scalar
 from . import methods
-from .inversion import Scalar
-from .method import Method, Parameter
+from .method import Method
 
 METHODS: dict[str, type[Method]] = classes_by_name(methods, Method)  # type: ignore[type-abstract]
 

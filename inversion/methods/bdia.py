@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...core.settings import parameter
 from ...core.space import Space
 from ..coupled import TwoStep
-from ..method import parameter
 
 # Going up, a disturbance grows by 1/gamma a step. At sixtyfold growth, gamma .96 over 100 steps, the noise of an
 # inversion is still near its right strength (1.2 times on an exact model); at a hundredfold it may be twice too strong.

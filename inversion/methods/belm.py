@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.denoiser import Denoiser
+from ...core.settings import parameter
 from ...core.space import Space
 from ..coupled import TwoStep, mate_of
 from ..inversion import Inversion
-from ..method import parameter
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...core.denoiser import Denoiser
+from ...core.settings import parameter
 from ...core.steps import DDIMPredictor, Euler
 from ...core.walk import AfterStep, OnStep, StepReport, walk
 from ..inversion import Inversion, keep
-from ..method import Method, MethodState, parameter
+from ..method import Method, MethodState
 
 
 @dataclass(frozen=True)

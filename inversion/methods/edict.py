@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ...core.denoiser import Denoiser, Evaluation
+from ...core.settings import parameter
 from ...core.space import Space
 from ...core.walk import AfterStep, OnStep, StepReport
 from ..coupled import Coupled, Descent, Shear, mate_of
 from ..inversion import Inversion, keep
-from ..method import MethodState, parameter
+from ..method import MethodState
 
 # The paper's mixing, for 50 steps.
 OFFICIAL_P = 0.93

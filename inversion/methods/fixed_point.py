@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from ...core.settings import Scalar, parameter
 from ...core.steps import Euler, Stepper
 from ..fixed_point import ImplicitEuler
-from ..inversion import Scalar
-from ..method import SingleState, parameter
+from ..method import SingleState
 
 _logger = logging.getLogger(__name__)
 

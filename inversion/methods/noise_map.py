@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ...core.denoiser import Denoiser
 from ...core.noise import LARGEST_SEED, Noises
+from ...core.settings import parameter
 from ...core.space import Space, mix
 from ...core.walk import AfterStep, OnStep, StepReport
 from ..inversion import Inversion, keep
-from ..method import Method, MethodState, parameter
+from ..method import Method, MethodState
 
 STEPPERS = ("ddpm", "dpmpp_2m_sde")
 

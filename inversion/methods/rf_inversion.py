@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ...core.denoiser import Denoiser
 from ...core.noise import LARGEST_SEED, Noises
+from ...core.settings import parameter
 from ...core.steps import Step
 from ...core.walk import AfterStep, OnStep, walk
 from ..inversion import Inversion, keep
-from ..method import Method, MethodState, parameter
+from ..method import Method, MethodState
 
 
 class UpController:

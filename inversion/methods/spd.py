@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ...core.denoiser import Denoiser
+from ...core.settings import Scalar, parameter
 from ...core.steps import DDIMPredictor, Euler, Step, Stepper
 from ..adam import Adam, beside
 from ..gradient import pull_back, watch
-from ..inversion import Scalar
-from ..method import SingleState, parameter
+from ..method import SingleState
 
 # Of torch's AdamW, which the published code leaves at its default.
 WEIGHT_DECAY = 1e-2
