@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
+from ..core.walk import AfterStep
 from .cache import Cache, EvaluationCache
 from .calls import Attend
 from .executor import Executor
@@ -205,6 +207,48 @@ class AttentionRun:
                 if entry.covers(site):
                     met[site.key] = site.label
         return self._executor.run(site, rows, step, q, k, v, attend, self.cache, mask, scale)
+
+    def blend(self, step: Step, states: Mapping[str, Tensor]) -> Tensor:
+        """The target's latent after a step: all latent rules of the plan, in their order.
+
+        Args:
+            step: The step that was just done.
+            states: Latents of the branches after it.
+        """
+        target = states[TARGET]
+        for rule in self.plan.latent_rules:
+            target = rule.after(self, step, {**states, TARGET: target})
+        return target
+
+    def after_step(
+        self,
+        sigmas: Sequence[float],
+        source: Callable[[float, torch.device], Tensor] | None,
+        then: AfterStep | None = None,
+    ) -> AfterStep | None:
+        """The hook that carries out the latent rules in a walk.
+
+        Args:
+            sigmas: Noise levels of the walk, falling.
+            source: State of the source at a noise level, on a device, as Inversion.state_at tells it; None where the
+                walk carries the source's rows before the target's.
+            then: A hook that follows, such as that of a mask.
+
+        Returns:
+            The hook; without latent rules it is `then`.
+        """
+        if not self.plan.latent_rules:
+            return then
+        total = len(sigmas) - 1
+
+        def hook(x: Tensor, index: int) -> Tensor:
+            done = total - 1 - index
+            beside, target = x.chunk(2) if source is None else (source(sigmas[done + 1], x.device).to(x), x)
+            blended = self.blend(Step(done, total, sigmas[done]), {SOURCE: beside, TARGET: target})
+            x = torch.cat([beside, blended]) if source is None else blended
+            return x if then is None else then(x, index)
+
+        return hook
 
     def clear(self) -> None:
         """Forget what forwards left for each other: the next evaluation begins."""

@@ -64,11 +64,7 @@ def attended_infedit(
         return torch.cat([found[name] for name in names])
 
     def blend(index: int, total: int, sigma: float, states: Sequence[Tensor]) -> Tensor:
-        edited = states[1]
-        for rule in plan.latent_rules:
-            now = dict(zip(names, (states[0], edited, *states[2:]), strict=True))
-            edited = rule.after(branches.run, Step(index, total, sigma), now)
-        return edited
+        return branches.run.blend(Step(index, total, sigma), dict(zip(names, states, strict=True)))
 
     denoiser = Denoiser(denoise, model.space, model.denoiser(x0, source).sigma_floor)
     edit = BranchedInfEdit(eta=eta, others=len(plan.branches), blend=blend if plan.latent_rules else None)

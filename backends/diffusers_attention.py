@@ -292,15 +292,7 @@ def attended_replay(
         ValueError: As in attended_denoiser and replay.
     """
     denoiser, run = _attended(model, record, plan, source, target, uncond, cfg)
-
-    def blended(x: Tensor, level: int) -> Tensor:
-        done = Step(index=record.index - 1 - level, total=record.index, sigma=record.sigmas[level + 1])
-        beside = record.state_at(record.sigmas[level], x.device).to(x)
-        for rule in plan.latent_rules:
-            x = rule.after(run, done, {SOURCE: beside, TARGET: x})
-        return x if after_step is None else after_step(x, level)
-
-    return replay(record, denoiser, denoiser, after_step=blended if plan.latent_rules else after_step)
+    return replay(record, denoiser, denoiser, after_step=run.after_step(record.falling, record.state_at, after_step))
 
 
 def _attended(

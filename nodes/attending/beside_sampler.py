@@ -14,7 +14,7 @@ from typing import Any
 import comfy.samplers
 import torch
 
-from ...attention import AttentionPlan, AttentionRun, Step
+from ...attention import AttentionPlan, AttentionRun
 from ...inversion import AfterStep, Inversion, work_dtype
 from ..host.checks import check_state_fits
 from ..host.denoiser import Callback
@@ -177,17 +177,9 @@ def _blends(guider: BranchGuider, record: Inversion) -> Blends:
     """Return what makes the hook of a walk that carries out the latent rules of a plan."""
 
     def over(levels: Sequence[float]) -> AfterStep:
-        steps = len(levels) - 1
-
-        def hook(x: torch.Tensor, level: int) -> torch.Tensor:
-            assert guider.run is not None
-            index = steps - 1 - level
-            done = Step(index=index, total=steps, sigma=levels[index])
-            source = record.state_at(levels[index + 1], x.device).to(x)
-            for rule in guider.run.plan.latent_rules:
-                x = rule.after(guider.run, done, {SOURCE: source, TARGET: x})
-            return x
-
+        assert guider.run is not None
+        hook = guider.run.after_step(levels, record.state_at)
+        assert hook is not None
         return hook
 
     return over

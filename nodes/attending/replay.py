@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...attention import AttentionPlan, Cache, Step
+from ...attention import AttentionPlan, Cache
 from ...inversion import (
     AfterStep,
     Inversion,
@@ -185,20 +185,8 @@ def after_step(
 ) -> AfterStep | None:
     """Return the hook of a replay: the plan's latent rules, then the mask."""
     assert guider.run is not None
-    run = guider.run
     masked = None
     if grid is not None:
         batched = free and grid.shape[0] > 1
         masked = blend(walked, torch.cat([grid, grid]) if batched else grid, device)
-    if not run.plan.latent_rules:
-        return masked
-
-    def hook(x: torch.Tensor, level: int) -> torch.Tensor:
-        done = Step(index=record.index - 1 - level, total=record.index, sigma=record.sigmas[level + 1])
-        source, target = x.chunk(2) if free else (record.state_at(record.sigmas[level], device).to(x), x)
-        for rule in run.plan.latent_rules:
-            target = rule.after(run, done, {SOURCE: source, TARGET: target})
-        x = torch.cat([source, target]) if free else target
-        return x if masked is None else masked(x, level)
-
-    return hook
+    return guider.run.after_step(record.falling, None if free else record.state_at, masked)

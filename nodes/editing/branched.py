@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ...attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Step
+from ...attention import AttentionPlan, AttentionRun, Step
 from ...inversion import BlendedFlowEdit, BranchedInfEdit, FlowEdit, InfEdit, InversionFreeEdit
 
 
@@ -26,15 +26,11 @@ def branched(edit: InversionFreeEdit, plan: AttentionPlan, run: Callable[[], Att
     """
     if not plan.branches and not plan.latent_rules:
         return edit
-    names = (SOURCE, TARGET, *plan.branches)
 
     def blend(index: int, total: int, sigma: float, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        found, target = run(), states[1]
-        assert found is not None
-        for rule in plan.latent_rules:
-            now = dict(zip(names, (states[0], target, *states[2:]), strict=True))
-            target = rule.after(found, Step(index, total, sigma), now)
-        return target
+        under_way = run()
+        assert under_way is not None
+        return under_way.blend(Step(index, total, sigma), dict(zip(under_way.branches, states, strict=True)))
 
     blended = blend if plan.latent_rules else None
     if isinstance(edit, InfEdit):

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import comfy.samplers
 import torch
 
-from ...core import walk
+from ...core.walk import walk
 from ...inversion import AfterStep, Denoiser, Inversion, SingleState, Stepper, implied_noise, replay, work_dtype
 from ...inversion.api import check_fit, own_method
 from ...inversion.registry import get_method
