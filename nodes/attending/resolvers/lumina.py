@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ....attention.sites import Site
 from ..blocks import Blocks
@@ -16,6 +18,11 @@ class Lumina(Blocks):
     labels = ("Lumina 2", "Z-Image")
     networks = ("lumina.model.NextDiT",)
     stacks = (("block", "layers", ""),)
+
+    @classmethod
+    def may_share(cls, model_conds: Sequence[Mapping[str, Any]]) -> bool:
+        # Host 0.8.0 takes a mask of several rows for one of queries and keys.
+        return "attention_mask" not in model_conds[0]
 
     def mark(self, options: Options) -> Options:
         return {name: value for name, value in options.items() if name != "block_index"}

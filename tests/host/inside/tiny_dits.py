@@ -1,238 +1,227 @@
-"""Tiny models of every architecture whose attention is known; those of tiny.py with two blocks where it has one."""
+"""Tiny models of every architecture whose attention is known, and what the checks must know of each.
+
+A resolver has its tiny model here, under any name; every check of attention then runs on it.
+"""
 
 import types
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import comfy.latent_formats
-import comfy.ldm.chroma.model
-import comfy.ldm.hunyuan_video.model
-import comfy.ldm.lumina.model
 import comfy.model_base
 import comfy.model_patcher
 import comfy.supported_models
 import tiny
 import torch
+from comfyui_version import __version__
 
-UNETS = ("sd15", "sdxl")
-# What this host has not, and since when hosts have it: every check goes without, and one check says so.
-MISSING = {} if hasattr(comfy.supported_models, "ZImage") else {"zimage": "Z-Image"}
-# sd35 is SD3.5-medium, whose first blocks attend a second time to the picture alone.
-_EVERY = ("sd3", "sd35", "flux", "chroma", "qwen", "wan", "wan_i2v", "hunyuan", "ltx", "lumina", "zimage", "aura")
-DITS = tuple(kind for kind in _EVERY if kind not in MISSING)
-KINDS = (*UNETS, *DITS)
-FLOWS = DITS
-VIDEO = ("wan", "wan_i2v", "hunyuan", "ltx")
-READS_CLIP = ("sd15", "sdxl", "sd3", "sd35")
 TEXT = 8
-# Z-Image fills text and picture up to a multiple of 32 tokens; 5 leaves both with some to fill here.
-ZIMAGE_MULTIPLE = 5
-# AuraFlow puts 8 learnt tokens in front of the text.
-AURA_REGISTERS = 8
 # Tokens of the picture that image-to-video networks look at, 257 in CLIP's; 1280 channels are fixed in the host.
 SEEN, SEEN_CHANNELS = 6, 1280
+CLIP = 1_000
 
 
-def _known(config, names):
-    """The entries of a configuration that this host's class takes."""
-    return {name: value for name, value in config.items() if name in names}
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny model.
+
+    Attributes:
+        family: Family of its resolver.
+        build: Returns the host's configuration and what makes the model of it.
+        channels: Channels of its latent.
+        frames: Most frames of its latent, 0 where it has no such axis.
+        text: Tokens of a prompt.
+        extras: Further entries of a CONDITIONING, from its rows, tokens and a generator.
+        front: Tokens of a joint sequence in front of the text.
+        filled: Text and picture are each filled up to a multiple of this many tokens.
+        mixed: Which of "image" and "text" a refiner mixes before the first block.
+        whole: Whether the host's own network takes whole patches only.
+        wrapped: Whether the host lets something stand around the network.
+        residual: Channels of what a ControlNet adds to a block's picture, 0 where there is no such thing.
+        since: Version of the host that first has it.
+    """
+
+    family: str
+    build: Callable
+    channels: int = 16
+    frames: int = 0
+    text: int = TEXT
+    extras: Callable = lambda batch, tokens, generator: {}
+    front: int = 0
+    filled: int = 1
+    mixed: tuple[str, ...] = ()
+    whole: bool = False
+    wrapped: bool = True
+    residual: int = 0
+    since: tuple[int, int, int] = (0, 8, 0)
 
 
-def _hunyuan():
+def _of(name, base=None, **config):
+    """A configuration of the host by its name, and the model that goes with it."""
+    made = getattr(comfy.supported_models, name)(config)
+    return made, lambda: getattr(comfy.model_base, base or name)(made)
+
+
+def _changed(kind, **changes):
+    """A model of tiny.py with other settings, two blocks where it has one."""
+    made, make = tiny._build(kind)
+    made.unet_config.update(changes)
+    return made, make
+
+
+def _sd3(**changes):
+    made, make = _changed("sd3", depth=2, **changes)
+    made.unet_config["context_embedder_config"]["params"]["out_features"] = 128
+    return made, make
+
+
+def _blocks(**changes):
+    """What networks after Flux's design have in common."""
+    return {"context_in_dim": tiny.CONTEXT, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "qkv_bias": True,
+            "depth": 2, "depth_single_blocks": 2, "axes_dim": [4, 6, 6], "theta": 256, **changes}  # fmt: skip
+
+
+def _flux2():
+    config = _blocks(
+        image_model="flux2", in_channels=128, out_channels=128, vec_in_dim=None, axes_dim=[4] * 4, patch_size=1,
+        guidance_embed=True, global_modulation=True, mlp_silu_act=True, ops_bias=False, default_ref_method="index",
+        ref_index_scale=10.0, txt_ids_dims=[3],
+    )  # fmt: skip
+    return _of("Flux2", **{**config, "qkv_bias": False})
+
+
+def _chroma():
+    # Embeddings of the level, of guidance and of the place of a modulation: 16, 16 and 32 channels.
+    config = _blocks(
+        image_model="chroma", in_channels=64, out_channels=64, theta=10000, patch_size=2, in_dim=64, out_dim=32,
+        hidden_dim=32, n_layers=1, txt_ids_dims=[], vec_in_dim=None,
+    )  # fmt: skip
+    return _of("Chroma", **config)
+
+
+def _hunyuan(name="HunyuanVideo", **changes):
+    config = _blocks(
+        image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=tiny.POOLED, patch_size=[1, 2, 2],
+        guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None,
+        meanflow_sum=False,
+    )  # fmt: skip
+    return _of(name, **{**config, **changes})
+
+
+def _hunyuan_15():
+    # 32 channels of noise, 32 of a first frame and one of its mask.
+    changes = {"in_channels": 65, "out_channels": 32, "patch_size": [1, 1, 1], "depth_single_blocks": 0}
+    return _hunyuan("HunyuanVideo15", vec_in_dim=None, guidance_embed=False, **changes)
+
+
+def _lumina(name="Lumina2", **changes):
     config = {
-        "in_channels": 16,
-        "out_channels": 16,
-        "vec_in_dim": tiny.POOLED,
-        "context_in_dim": tiny.CONTEXT,
-        "hidden_size": 32,
-        "mlp_ratio": 2.0,
-        "num_heads": 2,
-        "depth": 2,
-        "depth_single_blocks": 2,
-        "axes_dim": [4, 6, 6],
-        "theta": 256,
-        "patch_size": [1, 2, 2],
-        "qkv_bias": True,
-        "guidance_embed": True,
-        "byt5": False,
-        "meanflow": False,
-        "use_cond_type_embedding": False,
-        "vision_in_dim": None,
-        "meanflow_sum": False,
-    }
-    fields = comfy.ldm.hunyuan_video.model.HunyuanVideoParams.__dataclass_fields__
-    made = comfy.supported_models.HunyuanVideo({"image_model": "hunyuan_video", **_known(config, fields)})
-    return made, lambda: comfy.model_base.HunyuanVideo(made)
-
-
-def _qwen():
-    config = comfy.supported_models.QwenImage(
-        {
-            "image_model": "qwen_image",
-            "patch_size": 2,
-            "in_channels": 64,
-            "out_channels": 16,
-            "num_layers": 2,
-            "attention_head_dim": 24,
-            "num_attention_heads": 2,
-            "joint_attention_dim": tiny.CONTEXT,
-            "axes_dims_rope": (4, 10, 10),
-        }
-    )
-    return config, lambda: comfy.model_base.QwenImage(config)
-
-
-def _ltx():
-    config = comfy.supported_models.LTXV(
-        {
-            "image_model": "ltxv",
-            "in_channels": 128,
-            "cross_attention_dim": 48,
-            "attention_head_dim": 24,
-            "num_attention_heads": 2,
-            "caption_channels": tiny.CONTEXT,
-            "num_layers": 2,
-        }
-    )
-    return config, lambda: comfy.model_base.LTXV(config)
-
-
-def _lumina():
-    config = comfy.supported_models.Lumina2(
-        {
-            "image_model": "lumina2",
-            "patch_size": 2,
-            "in_channels": 16,
-            "dim": 48,
-            "n_layers": 2,
-            "n_refiner_layers": 1,
-            "n_heads": 2,
-            "n_kv_heads": 1,
-            "multiple_of": 16,
-            "ffn_dim_multiplier": 1.0,
-            "qk_norm": True,
-            "cap_feat_dim": tiny.CONTEXT,
-            "axes_dims": [8, 8, 8],
-            "axes_lens": [64, 64, 64],
-        }
-    )
-    return config, lambda: comfy.model_base.Lumina2(config)
+        "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 48, "n_layers": 2, "n_refiner_layers": 1,
+        "n_heads": 2, "n_kv_heads": 1, "multiple_of": 16, "ffn_dim_multiplier": 1.0, "qk_norm": True,
+        "cap_feat_dim": tiny.CONTEXT, "axes_dims": [8, 8, 8], "axes_lens": [64, 64, 64],
+    }  # fmt: skip
+    return _of(name, "Lumina2", **{**config, **changes})
 
 
 def _zimage():
     # The host ties the width of the time embedding, 256, to the least width of a block.
-    config = comfy.supported_models.ZImage(
-        {
-            "image_model": "lumina2",
-            "patch_size": 2,
-            "in_channels": 16,
-            "dim": 256,
-            "n_layers": 2,
-            "n_refiner_layers": 1,
-            "n_heads": 4,
-            "n_kv_heads": 4,
-            "multiple_of": 16,
-            "ffn_dim_multiplier": 0.25,
-            "qk_norm": True,
-            "cap_feat_dim": tiny.CONTEXT,
-            "axes_dims": [16, 24, 24],
-            "axes_lens": [64, 64, 64],
-            "rope_theta": 256.0,
-            "z_image_modulation": True,
-            "time_scale": 1000.0,
-            "pad_tokens_multiple": ZIMAGE_MULTIPLE,
-        }
-    )
-    return config, lambda: comfy.model_base.Lumina2(config)
-
-
-def _chroma():
-    config = {
-        "in_channels": 64,
-        "out_channels": 64,
-        "context_in_dim": tiny.CONTEXT,
-        "hidden_size": 32,
-        "mlp_ratio": 2.0,
-        "num_heads": 2,
-        "depth": 2,
-        "depth_single_blocks": 2,
-        "axes_dim": [4, 6, 6],
-        "theta": 10000,
-        "patch_size": 2,
-        "qkv_bias": True,
-        # Embeddings of the level, of guidance and of the place of a modulation: 16, 16 and 32 channels.
-        "in_dim": 64,
-        "out_dim": 32,
-        "hidden_dim": 32,
-        "n_layers": 1,
-        "txt_ids_dims": [],
-        "vec_in_dim": None,
-    }
-    fields = comfy.ldm.chroma.model.ChromaParams.__dataclass_fields__
-    made = comfy.supported_models.Chroma({"image_model": "chroma", **_known(config, fields)})
-    return made, lambda: comfy.model_base.Chroma(made)
-
-
-def _aura():
-    config = comfy.supported_models.AuraFlow(
-        {
-            "cond_seq_dim": tiny.CONTEXT,
-            "max_seq": 64,
-            "dim": 32,
-            "n_layers": 4,
-            "n_double_layers": 2,
-            "n_heads": 2,
-            "global_conddim": 32,
-        }
-    )
-    return config, lambda: comfy.model_base.AuraFlow(config)
+    return _lumina(
+        "ZImage", dim=256, n_heads=4, n_kv_heads=4, ffn_dim_multiplier=0.25, axes_dims=[16, 24, 24], rope_theta=256.0,
+        z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=TINY["zimage"].filled,
+    )  # fmt: skip
 
 
 def _wan_i2v():
-    config, _ = tiny._build("wan")
     # 16 channels of noise, 16 of the first frame and 4 of a mask.
-    unet = {**config.unet_config, "model_type": "i2v", "in_dim": 36, "num_layers": 2}
-    made = comfy.supported_models.WAN21_I2V(unet)
+    config, _ = _changed("wan", num_layers=2, model_type="i2v", in_dim=36)
+    made = comfy.supported_models.WAN21_I2V(config.unet_config)
     return made, lambda: comfy.model_base.WAN21(made, image_to_video=True)
 
 
+def _qwen():
+    return _of(
+        "QwenImage", image_model="qwen_image", patch_size=2, in_channels=64, out_channels=16, num_layers=2,
+        attention_head_dim=24, num_attention_heads=2, joint_attention_dim=tiny.CONTEXT, axes_dims_rope=(4, 10, 10),
+    )  # fmt: skip
+
+
+def _ltx():
+    return _of(
+        "LTXV", image_model="ltxv", in_channels=128, cross_attention_dim=48, attention_head_dim=24,
+        num_attention_heads=2, caption_channels=tiny.CONTEXT, num_layers=2,
+    )  # fmt: skip
+
+
+def _aura():
+    return _of(
+        "AuraFlow", cond_seq_dim=tiny.CONTEXT, max_seq=64, dim=32, n_layers=4, n_double_layers=2, n_heads=2,
+        global_conddim=32,
+    )  # fmt: skip
+
+
 def _pixart():
-    """An architecture that has no resolver."""
-    config = comfy.supported_models.PixArtAlpha(
-        {
-            "image_model": "pixart_alpha",
-            "hidden_size": 32,
-            "depth": 1,
-            "num_heads": 2,
-            "caption_channels": tiny.CONTEXT,
-            "pe_interpolation": 1.0,
-            "micro_condition": False,
-            "model_max_length": TEXT,
-        }
-    )
-    return config, lambda: comfy.model_base.PixArt(config)
+    return _of(
+        "PixArtAlpha", "PixArt", image_model="pixart_alpha", hidden_size=32, depth=1, num_heads=2,
+        caption_channels=tiny.CONTEXT, pe_interpolation=1.0, micro_condition=False, model_max_length=TEXT,
+    )  # fmt: skip
 
 
-def _build(kind):
-    own = {"hunyuan": _hunyuan, "qwen": _qwen, "ltx": _ltx, "lumina": _lumina}
-    own.update(zimage=_zimage, chroma=_chroma, aura=_aura, wan_i2v=_wan_i2v, pixart=_pixart)
-    if kind in own:
-        return own[kind]()
-    config, make = tiny._build("sd3" if kind == "sd35" else kind)
-    if kind in ("sd3", "sd35"):
-        config.unet_config["depth"] = 2
-        config.unet_config["context_embedder_config"]["params"]["out_features"] = 128
-        if kind == "sd35":
-            config.unet_config.update(num_blocks=4, x_block_self_attn_layers=[0, 1], qk_norm="rms")
-    elif kind == "flux":
-        config.unet_config.update(depth=2, depth_single_blocks=2)
-    elif kind == "wan":
-        config.unet_config["num_layers"] = 2
-    return config, make
+def _pooled(**more):
+    return lambda batch, tokens, made: {"pooled_output": torch.randn(batch, tiny.POOLED, generator=made), **more}
+
+
+def _unpooled(batch, tokens, generator):
+    # As the text encoders of these give it, which have no pooled part.
+    return {"guidance": 0.0, "pooled_output": None}
+
+
+def _mask(batch, tokens, generator):
+    return {"attention_mask": torch.ones(batch, tokens, dtype=torch.long)}
+
+
+def _seen(batch, tokens, generator):
+    states = torch.randn(1, SEEN, SEEN_CHANNELS, generator=torch.Generator().manual_seed(7))
+    return {"clip_vision_output": types.SimpleNamespace(penultimate_hidden_states=states)}
+
+
+_SD3 = {"text": 77, "extras": _pooled(), "residual": 128, "wrapped": False}
+TINY = {
+    "sd15": Tiny("sd15", lambda: tiny._build("sd15"), channels=4, text=77),
+    "sdxl": Tiny("sdxl", lambda: tiny._build("sdxl"), channels=4, text=77, extras=_pooled()),
+    "sd3": Tiny("sd3", _sd3, **_SD3),
+    # SD3.5-medium, whose first blocks attend a second time to the picture alone.
+    "sd35": Tiny("sd3", lambda: _sd3(num_blocks=4, x_block_self_attn_layers=[0, 1], qk_norm="rms"), **_SD3),
+    "flux": Tiny(
+        "flux", lambda: _changed("flux", depth=2, depth_single_blocks=2), extras=_pooled(guidance=2.0), residual=32
+    ),
+    "chroma": Tiny("flux", _chroma, extras=_unpooled, residual=32),
+    # The host fills its text up to 512 tokens from the front.
+    "flux2": Tiny("flux2", _flux2, channels=128, extras=_unpooled, front=512 - TEXT, residual=32),
+    "qwen": Tiny("qwen", _qwen, frames=1, residual=48),
+    "wan": Tiny("wan", lambda: _changed("wan", num_layers=2), frames=CLIP),
+    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen),
+    "hunyuan": Tiny("hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), whole=True),
+    "hunyuan_15": Tiny("hunyuan_video_15", _hunyuan_15, channels=32, frames=CLIP, extras=_unpooled, mixed=("text",)),
+    "ltx": Tiny("ltx", _ltx, channels=128, frames=CLIP, extras=_mask),
+    "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=("image", "text")),
+    # Text and picture are filled up to a multiple of 32 tokens; 5 leaves both with some to fill here.
+    "zimage": Tiny("lumina", _zimage, mixed=("image", "text"), filled=5),
+    # 8 learnt tokens stand in front of the text.
+    "aura": Tiny("aura", _aura, channels=4, front=8),
+    # An architecture that has no resolver.
+    "pixart": Tiny("", _pixart, channels=4),
+}
+HOST = tuple(int(number) for number in __version__.split(".")[:3])
+KINDS = tuple(kind for kind, about in TINY.items() if about.family and about.since <= HOST)
+UNETS = tuple(kind for kind in KINDS if TINY[kind].family in ("sd15", "sdxl"))
+DITS = tuple(kind for kind in KINDS if kind not in UNETS)
+VIDEO = tuple(kind for kind in KINDS if TINY[kind].frames > 1)
+READS_CLIP = tuple(kind for kind in KINDS if TINY[kind].text == 77)
 
 
 def model(kind, seed=0):
     """A MODEL of one of KINDS, or of "pixart", whose attention nobody knows."""
     with torch.inference_mode():
-        config, make = _build(kind)
+        config, make = TINY[kind].build()
         config.manual_cast_dtype = None
         config.unet_config.setdefault("dtype", torch.float32)
         made = make()
@@ -244,39 +233,19 @@ def model(kind, seed=0):
 
 def conditioning(kind, seed=0, batch=1, tokens=None):
     """A CONDITIONING that fits the kind."""
-    if kind in tiny.KINDS or kind == "sd35":
-        made = tiny.conditioning("sd3" if kind == "sd35" else kind, seed, batch)
-        if tokens is not None:
-            generator = torch.Generator().manual_seed(100 + seed)
-            made[0][0] = torch.randn(batch, tokens, tiny.CONTEXT, generator=generator)
-        return made
-    generator = torch.Generator().manual_seed(100 + seed)
-    tokens = TEXT if tokens is None else tokens
-    extras = {}
-    if kind == "hunyuan":
-        extras = {"pooled_output": torch.randn(batch, tiny.POOLED, generator=generator), "guidance": 6.0}
-    if kind in ("ltx", "lumina"):
-        extras = {"attention_mask": torch.ones(batch, tokens, dtype=torch.long)}
-    if kind == "chroma":
-        # As its text encoder gives it, which has no pooled part.
-        extras = {"guidance": 0.0, "pooled_output": None}
-    made = torch.randn(batch, tokens, tiny.CONTEXT, generator=generator)
-    if kind == "wan_i2v":
-        seen = torch.randn(1, SEEN, SEEN_CHANNELS, generator=torch.Generator().manual_seed(7))
-        extras = {"clip_vision_output": types.SimpleNamespace(penultimate_hidden_states=seen)}
-    return [[made, extras]]
+    about, generator = TINY[kind], torch.Generator().manual_seed(100 + seed)
+    tokens = about.text if tokens is None else tokens
+    extras = about.extras(batch, tokens, generator)
+    return [[torch.randn(batch, tokens, tiny.CONTEXT, generator=generator), extras]]
 
 
-def others(kind, image):
-    """Tokens of a joint sequence that are neither text nor picture, before and behind the picture."""
-    if kind == "aura":
-        return AURA_REGISTERS, 0
-    return (-TEXT % ZIMAGE_MULTIPLE, -image % ZIMAGE_MULTIPLE) if kind == "zimage" else (0, 0)
+def filling(kind, tokens):
+    """Tokens that fill up as many of text or picture."""
+    return -tokens % TINY[kind].filled
 
 
 def latent(kind, batch=1, seed=0, size=(8, 12), frames=3):
     """A non-square LATENT of the kind's channels; a clip for video."""
-    generator = torch.Generator().manual_seed(200 + seed)
-    channels = {"sd15": 4, "sdxl": 4, "aura": 4, "pixart": 4, "ltx": 128}.get(kind, 16)
-    times = {"qwen": (1,)}.get(kind, (frames,) if kind in VIDEO else ())
-    return {"samples": torch.randn(batch, channels, *times, *size, generator=generator)}
+    about, generator = TINY[kind], torch.Generator().manual_seed(200 + seed)
+    times = (min(frames, about.frames),) if about.frames else ()
+    return {"samples": torch.randn(batch, about.channels, *times, *size, generator=generator)}
