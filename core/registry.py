@@ -34,8 +34,8 @@ def all_classes(package: ModuleType, base: type[Base]) -> list[type[Base]]:
     return [found for module in modules_of(package) for found in classes_of(module, base)]
 
 
-def one_class(module: ModuleType, base: type[Base]) -> type[Base]:
-    """The one concrete class of a base that a module defines, whose `name` is the file's.
+def one_class(module: ModuleType, base: type[Base], key: str = "name") -> type[Base]:
+    """The one concrete class of a base that a module defines, whose `key` is the file's name.
 
     Raises:
         ImportError: If it defines none or several, or one of another name.
@@ -44,16 +44,16 @@ def one_class(module: ModuleType, base: type[Base]) -> type[Base]:
     classes, kind = classes_of(module, base), base.__name__
     if len(classes) != 1:
         raise ImportError(f"{folder}/{stem}.py must define one {kind}, got {len(classes)}; give each its own file.")
-    name = getattr(classes[0], "name", None)
+    name = getattr(classes[0], key, None)
     if name != stem:
         raise ImportError(f"The {kind} in {folder}/{stem}.py must be named {stem!r}, got {name!r}; rename one.")
     return classes[0]
 
 
-def classes_by_name(package: ModuleType, base: type[Base]) -> dict[str, type[Base]]:
+def classes_by_name(package: ModuleType, base: type[Base], key: str = "name") -> dict[str, type[Base]]:
     """The class of a base in each module of a package, by its name, which is that of its file.
 
     Raises:
         ImportError: As in one_class.
     """
-    return {module.__name__.rpartition(".")[2]: one_class(module, base) for module in modules_of(package)}
+    return {module.__name__.rpartition(".")[2]: one_class(module, base, key) for module in modules_of(package)}

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
+import sys
 from typing import Any
 
+from ....core.registry import classes_by_name
 from ...host.compiled import refuse_compiled
 from ..resolver import Resolver
 
-
-def _discover() -> dict[str, type[Resolver]]:
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
-        (found[module.name],) = (
-            value
-            for value in vars(loaded).values()
-            if inspect.isclass(value) and issubclass(value, Resolver) and value.__module__ == loaded.__name__
-        )
-    return found
-
-
-RESOLVERS = _discover()
+RESOLVERS: dict[str, type[Resolver]] = classes_by_name(sys.modules[__name__], Resolver, "family")  # type: ignore[type-abstract]
 
 
 def resolver_for(network: Any) -> Resolver:
