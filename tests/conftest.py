@@ -39,6 +39,12 @@ def server(request):
         yield running
 
 
+@pytest.fixture(scope="session")
+def info(server):
+    """What the running ComfyUI tells about every node that it knows."""
+    return server.object_info()
+
+
 def pytest_collection_modifyitems(items):
     """Skip what needs a host when there is none."""
     if find_hosts():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from retrace_tests.browser.page import front_end, missing
-from retrace_tests.workflows.graph import without_defaults
+from retrace_tests.workflows.graph import api_from_ui, without_defaults
 from retrace_tests.workflows.server import ROOT
 
 pytestmark = [
@@ -53,12 +53,10 @@ def load(page, path):
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_loads_as_it_lies_in_the_repository(server, page, path):
+def test_loads_as_it_lies_in_the_repository(info, page, path):
     ui, found = load(page, path)
     assert found["missing"] == []
-    assert without_defaults(found["prompt"], server.object_info()) == json.loads(
-        (path.parent / "api" / path.name).read_text(encoding="utf-8")
-    )
+    assert without_defaults(found["prompt"], info) == api_from_ui(ui, info)
     saved = {node["id"]: node.get("widgets_values") for node in found["saved"]["nodes"]}
     for node in ui["nodes"]:
         # Behind those of the template the front end adds the settings of methods.

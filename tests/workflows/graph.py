@@ -374,5 +374,11 @@ def api_from_ui(ui: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump(data: dict[str, Any]) -> str:
-    """JSON as it lies in the repository."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    """JSON as it lies in the repository: each node, link and group is one line, so that a change shows as one."""
+    entries = []
+    for key, value in data.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join("  " + json.dumps(item, ensure_ascii=False) for item in value) + "\n]"
+        entries.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"

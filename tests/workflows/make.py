@@ -1,7 +1,8 @@
 """Write workflows/: `python tests/workflows/make.py json pictures`.
 
-json writes both formats of every template, pictures runs the templates and writes the picture that each of them
-saves. Both start a ComfyUI of their own, the oldest that `COMFYUI_PATH` names or that lies in the home folder.
+json writes every template, pictures runs the templates and writes the picture that each of them saves; --api DIR
+writes them as POST /prompt takes them, for scripts. It starts a ComfyUI of its own, the oldest that `COMFYUI_PATH`
+names or that lies in the home folder.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ MARGIN = 8
 
 
 def write_json(server: Server) -> None:
-    """Write every template in both formats."""
+    """Write every template as the front end saves it."""
     info = server.object_info()
-    (FOLDER / "api").mkdir(parents=True, exist_ok=True)
     for graph in workflows():
         (FOLDER / f"{graph.name}.json").write_text(dump(graph.to_ui(info)), encoding="utf-8")
-        (FOLDER / "api" / f"{graph.name}.json").write_text(dump(graph.to_api(info)), encoding="utf-8")
         print(f"{graph.name}: {len(graph.nodes)} nodes")
+
+
+def write_api(server: Server, folder: Path) -> None:
+    """Write every template as POST /prompt takes it."""
+    info = server.object_info()
+    folder.mkdir(parents=True, exist_ok=True)
+    for graph in workflows():
+        (folder / f"{graph.name}.json").write_text(dump(graph.to_api(info)), encoding="utf-8")
 
 
 def write_pictures(server: Server) -> None:
@@ -59,8 +66,12 @@ def write_pictures(server: Server) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=("json", "pictures"))
-    wanted = parser.parse_args().what
+    parser.add_argument("what", nargs="*", metavar="json, pictures", help="what to write in workflows/")
+    parser.add_argument("--api", type=Path, metavar="DIR", help="write the API format of every template there")
+    arguments = parser.parse_args()
+    wanted = arguments.what
+    if set(wanted) - {"json", "pictures"} or not (wanted or arguments.api):
+        parser.error("name json, pictures or --api DIR.")
     hosts = find_hosts()
     if not hosts:
         raise SystemExit("COMFYUI_PATH must name a ComfyUI checkout, got none; set it and run this again.")
@@ -69,6 +80,8 @@ def main() -> None:
             write_json(server)
         if "pictures" in wanted:
             write_pictures(server)
+        if arguments.api:
+            write_api(server, arguments.api)
 
 
 if __name__ == "__main__":

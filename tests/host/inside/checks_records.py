@@ -1,11 +1,9 @@
 """Files, reports and what the host is told about the nodes."""
 
 import dataclasses
-import json
 import logging
 import math
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -149,31 +147,6 @@ def check_report(pack):
         assert abs(deviation - float((noise / record.sigma).std())) < 1e-6
         bare = pack.call("InversionReport", inversion=bundle, model=model)
         assert math.isnan(bare[3]) and math.isnan(bare[4]) and "connect a VAE" in bare[0]
-
-
-def check_nodes_explain_themselves(pack):
-    """Every node of the pack has a description, a tooltip on each input and output, and a help page."""
-    root = Path(pack.module("nodes").__file__).parents[1]
-    for node in pack.module("nodes").NODES:
-        info = node.GET_NODE_INFO_V1()
-        assert info["category"].startswith("Retrace/") and info["description"], info["name"]
-        for group in ("required", "optional"):
-            for name, (_, options) in info["input"].get(group, {}).items():
-                assert options.get("tooltip"), (info["name"], name)
-        assert info["output_tooltips"] and all(info["output_tooltips"]), info["name"]
-        page = root / "web" / "docs" / f"{info['name']}.md"
-        assert page.is_file() and len(page.read_text(encoding="utf-8")) > 400, page
-        words = page.read_text(encoding="utf-8")
-        for group in ("required", "optional"):
-            for name in set(info["input"].get(group, {})) - pack.generated_inputs():
-                assert re.search(rf"\b{name}\b", words), f"{page.name} does not explain {name}"
-
-
-def check_translations_are_current(pack):
-    """locales/en holds what the schemas say, so that translators start from the truth."""
-    root = Path(pack.module("nodes").__file__).parents[1]
-    written = json.loads((root / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
-    assert written == pack.node_definitions()
 
 
 def check_taken_ids_are_named(pack):

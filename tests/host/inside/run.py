@@ -54,15 +54,6 @@ class Pack:
         self.workspace = workspace
         self.tiny = load_module("tiny", HERE / "tiny.py")
 
-    def generated_inputs(self):
-        """Names of the inputs that are made from the settings of methods."""
-        return {made.id for made in self.module("nodes.inverting.method_inputs").parameter_inputs()}
-
-    def node_definitions(self):
-        """What locales/en/nodeDefs.json must hold."""
-        definitions = importlib.import_module("definitions")
-        return definitions.node_definitions(self.module("nodes").NODES, self.generated_inputs())
-
     def module(self, dotted):
         """A module of the pack, for example "nodes.host.runs"."""
         return importlib.import_module(f"{self.name}.{dotted}")
