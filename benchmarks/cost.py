@@ -110,8 +110,8 @@ class Bench:
 
         def run() -> None:
             with torch.inference_mode():
-                bundle = runs.run_invert(self.model, self.source, self.latent, self.levels, 1.0, method)
-                runs.run_replay(self.model, bundle)
+                linked = runs.run_invert(self.model, self.source, self.latent, self.levels, 1.0, method)
+                runs.run_replay(self.model, linked)
 
         calls = method.evaluations(self.steps) + method.evaluations(self.steps, rising=False)
 
@@ -145,7 +145,7 @@ class Bench:
         fit, runs, inversion = (self.part(name) for name in ("nodes.host.null_text", "nodes.host.runs", "inversion"))
         levels = self.part("nodes.host.grid").rising_sigmas(self.model, "normal", steps)
         with torch.inference_mode():
-            bundle = runs.run_invert(
+            linked = runs.run_invert(
                 self.model, self.source, self.latent, levels, 1.0, inversion.get_method("ddim"), keep_path=True
             )
 
@@ -154,7 +154,7 @@ class Bench:
 
             def run() -> None:
                 with torch.inference_mode():
-                    fit.run_null_text(self.model, bundle, self.negative, settings, save_unfinished=False)
+                    fit.run_null_text(self.model, linked, self.negative, settings, save_unfinished=False)
 
             return overhead.measure(run, self.counter)
 

@@ -68,29 +68,32 @@ class Denoiser:
         self._parent: Denoiser | None = None
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """Predicted clean latent at max(sigma, sigma_floor), in the shape, dtype and device of x.
+        """Predicted clean latent; see evaluate."""
+        return self.evaluate(x, sigma).denoised
+
+    def evaluate(self, x: Tensor, sigma: float) -> Evaluation:
+        """Derivative and predicted clean latent from one model call, in the shape, dtype and device of x.
+
+        Both are at s = max(sigma, sigma_floor): dx/dsigma = (x - D(x, s)) / s.
 
         Raises:
             ValueError: If the model answers with another shape.
         """
         self._count()
+        asked = max(float(sigma), self.sigma_floor)
         # Convolutions pick another kernel, with other last bits, for another order of strides: the way down must be
         # answered as the way up was, whatever strides a latent came with.
-        denoised = self._denoise(x.contiguous(), max(float(sigma), self.sigma_floor))
+        denoised = self._denoise(x.contiguous(), asked)
         if denoised.shape != x.shape:
             raise ValueError(
                 f"denoised must have the shape of the state {tuple(x.shape)}, got {tuple(denoised.shape)}; "
                 "use a latent that this model takes."
             )
-        return denoised.to(device=x.device, dtype=x.dtype)
-
-    def evaluate(self, x: Tensor, sigma: float) -> Evaluation:
-        """Derivative and denoised from one model call; s = max(sigma, sigma_floor) in both."""
-        denoised = self(x, sigma)
-        return Evaluation((x - denoised) / max(float(sigma), self.sigma_floor), denoised)
+        denoised = denoised.to(device=x.device, dtype=x.dtype)
+        return Evaluation((x - denoised) / asked, denoised)
 
     def derivative(self, x: Tensor, sigma: float) -> Tensor:
-        """dx/dsigma = (x - D(x, s)) / s with s = max(sigma, sigma_floor)."""
+        """dx/dsigma; see evaluate."""
         return self.evaluate(x, sigma).derivative
 
     def with_embedding(self, embedding: Tensor) -> Denoiser:

@@ -56,7 +56,7 @@ class Midpoint:
     def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
         h = sigma_next - sigma
-        middle = x + 0.5 * h * denoiser.derivative(x, sigma)
+        middle = x + 0.5 * h * denoiser.evaluate(x, sigma).derivative
         derivative, denoised = denoiser.evaluate(middle, sigma + 0.5 * h)
         return Step(x + h * derivative, denoised)
 
@@ -70,7 +70,7 @@ class FireFlow:
     def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
         """One step; see Stepper."""
         h = sigma_next - sigma
-        previous = denoiser.derivative(x, sigma) if self.derivative is None else self.derivative
+        previous = denoiser.evaluate(x, sigma).derivative if self.derivative is None else self.derivative
         derivative, denoised = denoiser.evaluate(x + 0.5 * h * previous, sigma + 0.5 * h)
         self.derivative = derivative
         return Step(x + h * derivative, denoised)

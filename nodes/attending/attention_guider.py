@@ -9,10 +9,10 @@ from comfy_api.latest import io
 from ...attention import AttentionPlan
 from ..host.checks import check_cfg, refuse_skipping
 from ..host.compat import declare, schema
-from ..inverting.link import Bundle, InversionType
+from ..host.session import Branch
+from ..inverting.link import InversionType, LinkedInversion
 from ..inverting.runs import check_model_fits
-from .branches import Branch
-from .guider_run import AttendedGuider
+from .guider_run import SourceBesideTarget
 from .plan_link import attention_input
 
 
@@ -82,7 +82,7 @@ class AttentionGuider(io.ComfyNode):
         cfg: float,
         both: bool,
         negative: Any = None,
-        inversion: Bundle | None = None,
+        inversion: LinkedInversion | None = None,
     ) -> io.NodeOutput:
         """Make the guider."""
         refuse_skipping(model)
@@ -98,11 +98,10 @@ class AttentionGuider(io.ComfyNode):
                     "attention must have its source pinned with an inversion, got free; set source to pinned, or leave "
                     "the inversion out to generate the source beside the target."
                 )
-            check_model_fits(model, inversion.record)
+            check_model_fits(model, inversion)
             if both:
                 raise ValueError(
                     "both must be off with an inversion, got on; the source of an inversion is known already."
                 )
         sides = (Branch(source, negative, cfg), Branch(target, negative, cfg))
-        record = None if inversion is None else inversion.record
-        return io.NodeOutput(AttendedGuider(model, *sides, attention, record, both))
+        return io.NodeOutput(SourceBesideTarget(model, *sides, attention, inversion, both))

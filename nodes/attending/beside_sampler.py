@@ -7,179 +7,136 @@ prepared beside them, and each call of the solver asks both.
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import comfy.samplers
 import torch
 
-from ...attention import AttentionPlan, AttentionRun
-from ...inversion import AfterStep, Inversion, work_dtype
+from ...attention import SOURCE, TARGET, AttentionPlan
 from ..host.checks import check_state_fits
-from ..host.denoiser import Callback
-from ..host.guider import SteadyGuider
 from ..host.misfits import explained
-from ..inverting.link import Bundle
+from ..host.session import NEGATIVE, Branch, Guider, Session
+from ..inverting.link import LinkedInversion
 from ..inverting.runs import check_model_fits
-from ..inverting.sampling import Blends
-from .branches import ALONE, NEGATIVE, Branch, BranchGuider
-from .plan_masks import on_grid_of
-from .replay import SOURCE, TARGET, PinnedSource
-from .resolvers import resolver_for
-
-# SIGMAS are float32: a level this little above the record's is the record's.
-_SIGMA_TOLERANCE = 1e-5
-# Guiders whose answer is classifier-free guidance of a positive and a negative.
-_PLAIN = (comfy.samplers.CFGGuider.predict_noise, SteadyGuider.predict_noise)
+from ..inverting.sampler_scripts import SIGMA_TOLERANCE, Blends, Script
+from .attended import ALONE, Attended, attended_guider
 
 
-class BesideGuider(BranchGuider):
-    """The target of a guider that is running, and the source of an inversion.
+def attended_script(make: Callable[[Blends | None], Script], plan: AttentionPlan, inversion: LinkedInversion) -> Script:
+    """Return another script, whose target reads from the source of an inversion.
 
     Args:
-        guider: The guider, in the middle of its run; it is not changed.
-        bundle: The inversion with its conditioning.
-        plan: What the target reads from the source.
-
-    Raises:
-        ValueError: If the guider guides in another way, or a conditioning cannot be evaluated beside another.
-    """
-
-    def __init__(self, guider: Any, bundle: Bundle, plan: AttentionPlan) -> None:
-        if type(guider).predict_noise not in _PLAIN:
-            raise ValueError(
-                "guider must be CFGGuider or BasicGuider for a sampler with attention, got "
-                f"{type(guider).__name__}; use one of these."
-            )
-        if any(entry.get("area") is not None for entry in guider.conds["positive"]):
-            raise ValueError(
-                "positive of the guider must be one prompt for the whole picture for a sampler with attention, got "
-                "areas; edit with Resample."
-            )
-        for entry in (*bundle.source, *(bundle.negative or ())):
-            alone = [part for part in ALONE if entry[1].get(part) is not None]
-            if alone:
-                raise ValueError(
-                    f"source of the inversion must be a plain prompt for a sampler with attention, got one with "
-                    f"{alone[0]}; edit with Resample."
-                )
-        negative = guider.conds.get(NEGATIVE)
-        target = Branch([], None if negative is None else [], guider.cfg)
-        source = Branch(bundle.source, bundle.negative if bundle.cfg != 1.0 else None, bundle.cfg)
-        super().__init__(guider.model_patcher, {TARGET: target, SOURCE: source}, plan)
-        self._guider = guider
-
-    @contextlib.contextmanager
-    def running(
-        self,
-        noise: torch.Tensor,
-        latent_image: torch.Tensor | None,
-        denoise_mask: torch.Tensor | None,
-        seed: int | None,
-    ) -> Iterator[None]:
-        """Take part in the guider's run; arguments as the host gives them to a sampler."""
-        guider = self._guider
-        self.inner_model, self.model_options = guider.inner_model, guider.model_options
-        known = inspect.signature(comfy.samplers.process_conds).parameters
-        # Hosts that pack several streams into one latent tell their shapes.
-        shapes = {"latent_shapes": getattr(guider.inner_model, "latent_shapes", None)}
-        extra = {key: value for key, value in shapes.items() if key in known}
-        own = {
-            name: [dict(entry) for entry in conds]
-            for name, conds in self.original_conds.items()
-            if name not in (TARGET, NEGATIVE)
-        }
-        self.conds = comfy.samplers.process_conds(
-            self.inner_model, noise, own, noise.device, latent_image, denoise_mask, seed, **extra
-        )
-        self.conds.update({TARGET: guider.conds["positive"], NEGATIVE: guider.conds.get(NEGATIVE)})
-        self.run = AttentionRun(on_grid_of(self._plan, noise.shape), None)
-        self._resolver = resolver_for(self.model_patcher.model.diffusion_model)
-        self._met = False
-        try:
-            yield
-        finally:
-            self.run = self._resolver = None
-            del self.inner_model, self.conds
-
-
-class AttendedSampler(comfy.samplers.Sampler):
-    """Another sampler, whose target reads from the source of an inversion.
-
-    Args:
-        make: Makes the sampler, from the blends that follow its steps, or None.
+        make: Makes the script, from the blends that follow its steps, or None.
         plan: What the target reads.
-        bundle: The inversion, with the conditioning of its source.
+        inversion: The inversion, with the conditioning of its source.
 
     Raises:
-        ValueError: If the plan or the inversion is not fit for a sampler.
+        ValueError: If the plan or the inversion is not fit for a sampler. The script, if the guider, the latent or the
+            sigmas do not fit.
     """
+    source = inversion.branch("control attention with an inversion", standing=True)
+    if plan.source == "free":
+        raise ValueError(
+            "attention must have its source pinned inside a sampler, got free; set source to pinned, or edit with "
+            "Resample."
+        )
 
-    def __init__(
-        self, make: Callable[[Blends | None], comfy.samplers.Sampler], plan: AttentionPlan, bundle: Bundle
-    ) -> None:
-        if bundle.source is None:
-            raise ValueError(
-                "source must be connected to control attention with an inversion that was loaded from a file, got "
-                "nothing; connect the conditioning that it was inverted with."
-            )
-        if plan.source == "free":
-            raise ValueError(
-                "attention must have its source pinned inside a sampler, got free; set source to pinned, or edit with "
-                "Resample."
-            )
-        self._make = make
-        self._plan = plan
-        self._bundle = bundle
-
-    def sample(
-        self,
-        guider: Any,
-        sigmas: torch.Tensor,
-        extra_args: dict[str, Any],
-        callback: Callback | None,
-        noise: torch.Tensor,
-        latent_image: torch.Tensor | None = None,
-        denoise_mask: torch.Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> torch.Tensor:
-        """Sample; called by the host.
-
-        Raises:
-            ValueError: If the guider, the latent or the levels do not fit.
-        """
-        record = self._bundle.record
-        first, last = float(sigmas[0]), float(sigmas[-1])
+    def script(session: Session) -> torch.Tensor:
+        first, last = float(session.sigmas[0]), float(session.sigmas[-1])
         if last > first:
             raise ValueError(
                 f"sigmas must fall for a sampler with attention, got {first:.6g} to {last:.6g}; "
                 "leave attention out of the sampler that inverts."
             )
-        check_model_fits(guider.model_patcher, record)
-        check_state_fits(record, noise.shape)
-        if first > record.sigma * (1.0 + _SIGMA_TOLERANCE):
+        check_model_fits(session.guider.model_patcher, inversion)
+        check_state_fits(inversion, session.noise.shape)
+        check_first_sigma(inversion, first)
+        with running_beside(session, source, plan) as guider:
+            attention = guider.attention
+            assert isinstance(attention, Attended)
+            blends = functools.partial(attention.running.after_step, source=source.at) if plan.latent_rules else None
+            return make(blends)(replace(session, guider=guider))
+
+    return script
+
+
+def check_first_sigma(inversion: LinkedInversion, first: float) -> None:
+    """Refuse a run that starts above the inversion, where nobody knows its source.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if first > inversion.sigma * (1.0 + SIGMA_TOLERANCE):
+        raise ValueError(
+            f"sigmas must start at or below the inversion's sigma {inversion.sigma:.6g}, got {first:.6g}; "
+            "connect the SIGMAS output of Invert."
+        )
+
+
+@contextlib.contextmanager
+def running_beside(session: Session, source: Branch, plan: AttentionPlan) -> Iterator[Guider]:
+    """Put the source of an inversion beside the target of a guider that is running.
+
+    Args:
+        session: A session of the guider; the guider is not changed.
+        source: The source.
+        plan: What the target reads from it.
+
+    Yields:
+        A guider that takes part in the run.
+
+    Raises:
+        ValueError: If the guider guides in another way, or a conditioning cannot be evaluated beside another.
+    """
+    theirs = session.guider
+    # Another answer than classifier-free guidance of a positive and a negative.
+    if type(theirs).predict_noise is not comfy.samplers.CFGGuider.predict_noise:
+        raise ValueError(
+            "guider must be CFGGuider or BasicGuider for a sampler with attention, got "
+            f"{type(theirs).__name__}; use one of these."
+        )
+    if any(entry.get("area") is not None for entry in theirs.conds["positive"]):
+        raise ValueError(
+            "positive of the guider must be one prompt for the whole picture for a sampler with attention, got "
+            "areas; edit with Resample."
+        )
+    for entry in (*source.positive, *(source.negative or ())):
+        alone = [part for part in ALONE if entry[1].get(part) is not None]
+        if alone:
             raise ValueError(
-                f"sigmas must start at or below the record's level {record.sigma:.6g}, got {first:.6g}; "
-                "connect the SIGMAS output of Invert."
+                f"source of the inversion must be a plain prompt for a sampler with attention, got one with "
+                f"{alone[0]}; edit with Resample."
             )
-        record = record.to_precision(work_dtype(noise.device))
-        beside = BesideGuider(guider, self._bundle, self._plan)
-        running = beside.running(noise, latent_image, denoise_mask, extra_args.get("seed"))
-        # The source's conditioning is that of the inversion, the target's that of the guider.
-        with explained(guider), explained(beside), running:
-            sampler = self._make(_blends(beside, record) if self._plan.latent_rules else None)
-            asked = PinnedSource(beside, record)
-            return sampler.sample(asked, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
-
-
-def _blends(guider: BranchGuider, record: Inversion) -> Blends:
-    """Return what makes the hook of a walk that carries out the latent rules of a plan."""
-
-    def over(levels: Sequence[float]) -> AfterStep:
-        assert guider.run is not None
-        hook = guider.run.after_step(levels, record.state_at)
-        assert hook is not None
-        return hook
-
-    return over
+    negative = theirs.conds.get(NEGATIVE)
+    target = Branch([], None if negative is None else [], theirs.cfg)
+    own_negative = source.negative if source.cfg != 1.0 else None
+    branches = {SOURCE: replace(source, negative=own_negative), TARGET: target}
+    guider = attended_guider(theirs.model_patcher, branches, plan)
+    guider.inner_model, guider.model_options = theirs.inner_model, theirs.model_options
+    conds = {
+        name: [dict(entry) for entry in entries]
+        for name, entries in guider.original_conds.items()
+        if name not in (TARGET, NEGATIVE)
+    }
+    # The source's conditioning is that of the inversion, the target's that of the guider.
+    with explained(guider):
+        guider.conds = comfy.samplers.process_conds(
+            guider.inner_model,
+            session.noise,
+            conds,
+            session.device,
+            session.latent_image,
+            session.denoise_mask,
+            session.extra_args.get("seed"),
+            latent_shapes=[session.noise.shape],
+        )
+        guider.conds.update({TARGET: theirs.conds["positive"], NEGATIVE: negative})
+        assert guider.attention is not None
+        guider.attention.begin(session.noise.shape)
+        try:
+            yield guider
+        finally:
+            guider.attention.end()
+            del guider.inner_model, guider.conds

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ...attention import AttentionPlan
-from ...inversion import Inversion
+from ...attention import SOURCE, TARGET, AttentionPlan
 from ..host.checks import check_state_fits
-from .branches import Branch, BranchGuider
-from .replay import SOURCE, TARGET, with_pinned_source
+from ..host.session import Branch, Guider
+from ..inverting.link import LinkedInversion, standing_at
+from .attended import Attended
+from .beside_sampler import check_first_sigma
 
-# SIGMAS are float32: a level this little above the record's is the record's.
-_SIGMA_TOLERANCE = 1e-5
 
-
-class AttendedGuider(BranchGuider):
+class SourceBesideTarget(Guider):
     """A target that reads from a source while any sampler runs.
 
-    With a record the source is pinned to it and the sampler sees the target alone. Without one, source and target
-    start from the same noise and are sampled side by side; the sampler must draw no noise of its own.
+    With an inversion the source stands where that says, and the sampler sees the target alone. Without one, source and
+    target start from the same noise and are sampled side by side; the sampler must draw no noise of its own.
+
+    Args:
+        model: The MODEL; it is not changed.
+        source: The source.
+        target: The edit.
+        plan: What the target reads from the source.
+        inversion: The inversion of the source, or None.
+        both: Whether the result holds the source's pictures too, in front of the target's; without an inversion.
     """
 
     def __init__(
@@ -30,24 +37,16 @@ class AttendedGuider(BranchGuider):
         source: Branch,
         target: Branch,
         plan: AttentionPlan,
-        record: Inversion | None = None,
+        inversion: LinkedInversion | None = None,
         both: bool = False,
-        together: bool | None = None,
     ) -> None:
-        """Set up the branches.
-
-        Args:
-            model: The MODEL; it is not changed.
-            source: The source.
-            target: The edit.
-            plan: What the target reads from the source.
-            record: The inversion of the source, for a pinned one.
-            both: Whether the result holds the source's pictures too, in front of the target's; without a record.
-            together: As in BranchGuider.
-        """
-        super().__init__(model, {SOURCE: source, TARGET: target}, plan, together)
-        self._record = record
+        if inversion is not None:
+            source = replace(source, at=standing_at(inversion))
+        branches = {SOURCE: source, TARGET: target}
+        super().__init__(model, branches, Attended(model, branches, plan))
+        self._inversion = inversion
         self._both = both
+        self.holds = 1 if inversion is not None else 2
 
     def sample(
         self,
@@ -63,17 +62,11 @@ class AttendedGuider(BranchGuider):
         """Sample; called by the host.
 
         Raises:
-            ValueError: If the latent or the levels do not fit the record.
+            ValueError: If the latent or the sigmas do not fit the inversion.
         """
-        record = self._record
-        if record is not None:
-            check_state_fits(record, latent_image.shape)
-            start = float(sigmas[0])
-            if start > record.sigma * (1.0 + _SIGMA_TOLERANCE):
-                raise ValueError(
-                    f"sigmas must start at or below the record's level {record.sigma:.6g}, got {start:.6g}; "
-                    "connect the SIGMAS output of Invert."
-                )
+        if self._inversion is not None:
+            check_state_fits(self._inversion, latent_image.shape)
+            check_first_sigma(self._inversion, float(sigmas[0]))
             return super().sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
 
         def shown(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
@@ -83,22 +76,5 @@ class AttendedGuider(BranchGuider):
         noise, latent_image = torch.cat([noise, noise]), torch.cat([latent_image, latent_image])
         if denoise_mask is not None and denoise_mask.shape[0] > 1:
             denoise_mask = torch.cat([denoise_mask, denoise_mask])
-        found = super().sample(noise, latent_image, sampler, sigmas, denoise_mask, shown, *args, **kwargs)
-        return found if self._both else found.chunk(2)[1]
-
-    def _pictures(self, shape: torch.Size) -> torch.Size:
-        """Shape of the target's latent: without a record the run holds the source's pictures too."""
-        return shape if self._record is not None else torch.Size((shape[0] // 2, *shape[1:]))
-
-    def predict_noise(
-        self,
-        x: torch.Tensor,
-        timestep: torch.Tensor,
-        model_options: dict[str, Any] | None = None,
-        seed: int | None = None,
-    ) -> torch.Tensor:
-        """Return the guided denoised of what the sampler sees."""
-        if self._record is None:
-            return super().predict_noise(x, timestep, model_options, seed)
-        rows, levels, options = with_pinned_source(self, self._record, x, timestep, model_options)
-        return super().predict_noise(rows, levels, options, seed)[-x.shape[0] :]
+        sampled = super().sample(noise, latent_image, sampler, sigmas, denoise_mask, shown, *args, **kwargs)
+        return sampled if self._both else sampled.chunk(2)[1]

@@ -1,42 +1,37 @@
-"""Heat maps of words, from a few forwards of the model at chosen noise levels."""
+"""Heat maps of words, from a few forwards of the model at chosen sigmas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ...attention import AttentionPlan, Layers
+from ...attention import SOURCE, TARGET, AttentionPlan, Layers
 from ...attention.heat_maps import Threshold, blur, grow, over_maximum, threshold
 from ...attention.tokens import Prompt
 from ...attention.word_list import Word
 from ...attention.words import word_probe
-from ...core.noise import Noises
-from ...inversion import Denoiser, Inversion, mix, work_dtype
+from ...core import Noises, StepReport, mix, work_dtype
+from ...inversion import Inversion
 from ..host.checks import refuse_skipping
 from ..host.compiled import refuse_compiled_model
-from ..host.denoiser import Callback, denoiser_of
 from ..host.latents import into_model
 from ..host.parametrisation import model_sampling_of, space_of
-from ..inverting.runs import drive
-from ..inverting.sampling import ScriptedSampler
-from .branches import Branch, BranchGuider
+from ..host.session import Branch, Guider, Session, State
+from .attended import Attended
 from .resolvers import resolver_for
 
-SOURCE, TARGET = "source", "target"
 _MAPS = "words"
 
-States = Callable[[float, torch.device], torch.Tensor]
 
-
-def levels_of(model: Any, low: float, high: float, count: int) -> tuple[float, ...]:
-    """Return falling noise levels, evenly spread over the model's own time.
+def sigmas_of(model: Any, low: float, high: float, count: int) -> tuple[float, ...]:
+    """Return falling sigmas, evenly spread over the model's own time.
 
     Args:
         model: The MODEL.
-        low: Lowest level as a share of that time, 0 clean and 1 pure noise.
-        high: Highest level.
+        low: Lowest as a share of that time, 0 clean and 1 pure noise.
+        high: Highest.
         count: How many.
 
     Raises:
@@ -50,18 +45,18 @@ def levels_of(model: Any, low: float, high: float, count: int) -> tuple[float, .
         raise ValueError(f"evaluations must be at least 1, got {count}; 5 are enough for most pictures.")
     sampling = model_sampling_of(model)
     shares = [high] if count == 1 else [high - (high - low) * i / (count - 1) for i in range(count)]
-    found = [float(sampling.percent_to_sigma(1.0 - share)) for share in shares]
-    # A discrete schedule may give one level twice.
-    return tuple(dict.fromkeys(found))
+    sigmas = [float(sampling.percent_to_sigma(1.0 - share)) for share in shares]
+    # A discrete schedule may give one sigma twice.
+    return tuple(dict.fromkeys(sigmas))
 
 
-def levels_of_record(record: Inversion, low: float, high: float, count: int) -> tuple[float, ...]:
-    """Return falling levels of a record, the lowest above its clean end.
+def sigmas_of_inversion(inversion: Inversion, low: float, high: float, count: int) -> tuple[float, ...]:
+    """Return falling sigmas of an inversion, the lowest above its clean end.
 
     Args:
-        record: The inversion.
-        low: Lowest level as a share of its steps.
-        high: Highest level.
+        inversion: The inversion.
+        low: Lowest as a share of its steps.
+        high: Highest.
         count: How many at most.
     """
     if not 0.0 <= low <= high <= 1.0 or count < 1:
@@ -69,12 +64,12 @@ def levels_of_record(record: Inversion, low: float, high: float, count: int) -> 
             f"low must not exceed high, both within 0 .. 1, got {low:g} and {high:g}; 0.2 to 0.8 is usual."
         )
     shares = [high] if count == 1 else [high - (high - low) * i / (count - 1) for i in range(count)]
-    places = dict.fromkeys(max(1, round(share * record.index)) for share in shares)
-    return tuple(record.sigmas[place] for place in places)
+    places = dict.fromkeys(max(1, round(share * inversion.index)) for share in shares)
+    return tuple(inversion.sigmas[place] for place in places)
 
 
-def latent_states(model: Any, samples: torch.Tensor, seed: int) -> States:
-    """Return the states of a latent at any level: mixed with one noise a picture."""
+def latent_states(model: Any, samples: torch.Tensor, seed: int) -> State:
+    """Return the states of a latent at any sigma: mixed with one noise a picture."""
     clean = into_model(model, samples)
     noise = Noises(seed, clean).draw()
     space = space_of(model_sampling_of(model))
@@ -85,23 +80,14 @@ def latent_states(model: Any, samples: torch.Tensor, seed: int) -> States:
     return state
 
 
-def record_states(record: Inversion) -> States:
-    """Return the states of a record."""
-
-    def state(sigma: float, device: torch.device) -> torch.Tensor:
-        return record.to_precision(work_dtype(device)).state_at(sigma, device)
-
-    return state
-
-
 def read_words(
     model: Any,
     prompt: Prompt,
     conditioning: Any,
     words: Sequence[Word],
     samples: torch.Tensor,
-    levels: tuple[float, ...],
-    states: States,
+    sigmas: tuple[float, ...],
+    states: State,
     layers: str = "",
 ) -> torch.Tensor:
     """Return how much each token of the picture attends to some words.
@@ -112,8 +98,8 @@ def read_words(
         conditioning: Its CONDITIONING.
         words: Words of it.
         samples: Samples in the model's channels, for shape and device.
-        levels: Falling noise levels, one forward each.
-        states: State of the picture at a level.
+        sigmas: Falling sigmas, one forward each.
+        states: State of the picture at a sigma.
         layers: Layers that are read, empty for those that suit the model.
 
     Returns:
@@ -126,55 +112,17 @@ def read_words(
     refuse_compiled_model(model)
     where = Layers.parse(layers.strip() or resolver_for(model.model.diffusion_model).word_layers)
     plan = AttentionPlan(probes=(word_probe(_MAPS, prompt, words, SOURCE, where),))
-    branch = Branch(conditioning)
-    guider = BranchGuider(model, {SOURCE: branch, TARGET: branch}, plan)
-    sampler = _Reader(levels, states)
-    drive(guider, sampler, samples, (*levels, 0.0))
-    assert sampler.result is not None
-    return sampler.result
+    attended = Attended(model, {SOURCE: Branch(conditioning), TARGET: Branch(conditioning)}, plan)
 
+    def script(session: Session) -> torch.Tensor:
+        denoiser, total = session.denoiser(), len(sigmas)
+        for index, sigma in enumerate(sigmas):
+            x = states(sigma, session.device)
+            below = sigmas[index + 1] if index + 1 < total else 0.0
+            session.tell(StepReport(index, total, sigma, below, x, denoiser(x, sigma)))
+        return attended.running.maps[_MAPS].maps().cpu()
 
-class _Reader(ScriptedSampler[torch.Tensor]):
-    """Asks the source branch at some levels; ``result`` is what the probe read."""
-
-    def __init__(self, levels: tuple[float, ...], states: States) -> None:
-        self._levels = levels
-        self._states = states
-        self.result = None
-
-    def sample(
-        self,
-        guider: Any,
-        sigmas: torch.Tensor,
-        extra_args: dict[str, Any],
-        callback: Callback | None,
-        noise: torch.Tensor,
-        latent_image: torch.Tensor | None = None,
-        denoise_mask: torch.Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> torch.Tensor:
-        """Ask; called by the host."""
-
-        def source(
-            x: torch.Tensor, sigma: torch.Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
-        ) -> torch.Tensor:
-            options = guider.asking(model_options, [SOURCE], [SOURCE])
-            answer: torch.Tensor = guider(x, sigma, model_options=options, seed=seed)
-            return answer
-
-        device = noise.device
-        denoiser = denoiser_of(source, guider.inner_model.model_sampling, extra_args, work_dtype(device))
-        self._ask(denoiser, device, callback)
-        self.result = guider.run.maps[_MAPS].maps().cpu()
-        return torch.zeros_like(noise)
-
-    def _ask(self, denoiser: Denoiser, device: torch.device, callback: Callback | None) -> None:
-        total = len(self._levels)
-        for index, sigma in enumerate(self._levels):
-            x = self._states(sigma, device)
-            denoised = denoiser(x, sigma)
-            if callback is not None:
-                callback(index, denoised.float(), x.float(), total)
+    return Guider(model, {SOURCE: Branch(conditioning)}, attended).run(samples, (*sigmas, 0.0), script)
 
 
 def picture(heat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -188,12 +136,12 @@ def cut(heat: torch.Tensor, how: Threshold, share: float, wider: int, softer: fl
     Args:
         heat: The maps.
         how: As in attention.heat_maps.threshold.
-        share: 0 .. 1; for "mean" and "otsu" a half is the level itself.
+        share: 0 .. 1; for "mean" and "otsu" a half is the threshold itself.
         wider: Cells by which the masks are widened.
         softer: Deviation of their soft edge in cells.
     """
-    level = share if how in ("absolute", "quantile") else 2.0 * share
-    return blur(grow(threshold(heat, how, level), wider), softer).clamp(0.0, 1.0)
+    cutoff = share if how in ("absolute", "quantile") else 2.0 * share
+    return blur(grow(threshold(heat, how, cutoff), wider), softer).clamp(0.0, 1.0)
 
 
 def coloured(heat: torch.Tensor, image: torch.Tensor | None = None) -> torch.Tensor:

@@ -13,18 +13,9 @@ from ..host.compat import declare, schema
 from ..host.inputs import text_input
 from ..host.latents import pixels_of_a_cell, source_samples
 from ..host.prompts import encode
-from ..inverting.link import Bundle, InversionType, source_of
+from ..inverting.link import InversionType, LinkedInversion, source_samples_of, standing_at
 from ..inverting.runs import check_model_fits
-from .word_maps import (
-    coloured,
-    cut,
-    latent_states,
-    levels_of,
-    levels_of_record,
-    picture,
-    read_words,
-    record_states,
-)
+from .word_maps import coloured, cut, latent_states, picture, read_words, sigmas_of, sigmas_of_inversion
 
 
 class WordMask(io.ComfyNode):
@@ -195,7 +186,7 @@ class WordMask(io.ComfyNode):
         high: float,
         seed: int,
         latent: dict[str, Any] | None = None,
-        inversion: Bundle | None = None,
+        inversion: LinkedInversion | None = None,
         image: torch.Tensor | None = None,
         layers: str = "",
     ) -> io.NodeOutput:
@@ -207,16 +198,16 @@ class WordMask(io.ComfyNode):
             )
         prompt, conditioning = encode(clip, text)
         if inversion is not None:
-            check_model_fits(model, inversion.record)
-            samples = source_of(model, inversion)
-            levels = levels_of_record(inversion.record, low, high, evaluations)
-            states = record_states(inversion.record)
+            check_model_fits(model, inversion)
+            samples = source_samples_of(model, inversion)
+            sigmas = sigmas_of_inversion(inversion, low, high, evaluations)
+            states = standing_at(inversion)
         else:
             assert latent is not None
             samples = source_samples(model, latent)
-            levels = levels_of(model, low, high, evaluations)
+            sigmas = sigmas_of(model, low, high, evaluations)
             states = latent_states(model, samples, seed)
-        maps = read_words(model, prompt, conditioning, parse_words(words), samples, levels, states, layers)
+        maps = read_words(model, prompt, conditioning, parse_words(words), samples, sigmas, states, layers)
         cell = pixels_of_a_cell(model)
         size = (samples.shape[-2] * cell, samples.shape[-1] * cell)
         if image is not None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from ...attention import AttentionPlan, AttentionRun, Step
+from ...attention import SOURCE, TARGET, AttentionPlan, Step
 from ...inversion import BlendedFlowEdit, BranchedInfEdit, FlowEdit, InfEdit, InversionFreeEdit
+from ..attending.attended import Attended
 
 
-def branched(edit: InversionFreeEdit, plan: AttentionPlan, run: Callable[[], AttentionRun | None]) -> InversionFreeEdit:
+def branched(edit: InversionFreeEdit, plan: AttentionPlan, attended: Attended) -> InversionFreeEdit:
     """Return the edit as the plan needs it.
 
     Args:
         edit: The edit.
         plan: Its plan.
-        run: Gives the run that is under way.
+        attended: The plan in the runs of the guider.
 
     Returns:
         The same edit where nothing is added to it.
@@ -26,11 +27,10 @@ def branched(edit: InversionFreeEdit, plan: AttentionPlan, run: Callable[[], Att
     """
     if not plan.branches and not plan.latent_rules:
         return edit
+    names = (SOURCE, TARGET, *plan.branches)
 
     def blend(index: int, total: int, sigma: float, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        under_way = run()
-        assert under_way is not None
-        return under_way.blend(Step(index, total, sigma), dict(zip(under_way.branches, states, strict=True)))
+        return attended.running.blend(Step(index, total, sigma), dict(zip(names, states, strict=True)))
 
     blended = blend if plan.latent_rules else None
     if isinstance(edit, InfEdit):

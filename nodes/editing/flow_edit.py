@@ -11,8 +11,10 @@ from ...attention import AttentionPlan
 from ...inversion import FlowEdit as FlowEditRule
 from ..attending.plan_link import attention_input
 from ..host.compat import declare, schema
+from ..host.masks import EditArea
 from ..host.schedule import check_steps, read_sigmas, rising_sigmas
-from .inversion_free_run import run_paired
+from ..host.session import Branch
+from .inversion_free_run import Start, run_inversion_free
 from .paired_inputs import (
     guidance_inputs,
     latent_output,
@@ -138,24 +140,18 @@ class FlowEdit(io.ComfyNode):
         attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Edit the latent."""
-        levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
-        check_range(n_max, n_min, len(levels) - 1)
+        rising = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
+        check_range(n_max, n_min, len(rising) - 1)
         rule = FlowEditRule(n_avg=n_avg, n_min=n_min, pull=pull)
         return io.NodeOutput(
-            run_paired(
+            run_inversion_free(
                 model,
-                source,
-                target,
-                negative,
+                Branch(source, negative, source_cfg),
+                Branch(target, negative, target_cfg),
                 latent,
-                levels,
-                n_max,
                 rule,
-                seed,
-                source_cfg,
-                target_cfg,
-                mask,
-                feather,
+                Start(rising, n_max, seed),
+                EditArea.of(mask, feather),
                 attention,
             )
         )

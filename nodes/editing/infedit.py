@@ -12,8 +12,10 @@ from ...inversion import InfEdit as InfEditRule
 from ...inversion import strength_to_index
 from ..attending.plan_link import attention_input
 from ..host.compat import declare, schema
+from ..host.masks import EditArea
 from ..host.schedule import check_steps, check_strength, read_sigmas, rising_sigmas
-from .inversion_free_run import run_paired
+from ..host.session import Branch
+from .inversion_free_run import Start, run_inversion_free
 from .paired_inputs import (
     guidance_inputs,
     latent_output,
@@ -104,24 +106,18 @@ class InfEdit(io.ComfyNode):
     ) -> io.NodeOutput:
         """Edit the latent."""
         check_strength(strength)
-        levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
-        level = strength_to_index(strength, len(levels) - 1)
+        rising = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
+        index = strength_to_index(strength, len(rising) - 1)
         rule = InfEditRule(eta=eta)
         return io.NodeOutput(
-            run_paired(
+            run_inversion_free(
                 model,
-                source,
-                target,
-                negative,
+                Branch(source, negative, source_cfg),
+                Branch(target, negative, target_cfg),
                 latent,
-                levels,
-                level,
                 rule,
-                seed,
-                source_cfg,
-                target_cfg,
-                mask,
-                feather,
+                Start(rising, index, seed),
+                EditArea.of(mask, feather),
                 attention,
             )
         )

@@ -13,19 +13,16 @@ from typing import Any
 
 import torch
 
-from ...attention import SOURCE, AttentionPlan, Gather, Layers, Mask, Rule, Take, Term, Window
-from ...inversion import Inversion, drawn, get_method, moved, replay, work_dtype
-from ..attending.branches import Branch, BranchGuider
+from ...attention import SOURCE, TARGET, AttentionPlan, Gather, Layers, Mask, Rule, Take, Term, Window
+from ...inversion import Inversion, drawn, get_method, moved, replay
+from ..attending.attended import attended_guider
 from ..attending.listing import check_layers
-from ..attending.replay import SOURCE as REFERENCE
-from ..attending.replay import TARGET, PinnedSource
 from ..attending.resolvers import resolver_for
 from ..host.checks import check_cfg
-from ..host.denoiser import Callback, denoiser_of, reporter
 from ..host.latents import out_of_model
-from ..host.schedule import rising_sigmas
-from ..inverting.runs import drive, run_invert
-from ..inverting.sampling import ScriptedSampler
+from ..host.session import Branch, Session
+from ..inverting.link import LinkedInversion, standing_at
+from ..inverting.runs import climb_of, run_invert
 
 # More than any network has.
 _LAST_LAYER = 9999
@@ -142,27 +139,18 @@ def run_passes(
     for given, chosen in zip(passes, drawn(count, len(passes), subject.seed, rows), strict=True):
         if given not in known:
             known[given] = _inverted(subject, given, subject.reference_prompt, reference, True)
-        record = moved(_inverted(subject, given, subject.target_prompt, samples, False), start, alpha)
-        start = record.x
+        inversion = moved(_inverted(subject, given, subject.target_prompt, samples, False), start, alpha)
+        start = inversion.x
         plan = _plan(subject, given, None if seen is None else seen[list(chosen)], where)
-        samples = _descend(subject, given, known[given].of_rows(chosen), record, plan, target)
+        samples = _descend(subject, given, known[given].of_rows(chosen), inversion, plan, target)
     return samples
 
 
-def _inverted(subject: Subject, given: Pass, prompt: Any, samples: torch.Tensor, keep_path: bool) -> Inversion:
-    levels = rising_sigmas(subject.model, subject.scheduler, given.steps)
-    bundle = run_invert(
-        subject.model,
-        prompt,
-        {"samples": samples},
-        levels,
-        1.0,
-        get_method(subject.method),
-        given.cfg,
-        subject.negative,
-        keep_path,
+def _inverted(subject: Subject, given: Pass, prompt: Any, samples: torch.Tensor, keep_path: bool) -> LinkedInversion:
+    climb = climb_of(
+        subject.model, given.steps, subject.scheduler, 1.0, get_method(subject.method), keep_path=keep_path
     )
-    return bundle.record
+    return run_invert(subject.model, Branch(prompt, subject.negative, given.cfg), {"samples": samples}, climb)
 
 
 def _plan(subject: Subject, given: Pass, seen: torch.Tensor | None, where: torch.Tensor | None) -> AttentionPlan:
@@ -180,47 +168,16 @@ def _plan(subject: Subject, given: Pass, seen: torch.Tensor | None, where: torch
 
 
 def _descend(
-    subject: Subject, given: Pass, reference: Inversion, record: Inversion, plan: AttentionPlan, like: torch.Tensor
+    subject: Subject, given: Pass, reference: Inversion, inversion: Inversion, plan: AttentionPlan, like: torch.Tensor
 ) -> torch.Tensor:
     sides = {
-        REFERENCE: Branch(subject.reference_prompt, subject.negative, given.cfg),
+        SOURCE: Branch(subject.reference_prompt, subject.negative, given.cfg, standing_at(reference)),
         TARGET: Branch(subject.target_prompt, subject.negative, given.cfg),
     }
-    guider = BranchGuider(subject.model, sides, plan)
-    sampler = ReferenceReplay(record, reference)
-    drive(guider, sampler, like, record.falling)
-    assert sampler.result is not None
-    return out_of_model(subject.model, sampler.result, like.dtype)
 
+    def script(session: Session) -> torch.Tensor:
+        own = replace(inversion, path=None).to_precision(session.dtype)
+        return replay(own, session.denoiser(), on_step=session.tell, device=session.device).cpu()
 
-class ReferenceReplay(ScriptedSampler[torch.Tensor]):
-    """Plays a record back under a BranchGuider whose source is pinned to another record.
-
-    Args:
-        record: The record of the target.
-        reference: That of the reference, of the same levels and shape, with its path.
-    """
-
-    def __init__(self, record: Inversion, reference: Inversion) -> None:
-        self._record = record
-        self._reference = reference
-        self.result = None
-
-    def sample(
-        self,
-        guider: Any,
-        sigmas: torch.Tensor,
-        extra_args: dict[str, Any],
-        callback: Callback | None,
-        noise: torch.Tensor,
-        latent_image: torch.Tensor | None = None,
-        denoise_mask: torch.Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> torch.Tensor:
-        """Walk down; called by the host."""
-        device, dtype = noise.device, work_dtype(noise.device)
-        model = PinnedSource(guider, self._reference.to_precision(dtype))
-        denoiser = denoiser_of(model, guider.inner_model.model_sampling, extra_args, dtype, guider)
-        record = replace(self._record, path=None).to_precision(dtype)
-        self.result = replay(record, denoiser, on_step=reporter(callback), device=device).cpu()
-        return torch.zeros_like(noise)
+    state = attended_guider(subject.model, sides, plan).run(like, inversion.falling, script)
+    return out_of_model(subject.model, state, like.dtype)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ...attention import AttentionPlan, Settings, get_preset
-from ...inversion import Method, get_method, own_method, strength_to_index
+from ...attention import Settings, get_preset
+from ...inversion import get_method, own_method
 from ..attending.listing import check_layers
 from ..attending.resolvers import resolver_for
 from ..host.checks import check_cfg
 from ..host.compat import declare, schema, show_progress_text
 from ..host.compiled import refuse_compiled_model
 from ..host.inputs import mask_inputs
-from ..host.schedule import check_strength, read_sigmas, rising_sigmas
+from ..host.masks import EditArea
+from ..host.schedule import check_strength
+from ..host.session import Branch
 from ..inverting.inputs import inversion_output, refusal
-from ..inverting.link import Bundle, InversionType, source_of
-from ..inverting.runs import check_model_fits, run_invert, run_replay
-from .climb_and_keep import GIGABYTE, climb_and_keep, describe_beside
+from ..inverting.link import InversionType, LinkedInversion, source_samples_of
+from ..inverting.runs import Climb, check_model_fits, climb_of, run_invert, run_replay
+from .climb_and_keep import GIGABYTE, Keeping, climb_and_keep, describe_beside
 
 OWN = "preset's own"
 CACHE, BESIDE = "cache", "beside"
@@ -238,7 +239,7 @@ class RFEdit(io.ComfyNode):
         aligned: bool,
         memory: float,
         latent: dict[str, Any] | None = None,
-        inversion: Bundle | None = None,
+        inversion: LinkedInversion | None = None,
         negative: Any = None,
         mask: torch.Tensor | None = None,
         feather: int = 0,
@@ -256,18 +257,21 @@ class RFEdit(io.ComfyNode):
             raise ValueError(
                 f"latent or inversion must be connected, got {'neither' if latent is None else 'both'}; connect one."
             )
+        own = inversion
         if inversion is None:
-            chosen = get_method(method)
-            levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
-            level = strength_to_index(strength, len(levels) - 1)
+            climb = climb_of(model, steps, scheduler, strength, get_method(method), sigmas, keep_path=True)
+            branch = Branch(source, None)
         else:
-            inversion = inversion.with_conditioning(source, None)
-            check_model_fits(model, inversion.record)
-            chosen, levels, level = own_method(inversion.record), inversion.record.sigmas, inversion.record.index
+            own = inversion.with_conditioning(source, None)
+            check_model_fits(model, own)
+            climb = Climb(own.sigmas, own.index, own_method(own), keep_path=True)
+            branch = own.branch("climb an inversion once more")
+            latent = {**own.extras, "samples": source_samples_of(model, own)}
+        assert latent is not None
         settings = Settings(
             layers=layers,
             start=0.0,
-            end=min(1.0, inject / level),
+            end=min(1.0, inject / climb.index),
             strength=share,
             group=None if tokens == OWN else tokens,  # type: ignore[arg-type]
             variant=mode,
@@ -281,72 +285,28 @@ class RFEdit(io.ComfyNode):
         def told(sentence: str) -> None:
             show_progress_text(node, sentence)
 
-        bundle, cache = inversion, None
+        cache = None
         reads = inject > 0 and share > 0.0
         if reads and features == CACHE:
-            limit, stays = int(memory * GIGABYTE), int(on_device * GIGABYTE)
-            bundle, cache, sentence = _kept(
-                model, source, latent, inversion, levels, level, chosen, plan, limit, stays, aligned, told
-            )
+            if own is not None and own.embeddings:
+                raise ValueError(
+                    "inversion must have no fitted embeddings to be climbed once more, got one with them; "
+                    f"set features to {BESIDE}."
+                )
+            keeping = Keeping(int(memory * GIGABYTE), int(on_device * GIGABYTE), aligned, told)
+            own, cache, sentence = climb_and_keep(model, branch, latent, climb, plan, keeping)
             lines.append(sentence)
         else:
-            if bundle is None:
-                assert latent is not None
-                bundle = run_invert(model, source, latent, levels, strength, chosen, keep_path=True)
-            lines.append(describe_beside(chosen, levels, level, plan, model) if reads else "nothing is read")
+            if own is None:
+                own = run_invert(model, branch, latent, climb)
+            lines.append(describe_beside(climb, plan, model) if reads else "nothing is read")
             told(lines[-1])
         edited = run_replay(
             model,
-            bundle,
-            target,
-            negative,
-            cfg,
-            mask,
-            feather,
+            own,
+            Branch(target, negative, cfg),
+            EditArea.of(mask, feather),
             attention=plan if reads else None,
             cache=cache,
         )
-        return io.NodeOutput(edited, bundle, "\n".join(lines))
-
-
-def _kept(
-    model: Any,
-    source: Any,
-    latent: dict[str, Any] | None,
-    inversion: Bundle | None,
-    levels: tuple[float, ...],
-    level: int,
-    method: Method,
-    plan: AttentionPlan,
-    limit: int,
-    on_device: int,
-    aligned: bool,
-    told: Callable[[str], None],
-) -> tuple[Bundle, Any, str]:
-    """Climb, or climb an inversion once more, and keep what the plan reads."""
-    arguments: dict[str, Any] = {}
-    if inversion is not None:
-        if inversion.record.embeddings:
-            raise ValueError(
-                "inversion must have no fitted embeddings to be climbed once more, got one with them; "
-                f"set features to {BESIDE}."
-            )
-        latent = {**inversion.extras, "samples": source_of(model, inversion)}
-        arguments = {"cfg": inversion.cfg, "negative": inversion.negative}
-    assert latent is not None
-    strength = level / (len(levels) - 1)
-    return climb_and_keep(
-        model,
-        source,
-        latent,
-        levels,
-        strength,
-        method,
-        plan,
-        limit,
-        on_device,
-        aligned,
-        told=told,
-        keep_path=True,
-        **arguments,
-    )
+        return io.NodeOutput(edited, own, "\n".join(lines))

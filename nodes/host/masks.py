@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as functional
+
+
+@dataclass(frozen=True, eq=False)
+class EditArea:
+    """Where an edit may act.
+
+    Attributes:
+        mask: MASK, white where the edit may act.
+        feather: Width in pixels of the mask of a ramp inside its edge.
+    """
+
+    mask: torch.Tensor
+    feather: int = 0
+
+    @classmethod
+    def of(cls, mask: torch.Tensor | None, feather: int) -> EditArea | None:
+        """Return the area of a node's inputs, None without a mask."""
+        return None if mask is None else cls(mask, feather)
+
+    def on(self, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
+        """Return its weights on the grid of a latent; see on_latent_grid."""
+        return on_latent_grid(self.mask, shape, self.feather)
 
 
 def feather_inwards(mask: torch.Tensor, radius: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from .inputs import (
     sigmas_output,
     single_state_outputs,
 )
-from .link import Bundle
+from .link import LinkedInversion
 from .measure import describe_residuals
 from .method_node import MethodNode
 
@@ -51,10 +51,10 @@ class FixedPointInvert(MethodNode):
         ]
 
     @classmethod
-    def results(cls, model: Any, bundle: Bundle) -> tuple[Any, ...]:
+    def results(cls, model: Any, inversion: LinkedInversion) -> tuple[Any, ...]:
         """The values of `outputs`."""
-        report = "\n".join(describe_residuals(bundle.record))
-        return *single_state_outputs(model, bundle), float(bundle.record.meta["residual"]), report
+        report = "\n".join(describe_residuals(inversion))
+        return *single_state_outputs(model, inversion), float(inversion.meta["residual"]), report
 
     @classmethod
     def validate_inputs(

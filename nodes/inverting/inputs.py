@@ -13,10 +13,11 @@ from ...inversion import Method, get_method
 from ..host.compat import declare
 from ..host.latents import out_of_model
 from ..host.parametrisation import PURE_NOISE
-from ..host.schedule import check_steps, check_strength, falling_tensor, read_sigmas, rising_sigmas
-from .link import Bundle, InversionType
+from ..host.schedule import check_steps, check_strength, falling_tensor
+from ..host.session import Branch
+from .link import InversionType, LinkedInversion
 from .recorded_noise import RecordedNoise
-from .runs import run_invert
+from .runs import climb_of, run_invert
 
 GUIDANCE = "Guidance while climbing. 1 is right for most pictures; above it the noise gets worse."
 
@@ -187,7 +188,7 @@ def climb(
     negative: Any,
     sigmas: torch.Tensor | None,
     keep_path: bool,
-) -> Bundle:
+) -> LinkedInversion:
     """Invert with the values of `invert_inputs`.
 
     Returns:
@@ -196,23 +197,21 @@ def climb(
     Raises:
         ValueError: If a value does not fit.
     """
-    check_strength(strength)
-    levels = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
-    return run_invert(model, source, latent, levels, strength, method, cfg, negative, keep_path)
+    climb = climb_of(model, steps, scheduler, strength, method, sigmas, keep_path)
+    return run_invert(model, Branch(source, negative, cfg), latent, climb)
 
 
-def single_state_outputs(model: Any, bundle: Bundle) -> tuple[Any, ...]:
+def single_state_outputs(model: Any, inversion: LinkedInversion) -> tuple[Any, ...]:
     """Return INVERSION, LATENT, NOISE and SIGMAS of an inversion whose one state fits them all."""
-    record = bundle.record
     return (
-        bundle,
-        carrier_latent(model, bundle),
-        RecordedNoise(model, record.x, record.sigma),
-        falling_tensor(record),
+        inversion,
+        carrier_latent(model, inversion),
+        RecordedNoise(model, inversion.x, inversion.sigma),
+        falling_tensor(inversion),
     )
 
 
-def carrier_latent(model: Any, bundle: Bundle) -> dict[str, Any]:
+def carrier_latent(model: Any, inversion: LinkedInversion) -> dict[str, Any]:
     """Return the LATENT from which stock samplers reach the inverted state.
 
     It is the state itself where a latent can carry it, for DisableNoise. It is the source where none can (flow at
@@ -220,15 +219,15 @@ def carrier_latent(model: Any, bundle: Bundle) -> dict[str, Any]:
 
     Args:
         model: The MODEL of the inversion.
-        bundle: The inversion.
+        inversion: The inversion.
 
     Returns:
         A LATENT with the source's other entries.
     """
-    record, source = bundle.record, bundle.samples
+    source = inversion.samples
     assert source is not None
-    flow = record.space == "flow"
-    if "noise_mask" in bundle.extras or (flow and record.sigma > PURE_NOISE):
-        return {**bundle.extras, "samples": source}
-    state = record.x / (1.0 - record.sigma) if flow else record.x
-    return {**bundle.extras, "samples": out_of_model(model, state, torch.float32)}
+    flow = inversion.space == "flow"
+    if "noise_mask" in inversion.extras or (flow and inversion.sigma > PURE_NOISE):
+        return {**inversion.extras, "samples": source}
+    state = inversion.x / (1.0 - inversion.sigma) if flow else inversion.x
+    return {**inversion.extras, "samples": out_of_model(model, state, torch.float32)}

@@ -10,7 +10,7 @@ import torch
 
 from ...inversion import Inversion, StepReport, implied_noise, noise_std, psnr, relative_error, ssim
 from ..host.latents import into_model, source_samples
-from .link import Bundle, source_of
+from .link import LinkedInversion, source_samples_of
 from .runs import check_model_fits, run_replay
 
 
@@ -41,12 +41,14 @@ class Measurement:
     noise: torch.Tensor
 
 
-def measure(model: Any, bundle: Bundle, vae: Any = None, reconstructed: dict[str, Any] | None = None) -> Measurement:
+def measure(
+    model: Any, inversion: LinkedInversion, vae: Any = None, reconstructed: dict[str, Any] | None = None
+) -> Measurement:
     """Measure an inversion, reconstructing it where no reconstruction is given.
 
     Args:
         model: The MODEL that made it.
-        bundle: The inversion.
+        inversion: The inversion.
         vae: VAE for figures in pixels. They compare decoded latents, so that the VAE's own loss is not in them.
         reconstructed: LATENT of a reconstruction made elsewhere.
 
@@ -54,54 +56,56 @@ def measure(model: Any, bundle: Bundle, vae: Any = None, reconstructed: dict[str
         The figures.
 
     Raises:
-        ValueError: If something does not fit the record.
+        ValueError: If something does not fit the inversion.
     """
-    record = bundle.record
-    check_model_fits(model, record)
+    check_model_fits(model, inversion)
     step_sigmas: list[float] = []
     step_errors: list[float] = []
 
     def compare(report: StepReport) -> None:
-        if record.path is not None:
+        if inversion.path is not None:
             step_sigmas.append(report.sigma_next)
-            wanted = record.path[record.index - 1 - report.index]
+            wanted = inversion.path[inversion.index - 1 - report.index]
             step_errors.append(relative_error(report.x.to("cpu"), wanted))
 
     if reconstructed is None:
-        reconstructed = run_replay(model, bundle, tap=compare)
+        reconstructed = run_replay(model, inversion, tap=compare)
     samples = source_samples(model, reconstructed, "reconstructed")
-    if tuple(samples.shape) != record.shape:
+    if tuple(samples.shape) != inversion.shape:
         raise ValueError(
-            f"reconstructed must have the record's size {record.shape}, got {tuple(samples.shape)}; "
+            f"reconstructed must have the inversion's size {inversion.shape}, got {tuple(samples.shape)}; "
             "connect the LATENT of Resample."
         )
-    pixels = _compare_pixels(vae, samples, source_of(model, bundle)) if vae is not None else (math.nan, math.nan)
+    pixels = (math.nan, math.nan)
+    if vae is not None:
+        pixels = _compare_pixels(vae, samples, source_samples_of(model, inversion))
     return Measurement(
-        latent_error=relative_error(into_model(model, samples), record.x0),
+        latent_error=relative_error(into_model(model, samples), inversion.x0),
         pixel_psnr=pixels[0],
         pixel_ssim=pixels[1],
-        noise_std=noise_std(record.x, record.x0, record.sigma, record.space, record.sigmas[0]),
-        evaluations=int(record.meta.get("evaluations", 0)),
-        seconds=float(record.meta.get("seconds", math.nan)),
+        noise_std=noise_std(inversion.x, inversion.x0, inversion.sigma, inversion.space, inversion.sigmas[0]),
+        evaluations=int(inversion.meta.get("evaluations", 0)),
+        seconds=float(inversion.meta.get("seconds", math.nan)),
         sigmas=tuple(step_sigmas),
         step_errors=tuple(step_errors),
-        noise=implied_noise(record.x, record.x0, record.sigma, record.space, record.sigmas[0]),
+        noise=implied_noise(inversion.x, inversion.x0, inversion.sigma, inversion.space, inversion.sigmas[0]),
     )
 
 
-def describe(record: Inversion, found: Measurement) -> str:
+def describe(inversion: Inversion, found: Measurement) -> str:
     """Put the figures into words, one a line."""
-    settings = ", ".join(f"{key} {value}" for key, value in record.params.items())
+    settings = ", ".join(f"{key} {value}" for key, value in inversion.params.items())
     lines = [
-        f"method: {record.method}" + (f" ({settings})" if settings else ""),
-        f"model: {record.fingerprints.get('model', 'unknown')} ({record.space})",
-        f"levels: {record.index} of {record.steps}, sigma {record.sigma:.5g}; cfg {record.meta.get('cfg', 1.0):g}",
-        f"latent: {' x '.join(map(str, record.shape))}, {str(record.dtype).removeprefix('torch.')}",
+        f"method: {inversion.method}" + (f" ({settings})" if settings else ""),
+        f"model: {inversion.fingerprints.get('model', 'unknown')} ({inversion.space})",
+        f"steps: {inversion.index} of {inversion.steps}, sigma {inversion.sigma:.5g}; "
+        f"cfg {inversion.meta.get('cfg', 1.0):g}",
+        f"latent: {' x '.join(map(str, inversion.shape))}, {str(inversion.dtype).removeprefix('torch.')}",
         f"model calls: {found.evaluations} up, {found.seconds:.2f} s",
         f"noise std over expected: {found.noise_std:.4f} ({_judge(found.noise_std)})",
         f"round-trip error, latent: {found.latent_error:.3e} relative",
     ]
-    lines += describe_residuals(record)
+    lines += describe_residuals(inversion)
     if not math.isnan(found.pixel_psnr):
         similarity = "not defined below 11 pixels" if math.isnan(found.pixel_ssim) else f"{found.pixel_ssim:.4f}"
         lines.append(f"round-trip error, pixels: PSNR {found.pixel_psnr:.2f} dB, SSIM {similarity}")
@@ -116,20 +120,20 @@ def describe(record: Inversion, found: Measurement) -> str:
     return "\n".join(lines)
 
 
-def describe_residuals(record: Inversion) -> list[str]:
+def describe_residuals(inversion: Inversion) -> list[str]:
     """Put into words what an iterative method left unsolved, one a line; nothing for the other methods."""
-    meta = record.meta
+    meta = inversion.meta
     if "losses" in meta:
         return [
             f"gradient descent: largest loss {float(meta['loss']):.2e}, {meta['updates']} updates "
-            f"in {record.index} steps",
+            f"in {inversion.index} steps",
             f"loss before > after, from clean to noise: {meta['losses']}",
         ]
     if "residuals" not in meta:
         return []
     return [
         f"fixed point: largest residual {float(meta['residual']):.2e}, "
-        f"not shrinking in {meta['diverged']} of {record.index} steps",
+        f"not shrinking in {meta['diverged']} of {inversion.index} steps",
         f"residuals, from clean to noise: {meta['residuals']}",
     ]
 

@@ -12,7 +12,7 @@ from ...inversion import get_method
 from ..host.compat import schema
 from ..host.schedule import falling_tensor
 from .inputs import GUIDANCE, climb, inversion_output, invert_inputs, sigmas_output
-from .link import Bundle
+from .link import LinkedInversion
 from .method_inputs import own_inputs
 
 
@@ -46,9 +46,9 @@ class MethodNode(io.ComfyNode):
         return [inversion_output(), sigmas_output()]
 
     @classmethod
-    def results(cls, model: Any, bundle: Bundle) -> tuple[Any, ...]:
+    def results(cls, model: Any, inversion: LinkedInversion) -> tuple[Any, ...]:
         """The values of `outputs`."""
-        return bundle, falling_tensor(bundle.record)
+        return inversion, falling_tensor(inversion)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -80,5 +80,5 @@ class MethodNode(io.ComfyNode):
     ) -> io.NodeOutput:
         """Invert; ``settings`` are the method's own."""
         method = get_method(cls.METHOD, settings)
-        bundle = climb(model, source, latent, steps, scheduler, method, cfg, strength, negative, sigmas, keep_path)
-        return io.NodeOutput(*cls.results(model, bundle))
+        inversion = climb(model, source, latent, steps, scheduler, method, cfg, strength, negative, sigmas, keep_path)
+        return io.NodeOutput(*cls.results(model, inversion))

@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from ...inversion import PROX, NegativePrompt
 from ..host.compat import declare, schema
 from ..host.inputs import mask_inputs
-from .link import Bundle, InversionType
+from ..host.masks import EditArea
+from .link import InversionType, LinkedInversion
 from .negative_prompt_run import run_negative_prompt
 
 UNIT = {"min": 0.0, "max": 1.0, "step": 0.05, "round": 0.001}
@@ -130,7 +131,7 @@ class NegativePromptInversion(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        inversion: Bundle,
+        inversion: LinkedInversion,
         target: Any,
         cfg: float,
         prox: str,
@@ -146,5 +147,6 @@ class NegativePromptInversion(io.ComfyNode):
     ) -> io.NodeOutput:
         """Play the inversion back."""
         settings = NegativePrompt(cfg, prox, quantile, pull, pull_steps, dilate)
-        bundle = inversion.with_conditioning(source, None)
-        return io.NodeOutput(run_negative_prompt(model, bundle, target, settings, interp, negative, mask, feather))
+        inversion = inversion.with_conditioning(source, None)
+        area = EditArea.of(mask, feather)
+        return io.NodeOutput(run_negative_prompt(model, inversion, target, settings, interp, negative, area))

@@ -7,38 +7,36 @@ from typing import Any
 
 import torch
 
-from ...inversion import Denoiser, NegativePrompt, OnStep, blend, replay, slerp, work_dtype
-from ..editing.inversion_free_run import PairedGuider, PairedSampler
+from ...inversion import NegativePrompt, blend, replay, slerp
 from ..host.checks import refuse_other_guidance, refuse_skipping
 from ..host.latents import keep_outside, out_of_model
-from ..host.masks import on_latent_grid
-from .link import Bundle, source_of
-from .runs import check_model_fits, drive, warn_of_other_source
+from ..host.masks import EditArea
+from ..host.session import Branch, Guider, Session
+from .link import LinkedInversion, source_samples_of
+from .runs import SOURCE, TARGET, check_model_fits, warn_of_other_source
 
 _logger = logging.getLogger(__name__)
 
 
 def run_negative_prompt(
     model: Any,
-    bundle: Bundle,
+    inversion: LinkedInversion,
     target: Any,
     settings: NegativePrompt,
     interp: float = 1.0,
     negative: Any = None,
-    mask: torch.Tensor | None = None,
-    feather: int = 0,
+    area: EditArea | None = None,
 ) -> dict[str, Any]:
     """Play an inversion back towards a target, guided away from its own source.
 
     Args:
         model: The MODEL; it is not changed.
-        bundle: The inversion.
+        inversion: The inversion.
         target: CONDITIONING of the edit.
         settings: Guidance and what is held back.
         interp: Where between the negative (0) and the source (1) the guidance starts.
         negative: Negative CONDITIONING, needed when interp is not 1.
-        mask: MASK, white where the edit may act; outside it the result equals the source bit for bit.
-        feather: Width in pixels of the mask of a ramp inside its edge.
+        area: Where the edit may act; outside it the result equals the source bit for bit.
 
     Returns:
         A LATENT.
@@ -48,42 +46,34 @@ def run_negative_prompt(
     """
     refuse_skipping(model)
     refuse_other_guidance(model)
-    record = bundle.record
-    check_model_fits(model, record)
-    if record.embeddings:
+    check_model_fits(model, inversion)
+    if inversion.embeddings:
         raise ValueError(
-            f"inversion must have no fitted embeddings, got {len(record.embeddings)}; "
+            f"inversion must have no fitted embeddings, got {len(inversion.embeddings)}; "
             "connect the one from before NullTextOptimize, or play this one back with Resample."
         )
-    if bundle.source is None:
-        raise ValueError(
-            "source must be connected to play back an inversion that was loaded from a file, got nothing; "
-            "connect the conditioning that it was inverted with."
-        )
-    if bundle.cfg == 1.0:
-        warn_of_other_source(record, bundle.source, None, 1.0)
+    source = inversion.branch("play back an inversion")
+    if source.cfg == 1.0:
+        warn_of_other_source(inversion, source)
     else:
         _logger.warning(
             "Retrace: this inversion was made at cfg %g; negative-prompt inversion comes back to one made at cfg 1.",
-            bundle.cfg,
+            source.cfg,
         )
-    base = between(negative, bundle.source, interp)
-    samples = source_of(model, bundle)
-    grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
+    samples = source_samples_of(model, inversion)
+    grid = None if area is None else area.on(inversion.shape)
 
-    def script(source: Denoiser, edit: Denoiser, device: torch.device, on_step: OnStep) -> torch.Tensor:
-        fitted = record.to_precision(work_dtype(device))
-        after_step = None if grid is None else blend(fitted, grid, device)
-        guided = settings.denoiser(fitted, source, edit)
-        return replay(fitted, source, guided, after_step=after_step, on_step=on_step, device=device).cpu()
+    def script(session: Session) -> torch.Tensor:
+        own, base = inversion.to_precision(session.dtype), session.denoiser(SOURCE)
+        after_step = None if grid is None else blend(own, grid, session.device)
+        guided = settings.denoiser(own, base, session.denoiser(TARGET))
+        return replay(own, base, guided, after_step=after_step, on_step=session.tell, device=session.device).cpu()
 
-    sampler = PairedSampler(script)
-    drive(PairedGuider(model, base, target, None, 1.0, 1.0), sampler, samples, record.falling)
-    assert sampler.result is not None
-    edited = out_of_model(model, sampler.result, samples.dtype)
+    sides = {SOURCE: Branch(between(negative, source.positive, interp)), TARGET: Branch(target)}
+    edited = out_of_model(model, Guider(model, sides).run(samples, inversion.falling, script), samples.dtype)
     if grid is not None:
         edited = keep_outside(grid, edited, samples)
-    return {**bundle.extras, "samples": edited}
+    return {**inversion.extras, "samples": edited}
 
 
 def between(negative: Any, source: Any, interp: float) -> Any:

@@ -11,7 +11,9 @@ from ...inversion import NoiseReport
 from ...inversion.noise_optimize import ITERATIONS, LEARNING_RATE, NORMS, PULL
 from ..host.compat import declare, schema, show_progress_text
 from ..host.inputs import feather_input
-from .link import Bundle, InversionType
+from ..host.masks import EditArea
+from ..host.session import Branch
+from .link import InversionType, LinkedInversion
 from .noise_run import DescentSettings, run_noise_optimize
 from .plot import descent_plot
 
@@ -141,7 +143,7 @@ class NoiseOptimize(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        inversion: Bundle,
+        inversion: LinkedInversion,
         reference: dict[str, Any],
         cfg: float,
         iterations: int,
@@ -164,22 +166,19 @@ class NoiseOptimize(io.ComfyNode):
             show_progress_text(node_id, f"{report.index} of {report.total - 1} updates, loss {lines[-1].loss:.3e}")
 
         # Without a positive, a negative can only be that of the inversion.
-        bundle, latent = run_noise_optimize(
+        inversion, latent = run_noise_optimize(
             model,
             inversion.with_conditioning(source, negative if positive is None else None),
             reference,
             DescentSettings(norm, iterations, learning_rate, pull),
-            positive,
-            negative,
-            cfg,
-            mask,
-            feather,
+            None if positive is None else Branch(positive, negative, cfg),
+            EditArea.of(mask, feather),
             save_unfinished,
             told,
         )
-        text = _describe(bundle, lines)
+        text = _describe(inversion, lines)
         plot = descent_plot([line.loss for line in lines], [line.best for line in lines])
-        return io.NodeOutput(bundle, latent, plot, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(inversion, latent, plot, text, ui=ui.PreviewText(text))
 
 
 class _Line:
@@ -191,8 +190,8 @@ class _Line:
         )
 
 
-def _describe(bundle: Bundle, lines: list[_Line]) -> str:
-    meta = bundle.record.meta
+def _describe(inversion: LinkedInversion, lines: list[_Line]) -> str:
+    meta = inversion.meta
     return "\n".join(
         [
             f"loss: {lines[0].loss:.3e} -> {lines[-1].best:.3e} in {len(lines) - 1} updates",

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ...inversion import FitReport
 from ..host.compat import declare, schema, show_progress_text
-from .link import Bundle, InversionType
+from .link import InversionType, LinkedInversion
 from .null_text_run import FitSettings, run_null_text
 from .plot import loss_plot
 
@@ -127,7 +127,7 @@ class NullTextOptimize(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        inversion: Bundle,
+        inversion: LinkedInversion,
         negative: Any,
         cfg: float,
         inner_steps: int,
@@ -146,12 +146,12 @@ class NullTextOptimize(io.ComfyNode):
             reports.append(_Line(report))
             show_progress_text(node_id, f"step {report.index + 1} of {report.total}, {reports[-1].losses}")
 
-        bundle = run_null_text(
+        inversion = run_null_text(
             model, inversion.with_conditioning(source, None), negative, settings, save_unfinished, told
         )
-        text = _describe(bundle, settings, reports)
+        text = _describe(inversion, settings, reports)
         plot: torch.Tensor = loss_plot([line.sigma for line in reports], *_columns(reports))
-        return io.NodeOutput(bundle, plot, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(inversion, plot, text, ui=ui.PreviewText(text))
 
 
 class _Line:
@@ -175,8 +175,8 @@ def _columns(lines: list[_Line]) -> tuple[list[float], list[float]]:
     return [line.before for line in lines], [line.after for line in lines]
 
 
-def _describe(bundle: Bundle, settings: FitSettings, lines: list[_Line]) -> str:
-    meta = bundle.record.meta
+def _describe(inversion: LinkedInversion, settings: FitSettings, lines: list[_Line]) -> str:
+    meta = inversion.meta
     before, after = _columns(lines)
     return "\n".join(
         [

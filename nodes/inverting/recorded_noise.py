@@ -28,7 +28,7 @@ class RecordedNoise:
         """Measure the host's weights.
 
         Args:
-            model: The MODEL that made the record.
+            model: The MODEL that made the inversion.
             state: The inverted state x_k, shape (B, C, *).
             sigma: Its level.
         """

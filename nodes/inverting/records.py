@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ...inversion import load, save
 from ..host.compat import declare, schema
 from ..host.files import NOTHING_SAVED, list_records, new_record_path, resolve_record
-from .link import Bundle, InversionType
+from .link import InversionType, LinkedInversion
 
 
 class SaveInversion(io.ComfyNode):
@@ -50,10 +50,10 @@ class SaveInversion(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, inversion: Bundle, filename_prefix: str, half: bool) -> io.NodeOutput:
+    def execute(cls, inversion: LinkedInversion, filename_prefix: str, half: bool) -> io.NodeOutput:
         """Write the record."""
         path, name = new_record_path(filename_prefix)
-        save(inversion.record, path, half)
+        save(inversion, path, half)
         return io.NodeOutput(name, ui=ui.PreviewText(f"Saved {name}, {path.stat().st_size:,} bytes"))
 
 
@@ -124,7 +124,7 @@ class LoadInversion(io.ComfyNode):
         # The command marks its records so; its fingerprints of models and prompts are of another kind.
         if "retrace" in loaded.meta and "host" not in loaded.meta:
             raise ValueError(
-                "record must be made in ComfyUI, got one of the standalone command; "
+                "file must be made in ComfyUI, got one of the standalone command; "
                 "invert the picture here, or play it with python -m retrace replay."
             )
-        return io.NodeOutput(Bundle(loaded))
+        return io.NodeOutput(LinkedInversion.of(loaded))

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..host.compat import declare, schema
-from .link import Bundle, InversionType
+from .link import InversionType, LinkedInversion
 from .measure import describe, measure
 from .plot import report_plot
 
@@ -81,7 +81,7 @@ class InversionReport(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        inversion: Bundle,
+        inversion: LinkedInversion,
         model: Any,
         vae: Any = None,
         reconstructed: dict[str, Any] | None = None,
@@ -89,9 +89,9 @@ class InversionReport(io.ComfyNode):
         negative: Any = None,
     ) -> io.NodeOutput:
         """Measure the inversion."""
-        bundle = inversion.with_conditioning(source, negative)
-        found = measure(model, bundle, vae, reconstructed)
-        text = describe(bundle.record, found)
+        inversion = inversion.with_conditioning(source, negative)
+        found = measure(model, inversion, vae, reconstructed)
+        text = describe(inversion, found)
         return io.NodeOutput(
             text,
             report_plot(found.sigmas, found.step_errors, found.noise),

@@ -11,7 +11,9 @@ from ...attention import AttentionPlan
 from ..attending.plan_link import attention_input
 from ..host.compat import declare, schema
 from ..host.inputs import mask_inputs
-from .link import Bundle, InversionType
+from ..host.masks import EditArea
+from ..host.session import Branch
+from .link import InversionType, LinkedInversion
 from .method_inputs import method_names
 from .runs import run_replay
 
@@ -83,7 +85,7 @@ class Resample(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        inversion: Bundle,
+        inversion: LinkedInversion,
         cfg: float,
         positive: Any = None,
         negative: Any = None,
@@ -95,8 +97,8 @@ class Resample(io.ComfyNode):
     ) -> io.NodeOutput:
         """Play the inversion back."""
         # Without a positive, a negative can only be that of the inversion.
-        bundle = inversion.with_conditioning(source, negative if positive is None else None)
+        inversion = inversion.with_conditioning(source, negative if positive is None else None)
         other = None if method == SAME else method
-        return io.NodeOutput(
-            run_replay(model, bundle, positive, negative, cfg, mask, feather, other, attention=attention)
-        )
+        target = None if positive is None else Branch(positive, negative, cfg)
+        area = EditArea.of(mask, feather)
+        return io.NodeOutput(run_replay(model, inversion, target, area, other, attention=attention))

@@ -12,7 +12,7 @@ from .inputs import (
     sigmas_output,
     single_state_outputs,
 )
-from .link import Bundle
+from .link import LinkedInversion
 from .method_node import MethodNode
 
 
@@ -33,9 +33,9 @@ class RFInversion(MethodNode):
         return [inversion_output(), latent_output(), noise_output(), sigmas_output()]
 
     @classmethod
-    def results(cls, model: Any, bundle: Bundle) -> tuple[Any, ...]:
+    def results(cls, model: Any, inversion: LinkedInversion) -> tuple[Any, ...]:
         """The values of `outputs`."""
-        return single_state_outputs(model, bundle)
+        return single_state_outputs(model, inversion)
 
     @classmethod
     def validate_inputs(

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
-import comfy.utils
-import latent_preview
 import torch
 
 from ...attention import AttentionPlan, Cache
-from ...inversion import (
-    Denoiser,
-    Inversion,
-    Method,
-    OnStep,
-    StepReport,
-    adopt,
-    blend,
-    check_fit,
-    invert,
-    own_method,
-    replay,
-    strength_to_index,
-    work_dtype,
-)
+from ...core.denoiser import Denoiser
+from ...core.walk import StepReport
+from ...inversion import Inversion, Method, adopt, blend, check_fit, invert, own_method, strength_to_index
 from ...version import VERSION
-from ..attending.replay import AttendedReplay, replay_guider
+from ..attending.attended import Attended
 from ..host.checks import check_cfg, refuse_skipping
 from ..host.compat import host_version
-from ..host.denoiser import refusing_denoiser
 from ..host.fingerprint import fingerprint_conditioning, fingerprint_model
 from ..host.gradients import refuse_quantised, whole_model
-from ..host.guider import SteadyGuider
 from ..host.latents import into_model, keep_outside, out_of_model, source_samples
-from ..host.masks import on_latent_grid
+from ..host.masks import EditArea
 from ..host.parametrisation import model_sampling_of, space_of
-from .link import Bundle, source_of
-from .sampling import ScriptedSampler
+from ..host.schedule import check_strength, read_sigmas, rising_sigmas
+from ..host.session import Attention, Branch, Guider, Session, refusing
+from .link import LinkedInversion, source_samples_of
 
-Result = TypeVar("Result")
+SOURCE, TARGET = "source", "target"
 
 _logger = logging.getLogger(__name__)
 
@@ -48,36 +34,71 @@ _logger = logging.getLogger(__name__)
 _NOT_CARRIED = frozenset({"samples", "downscale_ratio_spacial", "downscale_ratio_temporal"})
 
 
-def run_invert(
+@dataclass(frozen=True)
+class Climb:
+    """How a latent is taken into the noise.
+
+    Attributes:
+        sigmas: Rising sigmas from 0.
+        index: Place in them to stop at.
+        method: How to climb.
+        keep_path: Whether the state of every step is kept.
+    """
+
+    sigmas: tuple[float, ...]
+    index: int
+    method: Method
+    keep_path: bool = False
+
+
+def climb_of(
     model: Any,
-    source: Any,
-    latent: dict[str, Any],
-    sigmas: tuple[float, ...],
+    steps: int,
+    scheduler: str,
     strength: float,
     method: Method,
-    cfg: float = 1.0,
-    negative: Any = None,
+    sigmas: torch.Tensor | None = None,
     keep_path: bool = False,
-    guider: Any = None,
+) -> Climb:
+    """Return the climb that a node's inputs describe.
+
+    Args:
+        model: The MODEL, whose schedule it is.
+        steps: Steps of the whole schedule.
+        scheduler: A name in the host's list.
+        strength: Fraction of the steps to climb, in (0, 1].
+        method: How to climb.
+        sigmas: SIGMAS in place of steps and scheduler.
+        keep_path: Whether the state of every step is kept.
+
+    Raises:
+        ValueError: If a value does not fit.
+    """
+    check_strength(strength)
+    rising = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
+    return Climb(rising, strength_to_index(strength, len(rising) - 1), method, keep_path)
+
+
+def run_invert(
+    model: Any,
+    source: Branch,
+    latent: dict[str, Any],
+    climb: Climb,
+    attention: Attention | None = None,
     at_top: Callable[[Denoiser, Inversion, torch.device], None] | None = None,
-) -> Bundle:
+) -> LinkedInversion:
     """Invert a LATENT.
 
-    A noise_mask is not applied: under a mask the host shows the network the clean latent at every level, so that
+    A noise_mask is not applied: under a mask the host shows the network the clean latent at every sigma, so that
     the inversion would not be one. It stays among the extras.
 
     Args:
         model: The MODEL; it is not changed.
-        source: CONDITIONING that describes the source.
+        source: What describes the source.
         latent: The LATENT.
-        sigmas: Rising levels from 0.
-        strength: Fraction of the steps to climb, in (0, 1].
-        method: How to climb.
-        cfg: Guidance scale.
-        negative: CONDITIONING, needed when cfg is not 1.
-        keep_path: Whether to record the state of every step.
-        guider: What answers in place of a guider of the source alone; it must answer for the same conditionings.
-        at_top: Called once with (denoiser, record, device) before the run ends.
+        climb: How it is taken into the noise.
+        attention: What keeps something of the attention on the way, or None.
+        at_top: Called once with (denoiser, inversion, device) before the run ends.
 
     Returns:
         The inversion.
@@ -86,47 +107,45 @@ def run_invert(
         ValueError: If an input does not fit.
         TypeError: If the latent holds several streams.
     """
+    method = climb.method
     refuse_skipping(model)
     if method.needs_gradients:
         refuse_quantised(model)
-    check_cfg(cfg, negative)
+    check_cfg(source.cfg, source.negative)
     samples = source_samples(model, latent)
     clean = into_model(model, samples)
     # A model that cannot be inverted is refused before it is loaded.
     space_of(model_sampling_of(model))
-    level = strength_to_index(strength, len(sigmas) - 1)
-    fingerprints = {
-        "model": fingerprint_model(model),
-        "source": fingerprint_source(source, negative, cfg),
-    }
+    fingerprints = {"model": fingerprint_model(model), "source": fingerprint_source(source)}
     meta = {
-        "cfg": float(cfg),
+        "cfg": float(source.cfg),
         "host": host_version(),
         "pack": VERSION,
         "latent_dtype": str(samples.dtype).removeprefix("torch."),
     }
 
-    def climb(denoiser: Denoiser, device: torch.device, on_step: OnStep) -> Inversion:
-        start = clean.to(work_dtype(device)).to(device)
-        record = invert(denoiser, start, sigmas, level, method, keep_path, fingerprints, meta, on_step)
+    def script(session: Session) -> Inversion:
+        denoiser, device = session.denoiser(), session.device
+        start = clean.to(session.dtype).to(device)
+        inversion = invert(
+            denoiser, start, climb.sigmas, climb.index, method, climb.keep_path, fingerprints, meta, session.tell
+        )
         if at_top is not None:
-            at_top(denoiser, record, device)
-        return record
+            at_top(denoiser, inversion, device)
+        return inversion
 
-    falling = sigmas[level::-1]
-    gradients = method.needs_gradients
-    record = run_script(model, source, negative, cfg, samples, falling, climb, gradients, guider, called="source")
-    return Bundle(record, source, negative, samples, extras_of(latent))
+    guider = Guider(whole_model(model) if method.needs_gradients else model, {SOURCE: source}, attention)
+    inversion = guider.run(samples, climb.sigmas[climb.index :: -1], script, method.needs_gradients)
+    return LinkedInversion.of(
+        inversion, source=source.positive, negative=source.negative, samples=samples, extras=extras_of(latent)
+    )
 
 
 def run_replay(
     model: Any,
-    bundle: Bundle,
-    target: Any = None,
-    negative: Any = None,
-    cfg: float = 1.0,
-    mask: torch.Tensor | None = None,
-    feather: int = 0,
+    inversion: LinkedInversion,
+    target: Branch | None = None,
+    area: EditArea | None = None,
     method: str | None = None,
     tap: Callable[[StepReport], None] | None = None,
     attention: AttentionPlan | None = None,
@@ -136,13 +155,10 @@ def run_replay(
 
     Args:
         model: The MODEL; it is not changed.
-        bundle: The inversion.
-        target: CONDITIONING of the edit; None reconstructs under the source's own conditioning and guidance.
-        negative: Negative CONDITIONING of the edit.
-        cfg: Guidance scale of the edit.
-        mask: MASK, white where the edit may act; outside it the result equals the source bit for bit.
-        feather: Width in pixels of the mask of a ramp inside its edge.
-        method: Name of another solver for the way down; None for the record's own.
+        inversion: The inversion.
+        target: What is wanted; None reconstructs under the source's own conditioning and guidance.
+        area: Where the edit may act; outside it the result equals the source bit for bit.
+        method: Name of another solver for the way down; None for the inversion's own.
         tap: Told after every step.
         attention: What the target reads from the source; without a target it is not used.
         cache: What was kept of the source for that; None evaluates the source beside the target.
@@ -151,95 +167,93 @@ def run_replay(
         A LATENT.
 
     Raises:
-        ValueError: If an input does not fit the record.
+        ValueError: If an input does not fit the inversion.
     """
     refuse_skipping(model)
-    record = bundle.record if method is None else adopt(bundle.record, method)
-    check_model_fits(model, record)
-    reconstructs = target is None
-    target, negative, cfg = conditioning_of(bundle, record, target, negative, cfg)
-    check_cfg(cfg, negative)
-    source = source_of(model, bundle)
-    grid = None if mask is None else on_latent_grid(mask, record.shape, feather)
+    inversion = inversion if method is None else adopt(inversion, method)
+    check_model_fits(model, inversion)
+    wanted = target_of(inversion, target)
+    check_cfg(wanted.cfg, wanted.negative)
+    plan = None if target is None else attention
+    free = plan is not None and plan.source == "free"
+    branches, attended = {SOURCE if target is None else "positive": wanted}, None
+    if plan is not None:
+        source = inversion.branch("control attention with an inversion", standing=not free)
+        branches = {SOURCE: source, TARGET: replace(wanted, negative=wanted.negative if wanted.cfg != 1.0 else None)}
+        attended = Attended(model, branches, plan, cache=cache)
+    scheme = own_method(inversion)
+    samples = source_samples_of(model, inversion)
+    grid = None if area is None else area.on(inversion.shape)
 
-    def descend(denoiser: Denoiser, device: torch.device, on_step: OnStep) -> torch.Tensor:
-        fitted = record.to_precision(work_dtype(device))
+    def script(session: Session) -> torch.Tensor:
+        own, denoiser = inversion.to_precision(session.dtype), session.denoiser()
+        walked = own.doubled() if free else own
+        after_step = None
+        if grid is not None:
+            after_step = blend(walked, torch.cat([grid, grid]) if free and grid.shape[0] > 1 else grid, session.device)
+        if attended is not None:
+            after_step = attended.running.after_step(own.falling, None if free else own.state_at, after_step)
 
         def told(report: StepReport) -> None:
+            report = of_target(report) if free else report
             if tap is not None:
                 tap(report)
-            on_step(report)
+            session.tell(report)
 
-        after_step = None if grid is None else blend(fitted, grid, device)
-        if reconstructs:
-            return replay(fitted, denoiser, after_step=after_step, on_step=told, device=device).cpu()
         # A solver whose way down asks the source too would get the target's answers: it is refused instead.
-        reason = f"positive must be left out for method {record.method}, got one; this solver only reconstructs here."
-        source_denoiser = refusing_denoiser(denoiser, reason)
-        return replay(fitted, source_denoiser, denoiser, after_step=after_step, on_step=told, device=device).cpu()
+        what = "positive" if plan is None else "attention"
+        reason = f"{what} must be left out for method {own.method}, got one; this solver only reconstructs here."
+        asked = (denoiser, None) if target is None else (refusing(denoiser, reason), denoiser)
+        state = scheme.replay(walked, *asked, after_step, told, session.device)
+        return (state.chunk(2)[1] if free else state).cpu()
 
-    if attention is None or reconstructs:
-        called = "source" if reconstructs else "positive"
-        state = run_script(model, target, negative, cfg, source, record.falling, descend, called=called)
-    else:
-        uncond = negative if cfg != 1.0 else None
-        guider = replay_guider(model, bundle, target, uncond, cfg, attention, cache=cache)
-        sampler = AttendedReplay(record, attention, grid, tap)
-        drive(guider, sampler, source, record.falling)
-        assert sampler.result is not None
-        state = sampler.result
-    samples = out_of_model(model, state, source.dtype)
+    with torch.no_grad():
+        state = Guider(model, branches, attended).run(samples, inversion.falling, script)
+    edited = out_of_model(model, state, samples.dtype)
     if grid is not None:
-        samples = keep_outside(grid, samples, source)
-    return {**bundle.extras, "samples": samples}
+        edited = keep_outside(grid, edited, samples)
+    return {**inversion.extras, "samples": edited}
 
 
-def conditioning_of(
-    bundle: Bundle, record: Inversion, target: Any, negative: Any, cfg: float
-) -> tuple[Any, Any, float]:
-    """Return positive, negative and cfg under which a record is played back.
+def of_target(report: StepReport) -> StepReport:
+    """The report of the second half of the rows."""
+    return replace(report, x=report.x.chunk(2)[1], denoised=report.denoised.chunk(2)[1])
+
+
+def target_of(inversion: LinkedInversion, target: Branch | None) -> Branch:
+    """Return what an inversion is played back to.
 
     Args:
-        bundle: The inversion.
-        record: Its record, as it is to be played.
-        target: CONDITIONING of the edit; None reconstructs.
-        negative: Negative CONDITIONING of the edit.
-        cfg: Guidance scale of the edit.
+        inversion: The inversion, as it is to be played.
+        target: The edit; None reconstructs, with a negative of another inversion's file.
 
     Raises:
         ValueError: If a conditioning that is needed is missing.
     """
     if target is None:
-        if bundle.source is None:
+        own = inversion.branch("reconstruct an inversion")
+        if own.cfg != 1.0 and own.negative is None:
             raise ValueError(
-                "source must be connected to reconstruct an inversion that was loaded from a file, got nothing; "
-                "connect the conditioning that it was inverted with, or a positive to edit."
-            )
-        target, negative, cfg = bundle.source, bundle.negative, bundle.cfg
-        if cfg != 1.0 and negative is None:
-            raise ValueError(
-                f"negative must be connected to reconstruct a loaded inversion that was made at cfg {cfg:g}, "
+                f"negative must be connected to reconstruct a loaded inversion that was made at cfg {own.cfg:g}, "
                 "got nothing; connect the negative that it was inverted with."
             )
-        warn_of_other_source(record, target, negative, cfg)
-    elif record.embeddings:
+        warn_of_other_source(inversion, own)
+        return own
+    fitted_cfg = None
+    if inversion.embeddings:
         # The embeddings stand in the place of this negative's text; what else it holds is part of the fit.
-        negative = negative if bundle.negative is None else bundle.negative
-        if cfg != bundle.cfg:
-            _logger.warning(
-                "Retrace: cfg is %g, but the embeddings of this inversion were fitted for %g; "
-                "what is not edited comes back best at that.",
-                cfg,
-                bundle.cfg,
-            )
-    elif own_method(record).corrects_guidance and record.residuals is not None and cfg != bundle.cfg:
+        negative = target.negative if inversion.negative is None else inversion.negative
+        target, fitted_cfg = replace(target, negative=negative), "the embeddings of this inversion were fitted for"
+    elif own_method(inversion).corrects_guidance and inversion.residuals is not None:
+        fitted_cfg = "the correction of this inversion was recorded at"
+    if fitted_cfg is not None and target.cfg != inversion.cfg:
         _logger.warning(
-            "Retrace: cfg is %g, but the correction of this inversion was recorded at %g; "
-            "what is not edited comes back best at that.",
-            cfg,
-            bundle.cfg,
+            "Retrace: cfg is %g, but %s %g; what is not edited comes back best at that.",
+            target.cfg,
+            fitted_cfg,
+            inversion.cfg,
         )
-    return target, negative, cfg
+    return target
 
 
 def extras_of(latent: dict[str, Any]) -> dict[str, Any]:
@@ -247,89 +261,27 @@ def extras_of(latent: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in latent.items() if key not in _NOT_CARRIED}
 
 
-def check_model_fits(model: Any, record: Inversion) -> None:
-    """Refuse a MODEL that did not make a record, before it is loaded.
+def check_model_fits(model: Any, inversion: Inversion) -> None:
+    """Refuse a MODEL that did not make an inversion, before it is loaded.
 
     Raises:
         ValueError: If the space, the latent or the weights differ.
     """
     probe = Denoiser(lambda x, sigma: x, space_of(model_sampling_of(model)))
-    check_fit(record, probe, fingerprints={"model": fingerprint_model(model)})
+    check_fit(inversion, probe, fingerprints={"model": fingerprint_model(model)})
 
 
-def fingerprint_source(source: Any, negative: Any, cfg: float) -> str:
-    """Return the fingerprint of all conditioning that a record is reconstructed under."""
+def fingerprint_source(source: Branch) -> str:
+    """Return the fingerprint of all conditioning that an inversion is reconstructed under."""
     # At cfg 1 the host leaves the negative out.
-    return fingerprint_conditioning([source, cfg, negative if cfg != 1.0 else None])
+    return fingerprint_conditioning([source.positive, source.cfg, source.negative if source.cfg != 1.0 else None])
 
 
-def warn_of_other_source(record: Inversion, source: Any, negative: Any, cfg: float) -> None:
-    """Say so where the conditioning at hand is not the one that a record was made with."""
+def warn_of_other_source(inversion: Inversion, source: Branch) -> None:
+    """Say so where the conditioning at hand is not the one that an inversion was made with."""
     # A text encoder in another precision gives other bits for the same prompt, so this is no refusal.
-    if record.fingerprints.get("source") not in (None, fingerprint_source(source, negative, cfg)):
+    if inversion.fingerprints.get("source") not in (None, fingerprint_source(source)):
         _logger.warning(
             "Retrace: source conditioning differs from the one that this inversion was made with; "
             "the reconstruction is as near as the two are."
         )
-
-
-def run_script(
-    model: Any,
-    positive: Any,
-    negative: Any,
-    cfg: float,
-    samples: torch.Tensor,
-    falling: tuple[float, ...],
-    script: Callable[[Denoiser, torch.device, Any], Result],
-    gradients: bool = False,
-    guider: Any = None,
-    called: str = "positive",
-) -> Result:
-    """Run a function on the denoiser of a MODEL under conditionings.
-
-    Args:
-        model: The MODEL; it is not changed.
-        positive: CONDITIONING.
-        negative: CONDITIONING, unused at cfg 1.
-        cfg: Guidance scale.
-        samples: Samples of a LATENT in the model's channels, for shape and device.
-        falling: Levels of the run.
-        script: Called once with (denoiser, device, on_step).
-        gradients: Whether gradients are to pass through the denoiser.
-        guider: What answers; None for a guider of the conditionings.
-        called: The user's name of the positive, for errors.
-
-    Returns:
-        What the script returns.
-    """
-    sampler: ScriptedSampler[Result] = ScriptedSampler(script, gradients)
-    if guider is None:
-        whole = whole_model(model) if gradients else model
-        guider = SteadyGuider(whole, positive, negative if cfg != 1.0 else None, cfg, called)
-    drive(guider, sampler, samples, falling)
-    assert sampler.result is not None
-    return sampler.result
-
-
-def drive(guider: Any, sampler: Any, samples: torch.Tensor, falling: tuple[float, ...]) -> None:
-    """Run a SAMPLER of the pack under a guider of the pack, with the host's progress bar, preview and interrupt.
-
-    Args:
-        guider: The guider; its model is not changed.
-        sampler: What is run; its results leave by itself.
-        samples: Samples of a LATENT in the model's channels, for shape and device.
-        falling: Levels of the run.
-    """
-    # The host shows the levels of a run to the network and to patches. They fall in both directions, so that both
-    # ask the same denoiser.
-    sigmas = torch.tensor(falling, dtype=torch.float32)
-    guider.sample(
-        torch.zeros_like(samples),
-        samples,
-        sampler,
-        sigmas,
-        denoise_mask=None,
-        callback=latent_preview.prepare_callback(guider.model_patcher, len(falling) - 1),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=0,
-    )

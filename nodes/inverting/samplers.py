@@ -9,11 +9,12 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ...attention import AttentionPlan
-from ..attending.beside_sampler import AttendedSampler
+from ..attending.beside_sampler import attended_script
 from ..attending.plan_link import attention_input
 from ..host.compat import declare, schema
-from .link import Bundle, InversionType
-from .sampling import ResumeSampler, SolverSampler
+from ..host.session import ScriptSampler
+from .link import InversionType, LinkedInversion
+from .sampler_scripts import resume_script, solver_script
 
 SAME = "same as inversion"
 
@@ -74,21 +75,22 @@ class RFSolverSample(io.ComfyNode):
         cls,
         solver: str,
         attention: AttentionPlan | None = None,
-        inversion: Bundle | None = None,
+        inversion: LinkedInversion | None = None,
         source: Any = None,
     ) -> io.NodeOutput:
         """Make the sampler."""
         if attention is None:
             _refuse_without_attention("inversion", inversion)
             _refuse_without_attention("source", source)
-            return io.NodeOutput(SolverSampler(solver))
+            return io.NodeOutput(ScriptSampler(solver_script(solver)))
         if inversion is None:
             raise ValueError(
                 "inversion must be connected with attention, which reads from its source, got nothing; "
                 "connect Invert, or give the plan to AttentionGuider."
             )
-        bundle = inversion.with_conditioning(source, None)
-        return io.NodeOutput(AttendedSampler(functools.partial(SolverSampler, solver), attention, bundle))
+        inversion = inversion.with_conditioning(source, None)
+        make = functools.partial(solver_script, solver)
+        return io.NodeOutput(ScriptSampler(attended_script(make, attention, inversion)))
 
 
 class InversionSampler(io.ComfyNode):
@@ -128,23 +130,24 @@ class InversionSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, inversion: Bundle, sampler_name: str, attention: AttentionPlan | None = None, source: Any = None
+        cls, inversion: LinkedInversion, sampler_name: str, attention: AttentionPlan | None = None, source: Any = None
     ) -> io.NodeOutput:
         """Make the sampler."""
         if sampler_name != SAME and sampler_name not in faithful_samplers():
             raise ValueError(
                 f"sampler_name must be a sampler that draws no noise, got {sampler_name!r}; choose euler or '{SAME}'."
             )
-        make = functools.partial(ResumeSampler, inversion.record, None if sampler_name == SAME else sampler_name)
+        make = functools.partial(resume_script, inversion, None if sampler_name == SAME else sampler_name)
         if attention is None:
             _refuse_without_attention("source", source)
-            return io.NodeOutput(make())
-        if inversion.record.embeddings:
+            return io.NodeOutput(ScriptSampler(make()))
+        if inversion.embeddings:
             raise ValueError(
                 "inversion must have no fitted embeddings for a sampler with attention, got one with them; "
                 "edit with Resample."
             )
-        return io.NodeOutput(AttendedSampler(make, attention, inversion.with_conditioning(source, None)))
+        attended = attended_script(make, attention, inversion.with_conditioning(source, None))
+        return io.NodeOutput(ScriptSampler(attended))
 
 
 def _source_input() -> Any:

@@ -15,7 +15,7 @@ from .inputs import (
     sigmas_output,
     single_state_outputs,
 )
-from .link import Bundle
+from .link import LinkedInversion
 from .measure import describe_residuals
 from .method_node import MethodNode
 
@@ -47,10 +47,10 @@ class SPDInvert(MethodNode):
         ]
 
     @classmethod
-    def results(cls, model: Any, bundle: Bundle) -> tuple[Any, ...]:
+    def results(cls, model: Any, inversion: LinkedInversion) -> tuple[Any, ...]:
         """The values of `outputs`."""
-        report = "\n".join(describe_residuals(bundle.record))
-        return *single_state_outputs(model, bundle), float(bundle.record.meta["loss"]), report
+        report = "\n".join(describe_residuals(inversion))
+        return *single_state_outputs(model, inversion), float(inversion.meta["loss"]), report
 
     @classmethod
     def validate_inputs(

@@ -27,11 +27,11 @@ from ...restoration.solvers.latent import (
 from ...restoration.solvers.red_diff import red_diff
 from ...restoration.solvers.temporal import TemporalConsistency
 from ..host.checks import refuse_inpainting, refuse_skipping
-from ..host.denoiser import Callback, denoiser_of
 from ..host.gradients import differentiable
 from ..host.misfits import explained
 from ..host.parametrisation import coefficients, space_of
 from ..host.schedule import without_repeats
+from ..host.session import Callback, Session
 from .autoencoder import Autoencoder, Pixels
 from .damage import Damage
 from .damaged_pictures import damaged_pixels, per_sample
@@ -130,7 +130,7 @@ class Run:
         # Copies: what the host made in inference mode cannot take part in gradients.
         self.noise = noise.float().clone()
         self.latent = torch.zeros_like(self.noise) if latent_image is None else latent_image.float().clone()
-        self.denoiser: Denoiser = denoiser_of(guider, guider.inner_model.model_sampling, extra_args, torch.float32)
+        self.denoiser: Denoiser = Session(guider, sigmas, extra_args, None, noise).denoiser(dtype=torch.float32)
         self.space = self.denoiser.space
         _refuse_scaled_noise(guider.inner_model.model_sampling, self.space)
         self.seed = int(extra_args.get("seed") or 0)

@@ -1,5 +1,7 @@
 """What the checks of attention control share: plans, inversions and edits on tiny models of every architecture."""
 
+import contextlib
+
 import tiny_dits
 import torch
 
@@ -21,7 +23,7 @@ def plan(pack, names="kv", layers="all", window=(0.0, 1.0), kinds=("self", "join
 
 
 def inverted(pack, kind, batch=1, model=None, latent=None, **changes):
-    """Invert on a tiny model; returns (model, bundle)."""
+    """Invert on a tiny model; returns (model, linked)."""
     model = tiny_dits.model(kind) if model is None else model
     inputs = {
         "model": model,
@@ -53,11 +55,11 @@ def negative_of(kind):
     return tiny_dits.conditioning(kind, seed=3)
 
 
-def resampled(pack, model, bundle, kind, attention, cfg=1.0, target=None, **changes):
+def resampled(pack, model, linked, kind, attention, cfg=1.0, target=None, **changes):
     """Samples of Resample with a plan."""
     inputs = {
         "model": model,
-        "inversion": bundle,
+        "inversion": linked,
         "cfg": cfg,
         "positive": target_of(kind) if target is None else target,
         **changes,
@@ -67,44 +69,31 @@ def resampled(pack, model, bundle, kind, attention, cfg=1.0, target=None, **chan
     return pack.call("Resample", attention=attention, **inputs)[0]["samples"]
 
 
-def edited(pack, model, bundle, kind, attention, together, cfg=1.0, target=None):
-    """The clean states of an edit whose branches share forwards, or never do; source too where it is free."""
-    replays, runs = pack.module("nodes.attending.replay"), pack.module("nodes.inverting.runs")
-    seen = []
+@contextlib.contextmanager
+def forwards(pack, together):
+    """Branches share forwards where they fit (None), or never do (False)."""
+    kind = pack.module("nodes.attending.attended").Attended
+    kind.together = together
+    try:
+        yield
+    finally:
+        kind.together = None
 
-    class Kept(replays.AttendedReplay):
-        def sample(self, guider, *args, **kwargs):
-            predict = guider.predict_noise
 
-            def watch(x, *more, **named):
-                seen.append(x.shape[0])
-                return predict(x, *more, **named)
-
-            guider.predict_noise = watch
-            try:
-                return super().sample(guider, *args, **kwargs)
-            finally:
-                del guider.predict_noise
-
+def edited(pack, model, linked, kind, attention, together, cfg=1.0, target=None):
+    """The clean states of an edit whose branches share forwards, or never do."""
+    runs, session = pack.module("nodes.inverting.runs"), pack.module("nodes.host.session")
     negative = None if cfg == 1.0 else negative_of(kind)
-    wanted = target_of(kind) if target is None else target
-    guider = replays.replay_guider(model, bundle, wanted, negative, cfg, attention, together)
-    sampler = Kept(bundle.record, attention)
-    with torch.inference_mode():
-        runs.drive(guider, sampler, bundle.samples, bundle.record.falling)
-    return sampler.result
+    wanted = session.Branch(target_of(kind) if target is None else target, negative, cfg)
+    states = []
+    with torch.inference_mode(), forwards(pack, together):
+        runs.run_replay(model, linked, wanted, tap=lambda report: states.append(report.x), attention=attention)
+    return states[-1]
 
 
-def bundle_state(pack, model, bundle):
+def reconstructed_state(pack, model, linked):
     """The clean state of a reconstruction in full precision."""
-    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
-    samplers, guiders = pack.module("nodes.inverting.sampling"), pack.module("nodes.host.guider")
-
-    def descend(denoiser, device, on_step):
-        return inversion.replay(bundle.record, denoiser, on_step=on_step, device=device)
-
-    sampler = samplers.ScriptedSampler(descend)
+    states = []
     with torch.inference_mode():
-        guider = guiders.SteadyGuider(model, bundle.source, None, 1.0)
-        runs.drive(guider, sampler, bundle.samples, bundle.record.falling)
-    return sampler.result
+        pack.module("nodes.inverting.runs").run_replay(model, linked, tap=lambda report: states.append(report.x))
+    return states[-1]

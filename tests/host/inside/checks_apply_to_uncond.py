@@ -44,11 +44,11 @@ def check_resample_with_attention(pack):
     for kind in UNETS:
         model, latent = pack.tiny.model(kind), pack.tiny.latent(kind)
         _, negative, (source, controlled), (target, uncond) = _prompts(pack, kind)
-        bundle = pack.call(
+        linked = pack.call(
             "Invert", model=model, source=source, negative=negative, latent=latent, steps=STEPS, scheduler="simple",
             method="euler", cfg=2.0, strength=1.0, keep_path=True,
         )[0]  # fmt: skip
-        edit = {"model": model, "inversion": bundle, "cfg": CFG}
+        edit = {"model": model, "inversion": linked, "cfg": CFG}
         (wanted,) = pack.call("Resample", positive=controlled, negative=negative, **edit)
         for source_at in ("pinned", "free"):
             nothing = plan(pack, strength=0.0, source=source_at)

@@ -104,11 +104,11 @@ def check_every_form_against_explicit_probabilities(pack):
         "words": (rule(*words, kinds=("cross", "joint"), group="all", queries="image"), _words),
     }
     for kind in tiny_dits.KINDS:
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         sites = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).slots
         for name, (plan, explicit) in forms.items():
             acts = plan.rules[0].kinds
-            calls = _recorded(pack, lambda m=model, b=bundle, k=kind, p=plan: resampled(pack, m, b, k, p))
+            calls = _recorded(pack, lambda m=model, b=linked, k=kind, p=plan: resampled(pack, m, b, k, p))
             assert len(calls) == 2 * len(sites), (kind, name, len(calls))
             moved = 0.0
             for site, _, tensors, mask, scale, out in calls:

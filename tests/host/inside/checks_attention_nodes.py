@@ -5,7 +5,7 @@ from dataclasses import replace
 import comfy.samplers
 import tiny_dits
 import torch
-from attending import bundle_state, edited, inverted, negative_of, plan, resampled, target_of
+from attending import edited, inverted, negative_of, plan, reconstructed_state, resampled, target_of
 from helpers import advanced, refuses, relative, same_snapshot, snapshot
 
 OWN = "preset's own"
@@ -31,11 +31,11 @@ def check_every_preset_runs_on_every_architecture(pack):
     presets = pack.module("attention").PRESETS
     family = {"hunyuan": "hunyuan_video", "sd35": "sd3", "chroma": "flux", "wan_i2v": "wan", "zimage": "lumina"}
     for kind in tiny_dits.KINDS:
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         before = snapshot(model)
         mask = torch.zeros(1, 32, 48)
         mask[:, :8, :8] = 1.0
-        plain = resampled(pack, model, bundle, kind, None, 3.0)
+        plain = resampled(pack, model, linked, kind, None, 3.0)
         for name, preset in presets.items():
             if preset.needs_text:
                 continue
@@ -48,7 +48,7 @@ def check_every_preset_runs_on_every_architecture(pack):
                 changes["feature_block"] = 1  # the tiny UNets have no output block 4
             rules, summary = _injected(pack, model, name, **changes)
             assert "layers" in summary and "steps 0 to 1" in summary, summary
-            found = resampled(pack, model, bundle, kind, rules, 3.0)
+            found = resampled(pack, model, linked, kind, rules, 3.0)
             assert torch.isfinite(found).all() and relative(found, plain) > 1e-4, (kind, name, relative(found, plain))
         same_snapshot(model, before)
 
@@ -59,8 +59,8 @@ def check_every_preset_of_equal_prompts_is_the_source(pack):
     mask = torch.zeros(1, 32, 48)
     mask[:, :16] = 1.0
     for kind in tiny_dits.KINDS:
-        model, bundle = inverted(pack, kind)
-        wanted = bundle_state(pack, model, bundle)
+        model, linked = inverted(pack, kind)
+        wanted = reconstructed_state(pack, model, linked)
         plans = {
             f"{preset.name} {variant}": _injected(pack, model, preset.name, variant=variant or OWN, mask=mask)[0]
             for preset in pack.module("nodes.attending.listing").offered()
@@ -72,14 +72,14 @@ def check_every_preset_of_equal_prompts_is_the_source(pack):
             plans["feature"] = attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", 1),))
         for name, rules in plans.items():
             free = replace(rules, source="free")
-            found = edited(pack, model, bundle, kind, free, None, target=bundle.source)
+            found = edited(pack, model, linked, kind, free, None, target=linked.source)
             assert relative(found, wanted) < ROUNDING, (kind, name, relative(found, wanted))
 
 
 def check_inject_settings(pack):
     """Each input of AttentionInject does something, plans chain, and misfits are refused."""
-    model, bundle = inverted(pack, "sd15", steps=4)
-    base = resampled(pack, model, bundle, "sd15", _injected(pack, model)[0], 3.0)
+    model, linked = inverted(pack, "sd15", steps=4)
+    base = resampled(pack, model, linked, "sd15", _injected(pack, model)[0], 3.0)
     mask = torch.zeros(1, 32, 48)
     mask[:, :, :24] = 1.0
     for changes in (
@@ -95,15 +95,15 @@ def check_inject_settings(pack):
         {"mask": mask},
         {"preset": "rf_edit"},
     ):
-        found = resampled(pack, model, bundle, "sd15", _injected(pack, model, **changes)[0], 3.0)
+        found = resampled(pack, model, linked, "sd15", _injected(pack, model, **changes)[0], 3.0)
         # A free source of an Euler path without a second prompt reconstructs the path only nearly.
         assert relative(found, base) > 1e-6, changes
     first, _ = _injected(pack, model, "structure", end=0.5)
     chained, _ = _injected(pack, model, "rf_edit", start=0.5, attention=first)
     assert [rule.name for rule in chained.rules] == ["structure", "rf_edit"]
-    resampled(pack, model, bundle, "sd15", chained, 3.0)
+    resampled(pack, model, linked, "sd15", chained, 3.0)
     twice, _ = _injected(pack, model, "masactrl", attention=_injected(pack, model, "rf_edit")[0])
-    refuses(lambda: resampled(pack, model, bundle, "sd15", twice, 1.0), "rf_edit", "masactrl")
+    refuses(lambda: resampled(pack, model, linked, "sd15", twice, 1.0), "rf_edit", "masactrl")
     default, summary = _injected(pack, tiny_dits.model("sdxl"), "kv_edit", layers="", end=0.0, mask=mask)
     assert default.rules[0].window.end == 1.0, summary
     refuses(lambda: _injected(pack, model, layers="output:30"), "layers must match", "input:1,3", "got 'output:30'")
@@ -226,17 +226,17 @@ def _sampled(guider, sampler, sigmas, latent, noise):
 def check_guider(pack):
     """Under AttentionGuider any sampler runs: pinned to an inversion, or beside a source from the same noise."""
     for kind in ("sd15", "flux", "wan"):
-        model, bundle = inverted(pack, kind, batch=2, steps=3)
+        model, linked = inverted(pack, kind, batch=2, steps=3)
         source, target, negative = tiny_dits.conditioning(kind), target_of(kind), negative_of(kind)
         inputs = {"model": model, "source": source, "target": target, "attention": plan(pack), "both": False}
-        (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
-        sigmas = torch.tensor(bundle.record.falling, dtype=torch.float32)
-        latent = {"samples": bundle.samples}
-        nothing = torch.zeros_like(bundle.samples)
+        (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
+        sigmas = torch.tensor(linked.falling, dtype=torch.float32)
+        latent = {"samples": linked.samples}
+        nothing = torch.zeros_like(linked.samples)
         for cfg in (1.0, 3.0):
-            (guider,) = pack.call("AttentionGuider", cfg=cfg, negative=negative, inversion=bundle, **inputs)
+            (guider,) = pack.call("AttentionGuider", cfg=cfg, negative=negative, inversion=linked, **inputs)
             found = _sampled(guider, resume, sigmas, latent, nothing)
-            wanted = resampled(pack, model, bundle, kind, plan(pack), cfg)
+            wanted = resampled(pack, model, linked, kind, plan(pack), cfg)
             # The host rounds what a sampler returns to float32.
             assert relative(found, wanted) < 1e-5, (kind, cfg, relative(found, wanted))
             small = {"samples": latent["samples"][..., :2]}
@@ -264,14 +264,14 @@ def check_guider(pack):
         (rf,) = pack.call("RFSolverSample", solver="midpoint")
         assert torch.isfinite(_sampled(one, rf, start, latent, noise)).all()
         refuses(
-            lambda i=inputs, n=negative, b=bundle: pack.call(
+            lambda i=inputs, n=negative, b=linked: pack.call(
                 "AttentionGuider", cfg=3.0, negative=n, inversion=b, **{**i, "both": True}
             ),
             "both must be off",
         )
         refuses(lambda i=inputs: pack.call("AttentionGuider", cfg=3.0, **i), "cfg must be 1 without a negative")
     flow = tiny_dits.model("sd3")
-    refuses(lambda: pack.call("AttentionGuider", cfg=1.0, inversion=bundle, **{**inputs, "model": flow}), "model")
+    refuses(lambda: pack.call("AttentionGuider", cfg=1.0, inversion=linked, **{**inputs, "model": flow}), "model")
 
 
 class _Given:
@@ -284,22 +284,22 @@ class _Given:
 
 def check_loaded_and_fitted_records(pack):
     """A record from a file asks for its source; fitted embeddings stand in for the negative beside a source too."""
-    model, bundle = inverted(pack, "sd15")
-    (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="retrace/attended", half=False)
+    model, linked = inverted(pack, "sd15")
+    (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/attended", half=False)
     (loaded,) = pack.call("LoadInversion", record=name)
     rules = plan(pack)
     refuses(lambda: resampled(pack, model, loaded, "sd15", rules), "source must be connected to control attention")
-    found = resampled(pack, model, loaded, "sd15", rules, source=bundle.source)
-    assert torch.equal(found, resampled(pack, model, bundle, "sd15", rules))
+    found = resampled(pack, model, loaded, "sd15", rules, source=linked.source)
+    assert torch.equal(found, resampled(pack, model, linked, "sd15", rules))
     (fitted, *_) = pack.call(
-        "NullTextOptimize", model=model, inversion=bundle, negative=negative_of("sd15"), cfg=3.0, inner_steps=2,
+        "NullTextOptimize", model=model, inversion=linked, negative=negative_of("sd15"), cfg=3.0, inner_steps=2,
         learning_rate=0.01, stop=1e-5, stop_growth=2e-5, save_unfinished=False,
     )  # fmt: skip
     for source in ("pinned", "free"):
         plain = resampled(pack, model, fitted, "sd15", None, 3.0)
         found = resampled(pack, model, fitted, "sd15", plan(pack, source=source), 3.0)
         assert relative(found, plain) > 1e-4 and torch.isfinite(found).all()
-    edited_as_source = resampled(pack, model, fitted, "sd15", rules, 3.0, target=bundle.source)
+    edited_as_source = resampled(pack, model, fitted, "sd15", rules, 3.0, target=linked.source)
     (back,) = pack.call("Resample", model=model, inversion=fitted, cfg=3.0)
     assert relative(edited_as_source, back["samples"]) < relative(found, back["samples"])
 
@@ -308,16 +308,16 @@ def check_every_method_takes_a_plan(pack):
     """Records of every method are edited under a plan, pinned and free."""
     methods = pack.module("inversion").METHODS
     for method in methods:
-        model, bundle = inverted(pack, "sd15", method=method, keep_path=True, steps=3)
+        model, linked = inverted(pack, "sd15", method=method, keep_path=True, steps=3)
         for source in ("pinned", "free"):
             rules = plan(pack, source=source)
-            found = resampled(pack, model, bundle, "sd15", rules)
-            plain = resampled(pack, model, bundle, "sd15", None)
+            found = resampled(pack, model, linked, "sd15", rules)
+            plain = resampled(pack, model, linked, "sd15", None)
             assert torch.isfinite(found).all() and relative(found, plain) > 1e-5, (method, source)
             whole = plan(pack, source="free", kinds=("self", "cross"), group="all")
             if method == "belm":
                 continue  # it begins every edit with a new mate, the source's rows too
-            same = edited(pack, model, bundle, "sd15", whole, False)
-            back = bundle_state(pack, model, bundle)
+            same = edited(pack, model, linked, "sd15", whole, False)
+            back = reconstructed_state(pack, model, linked)
             # An edit adds the residuals to what the model gave, a reconstruction takes the path itself.
             assert relative(same, back) < 1e-6 if method == "direct" else torch.equal(same, back), method

@@ -57,14 +57,14 @@ def _with_override(model, override):
 def check_an_override_from_before_is_called(pack):
     """What another pack put into the slot is called for every call of the host, and does what it does."""
     for kind in tiny_dits.KINDS:
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         rules = plan(pack)
-        wanted = resampled(pack, model, bundle, kind, rules)
+        wanted = resampled(pack, model, linked, kind, rules)
         seen = _Seen()
-        found = resampled(pack, _with_override(model, seen), bundle, kind, rules)
+        found = resampled(pack, _with_override(model, seen), linked, kind, rules)
         assert torch.equal(found, wanted) and seen.calls > 0, kind
         other = _Seen(0.5)
-        halved = resampled(pack, _with_override(model, other), bundle, kind, rules)
+        halved = resampled(pack, _with_override(model, other), linked, kind, rules)
         assert relative(halved, wanted) > 1e-4, kind
 
 
@@ -77,9 +77,9 @@ def check_an_override_from_behind(pack):
     for kind in tiny_dits.KINDS:
         if kind in ("sd3", "sd35"):
             continue  # the host lets nothing stand around their network
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         rules = plan(pack)
-        wanted = resampled(pack, model, bundle, kind, rules)
+        wanted = resampled(pack, model, linked, kind, rules)
         for chains in (True, False):
             seen = []
 
@@ -95,18 +95,18 @@ def check_an_override_from_behind(pack):
             late = model.clone()
             late.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "late", wrap)
             if chains:
-                assert torch.equal(resampled(pack, late, bundle, kind, rules), wanted), kind
+                assert torch.equal(resampled(pack, late, linked, kind, rules), wanted), kind
                 assert seen and seen[0].calls > 0
             else:
                 refuses(
-                    lambda m=late, k=kind, b=bundle, r=rules: resampled(pack, m, b, k, r),
+                    lambda m=late, k=kind, b=linked, r=rules: resampled(pack, m, b, k, r),
                     "layers of test must match", "no attention that passes through",
                 )  # fmt: skip
 
 
 def check_a_replaced_site_is_told(pack):
     """A foreign attn2 replacement keeps its site and is still called; the log says so once, and other rules act."""
-    model, bundle = inverted(pack, "sd15")
+    model, linked = inverted(pack, "sd15")
     called = []
 
     def replacement(q, k, v, extra):
@@ -128,12 +128,12 @@ def check_a_replaced_site_is_told(pack):
     logging.getLogger().addHandler(listener)
     try:
         rules = plan(pack, kinds=("self", "cross"), group="all")
-        found = resampled(pack, other, bundle, "sd15", rules)
+        found = resampled(pack, other, linked, "sd15", rules)
     finally:
         logging.getLogger().removeHandler(listener)
     told = [line for line in lines if "another pack has replaced the attention of 2 sites" in line]
     assert len(told) == 1 and "middle:0 (cross)" in told[0], lines
-    assert called and relative(found, resampled(pack, other, bundle, "sd15", None)) > 1e-4
+    assert called and relative(found, resampled(pack, other, linked, "sd15", None)) > 1e-4
 
 
 def check_other_block_patches_are_called(pack):
@@ -141,7 +141,7 @@ def check_other_block_patches_are_called(pack):
     for kind in tiny_dits.DITS:
         if kind in ("lumina", "zimage"):
             continue  # the host lets no block of theirs be replaced
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         called = []
 
         def block(args, extra, called=called):
@@ -151,11 +151,11 @@ def check_other_block_patches_are_called(pack):
 
         other = model.clone()
         other.set_model_patch_replace(block, "dit", "double_block", 0)
-        plain = resampled(pack, other, bundle, kind, None)
+        plain = resampled(pack, other, linked, kind, None)
         count = len(called)
-        found = resampled(pack, other, bundle, kind, plan(pack))
+        found = resampled(pack, other, linked, kind, plan(pack))
         assert len(called) >= 2 * count > 0 and relative(found, plain) > 1e-4, kind
-        assert relative(found, resampled(pack, model, bundle, kind, plan(pack))) > 1e-4, kind
+        assert relative(found, resampled(pack, model, linked, kind, plan(pack))) > 1e-4, kind
 
 
 class _Control(comfy.controlnet.ControlBase):
@@ -176,7 +176,7 @@ class _Control(comfy.controlnet.ControlBase):
 def check_controlnet_and_areas(pack):
     """With a ControlNet, or several prompts for parts of the picture, branches run one after the other; rules act."""
     kind = "sd15"
-    model, bundle = inverted(pack, kind, batch=2)
+    model, linked = inverted(pack, kind, batch=2)
     controlled = [[target_of(kind)[0][0], {"control": _Control(0.3), "control_apply_to_uncond": True}]]
     left, right = (
         [target_of(kind, seed)[0][0], {"area": (4, 3, 0, side), "strength": 1.0, "set_area_to_bounds": False}]
@@ -185,14 +185,14 @@ def check_controlnet_and_areas(pack):
     whole = target_of(kind)[0]
     for target in (controlled, [whole, target_of(kind, 11)[0]], [left, right], [left, whole]):
         for cfg in (1.0, 3.0):
-            plain = resampled(pack, model, bundle, kind, None, cfg, target)
-            found = resampled(pack, model, bundle, kind, plan(pack), cfg, target)
+            plain = resampled(pack, model, linked, kind, None, cfg, target)
+            found = resampled(pack, model, linked, kind, plan(pack), cfg, target)
             assert relative(found, plain) > 1e-4 and torch.isfinite(found).all()
     # The part of the target that lies where the source's prompt stands alone reads the same part of the source.
-    prompts = [[bundle.source[0][0], part[1]] for part in (left, right)]
+    prompts = [[linked.source[0][0], part[1]] for part in (left, right)]
     free = plan(pack, "kv", source="free", kinds=("self", "cross"), group="all")
-    found = resampled(pack, model, bundle, kind, free, 1.0, [left, right])
-    wanted = resampled(pack, model, bundle, kind, free, 1.0, prompts)
+    found = resampled(pack, model, linked, kind, free, 1.0, [left, right])
+    wanted = resampled(pack, model, linked, kind, free, 1.0, prompts)
     assert relative(found, wanted) < ROUNDING, relative(found, wanted)
 
 
@@ -211,7 +211,7 @@ class _Residuals(_Control):
 def check_controlnets(pack):
     """The stock node's ControlNet on UNets and residuals on transformers: rules act beside it, and it beside them."""
     for kind in (*tiny_dits.UNETS, "sd3", "sd35", "flux", "chroma", "qwen"):
-        model, bundle = inverted(pack, kind, batch=2)
+        model, linked = inverted(pack, kind, batch=2)
         target = target_of(kind)
         if kind in tiny_dits.UNETS:
             image = torch.rand(1, 32, 48, 3, generator=torch.Generator().manual_seed(1))
@@ -223,12 +223,12 @@ def check_controlnets(pack):
             controlled = [[target[0][0], {**target[0][1], "control": control, "control_apply_to_uncond": True}]]
         before = snapshot(model)
         for cfg in (1.0, 3.0):
-            found = resampled(pack, model, bundle, kind, plan(pack), cfg, controlled)
+            found = resampled(pack, model, linked, kind, plan(pack), cfg, controlled)
             assert torch.isfinite(found).all()
-            assert relative(found, resampled(pack, model, bundle, kind, None, cfg, controlled)) > 1e-4, (kind, cfg)
-            assert relative(found, resampled(pack, model, bundle, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
+            assert relative(found, resampled(pack, model, linked, kind, None, cfg, controlled)) > 1e-4, (kind, cfg)
+            assert relative(found, resampled(pack, model, linked, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
             # It belongs to the target alone, which no forward of both could tell.
-            one, two = (edited(pack, model, bundle, kind, plan(pack), way, cfg, controlled) for way in (True, False))
+            one, two = (edited(pack, model, linked, kind, plan(pack), way, cfg, controlled) for way in (True, False))
             assert relative(one, two) < ROUNDING, (kind, cfg, relative(one, two))
         same_snapshot(model, before)
 
@@ -236,22 +236,22 @@ def check_controlnets(pack):
 def check_lora_hooks(pack):
     """Weights that a hook changes for the target alone: the branches run one after the other, and nothing stays."""
     for kind in ("sd15", "flux", "wan"):
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         before = snapshot(model)
         weights = comfy.hooks.get_patch_weights_from_model(tiny_dits.model(kind, seed=1))
         hooks = comfy.hooks.create_hook_model_as_lora(weights, None, 0.3, 0.0)
         target = target_of(kind)
         hooked = [[target[0][0], {**target[0][1], "hooks": hooks}]]
         for cfg in (1.0, 3.0):
-            found = resampled(pack, model, bundle, kind, plan(pack), cfg, hooked)
+            found = resampled(pack, model, linked, kind, plan(pack), cfg, hooked)
             assert torch.isfinite(found).all()
-            assert relative(found, resampled(pack, model, bundle, kind, None, cfg, hooked)) > 1e-4, (kind, cfg)
-            assert relative(found, resampled(pack, model, bundle, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
-            one, two = (edited(pack, model, bundle, kind, plan(pack), way, cfg, hooked) for way in (True, False))
+            assert relative(found, resampled(pack, model, linked, kind, None, cfg, hooked)) > 1e-4, (kind, cfg)
+            assert relative(found, resampled(pack, model, linked, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
+            one, two = (edited(pack, model, linked, kind, plan(pack), way, cfg, hooked) for way in (True, False))
             assert relative(one, two) < ROUNDING, (kind, cfg, relative(one, two))
             # The source has no hook: a plan that takes nothing from it leaves the hooked edit as it is.
-            empty = resampled(pack, model, bundle, kind, plan(pack, strength=0.0), cfg, hooked)
-            assert torch.equal(empty, resampled(pack, model, bundle, kind, None, cfg, hooked)), (kind, cfg)
+            empty = resampled(pack, model, linked, kind, plan(pack, strength=0.0), cfg, hooked)
+            assert torch.equal(empty, resampled(pack, model, linked, kind, None, cfg, hooked)), (kind, cfg)
         same_snapshot(model, before)
 
 
@@ -259,21 +259,21 @@ def check_loras(pack):
     """Weights that a LoRA changes are the branches' weights."""
     values = ("qkv.weight", "to_v.weight", "attn.v.weight", "w2v.weight")
     for kind in tiny_dits.KINDS:
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         name = next(key for key in model.model.state_dict() if key.endswith(values))
         weight = model.model.state_dict()[name]
         patched = model.clone()
         patched.add_patches({name: (torch.full_like(weight, 0.05),)}, 1.0)
         rules = plan(pack)
         assert relative(
-            resampled(pack, patched, bundle, kind, rules), resampled(pack, model, bundle, kind, rules)
+            resampled(pack, patched, linked, kind, rules), resampled(pack, model, linked, kind, rules)
         ) > 1e-5, kind  # fmt: skip
 
 
 def check_low_memory_splits(pack):
     """Where the card is full each branch has a forward of its own, with the same result."""
     for kind in tiny_dits.KINDS:
-        model, bundle = inverted(pack, kind, batch=2)
+        model, linked = inverted(pack, kind, batch=2)
         rows = []
 
         def count(apply_model, args, rows=rows):
@@ -282,12 +282,12 @@ def check_low_memory_splits(pack):
 
         counted = model.clone()
         counted.set_model_unet_function_wrapper(count)
-        roomy = resampled(pack, counted, bundle, kind, plan(pack), 3.0)
+        roomy = resampled(pack, counted, linked, kind, plan(pack), 3.0)
         together, rows[:] = list(rows), []
         original = comfy.model_management.get_free_memory
         comfy.model_management.get_free_memory = lambda *args, **kwargs: 1 if not args[1:] and not kwargs else (1, 1)
         try:
-            full = resampled(pack, counted, bundle, kind, plan(pack), 3.0)
+            full = resampled(pack, counted, linked, kind, plan(pack), 3.0)
         finally:
             comfy.model_management.get_free_memory = original
         assert max(together) == 4 and max(rows) == 2, (kind, together, rows)
@@ -302,65 +302,65 @@ def check_features(pack):
     """The residual feature of one UNet block is taken for the rows of the target, in one forward as in two."""
     attention = pack.module("attention")
     for kind in tiny_dits.UNETS:
-        model, bundle = inverted(pack, kind, batch=2)
+        model, linked = inverted(pack, kind, batch=2)
         feature = attention.FeatureRule("feature", "output", 1)
         for serves in ("shared", "both"):
             rules = attention.AttentionPlan(features=(feature,), source_for=serves)
-            one = edited(pack, model, bundle, kind, rules, True, 3.0)
-            two = edited(pack, model, bundle, kind, rules, False, 3.0)
-            none = edited(pack, model, bundle, kind, attention.AttentionPlan(), True, 3.0)
+            one = edited(pack, model, linked, kind, rules, True, 3.0)
+            two = edited(pack, model, linked, kind, rules, False, 3.0)
+            none = edited(pack, model, linked, kind, attention.AttentionPlan(), True, 3.0)
             assert relative(one, two) < ROUNDING and relative(one, none) > 1e-4, kind
         assert not _hooks(model)
         lost = attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", 99),))
         refuses(
-            lambda m=model, b=bundle, k=kind, r=lost: resampled(pack, m, b, k, r),
+            lambda m=model, b=linked, k=kind, r=lost: resampled(pack, m, b, k, r),
             "output:99 on a model",
         )
-    model, bundle = inverted(pack, "flux")
+    model, linked = inverted(pack, "flux")
     rules = attention.AttentionPlan(features=(feature,))
-    refuses(lambda: resampled(pack, model, bundle, "flux", rules), "must be a UNet", "got Flux")
+    refuses(lambda: resampled(pack, model, linked, "flux", rules), "must be a UNet", "got Flux")
 
 
 def check_nothing_is_left_after_failure_and_interrupt(pack):
     """An error or an interrupt in any call leaves model, options and hooks as they were, and the next run is right."""
     attention = pack.module("attention")
     for kind in tiny_dits.KINDS:
-        model, bundle = inverted(pack, kind)
+        model, linked = inverted(pack, kind)
         rules = plan(pack)
         if kind == "sd15":
             rules = rules.plus(attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", 1),)))
-        wanted = resampled(pack, model, bundle, kind, rules, 3.0)
+        wanted = resampled(pack, model, linked, kind, rules, 3.0)
         before = snapshot(model)
         counter = Counter(model, interrupt_after=2)
         with no_interrupt():
             try:
-                resampled(pack, counter.model, bundle, kind, rules, 3.0)
+                resampled(pack, counter.model, linked, kind, rules, 3.0)
             except comfy.model_management.InterruptProcessingException:
                 pass
             else:
                 raise AssertionError("the interrupt was swallowed")
         try:
-            resampled(pack, _with_override(model, _Failing(calls=3)), bundle, kind, rules, 3.0)
+            resampled(pack, _with_override(model, _Failing(calls=3)), linked, kind, rules, 3.0)
         except RuntimeError as error:
             assert "planted" in str(error)
         else:
             raise AssertionError("the error was swallowed")
         assert not _hooks(model)
         same_snapshot(model, before)
-        assert torch.equal(resampled(pack, model, bundle, kind, rules, 3.0), wanted), kind
+        assert torch.equal(resampled(pack, model, linked, kind, rules, 3.0), wanted), kind
 
 
 def check_refusals(pack):
     """Each misfit in one sentence, and the model still inverts."""
     guiders, attention = pack.module("nodes.attending.branches"), pack.module("attention")
-    model, bundle = inverted(pack, "sd15")
-    refuses(lambda: resampled(pack, model, bundle, "sd15", plan(pack, layers="output:40-50")), "layers", "output:40-50")
+    model, linked = inverted(pack, "sd15")
+    refuses(lambda: resampled(pack, model, linked, "sd15", plan(pack, layers="output:40-50")), "layers", "output:40-50")
     compiled = model.clone()
     compiled.add_wrapper_with_key(
         WrappersMP.APPLY_MODEL, "torch.compile", lambda executor, *args, **kwargs: executor(*args, **kwargs)
     )
-    refuses(lambda: resampled(pack, compiled, bundle, "sd15", plan(pack)), "must not be compiled")
-    resampled(pack, compiled, bundle, "sd15", None)
+    refuses(lambda: resampled(pack, compiled, linked, "sd15", plan(pack)), "must not be compiled")
+    resampled(pack, compiled, linked, "sd15", None)
 
     class Strange(type(model.model.diffusion_model)):
         pass
@@ -370,7 +370,7 @@ def check_refusals(pack):
     _, inversion = inverted(pack, "sd15", model=strange)
     refuses(lambda: resampled(pack, strange, inversion, "sd15", plan(pack)), "got Strange", "leave attention out")
     other = attention.AttentionPlan(rules=plan(pack).rules, branches=("mutual",))
-    refuses(lambda: resampled(pack, model, bundle, "sd15", other), "got a plan with mutual")
+    refuses(lambda: resampled(pack, model, linked, "sd15", other), "got a plan with mutual")
     cond = target_of("sd15")
     turn = attention.Term(k=attention.Take("mutual"))
     back = attention.Term(k=attention.Take("target"))
@@ -400,4 +400,4 @@ def check_refusals(pack):
             refuses(run, "branches that read from each other must share one forward")
     guided = model.clone()
     guided.model_options["sampler_calc_cond_batch_function"] = lambda args: []
-    refuses(lambda: resampled(pack, guided, bundle, "sd15", plan(pack)), "sampler_calc_cond_batch_function")
+    refuses(lambda: resampled(pack, guided, linked, "sd15", plan(pack)), "sampler_calc_cond_batch_function")

@@ -54,34 +54,34 @@ def _calls(pack, kind, model):
 def check_architectures_without_a_resolver(pack):
     """A network of the host that nothing is known of: every node names its class, and inversion works with it."""
     # It has no places for fewer than 32 x 32 cells.
-    model, bundle = inverted(pack, "pixart", latent=tiny_dits.latent("pixart", size=(32, 40)))
+    model, linked = inverted(pack, "pixart", latent=tiny_dits.latent("pixart", size=(32, 40)))
     before = snapshot(model)
     said = ("model must be of a kind whose attention is known", "got PixArtMS", "leave attention out")
     for name, call in _calls(pack, "pixart", model).items():
         assert pack.node(name) is not None
         refuses(call, *said)
-    refuses(lambda: resampled(pack, model, bundle, "pixart", plan(pack)), *said)
+    refuses(lambda: resampled(pack, model, linked, "pixart", plan(pack)), *said)
     same_snapshot(model, before)
-    found = resampled(pack, model, bundle, "pixart", None)
-    (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+    found = resampled(pack, model, linked, "pixart", None)
+    (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
     assert torch.isfinite(found).all() and not torch.equal(found, back["samples"])
 
 
 def check_compiled_models(pack):
     """A MODEL behind the host's TorchCompileModel: every node says what to do."""
-    model, bundle = inverted(pack, "flux")
+    model, linked = inverted(pack, "flux")
     compiled = model.clone()
     set_torch_compile_wrapper(compiled, backend="eager")
     said = ("model must not be compiled to control its attention", "connect the MODEL from before that node")
     for call in _calls(pack, "flux", compiled).values():
         refuses(call, *said)
-    refuses(lambda: resampled(pack, compiled, bundle, "flux", plan(pack)), *said)
+    refuses(lambda: resampled(pack, compiled, linked, "flux", plan(pack)), *said)
     assert all("_orig_mod" not in name for name in model.model.state_dict())
 
 
 def check_plans_of_another_model(pack):
     """Layers that this model has not, and text tokens of two numbers, are told when the edit runs."""
-    model, bundle = inverted(pack, "flux")
+    model, linked = inverted(pack, "flux")
 
     def injected(other, **changes):
         own = dict.fromkeys(("variant", "source_for", "tokens"), "preset's own")
@@ -90,11 +90,11 @@ def check_plans_of_another_model(pack):
 
     rules = injected(tiny_dits.model("wan"), preset="masactrl", layers="block:0-1")
     refuses(
-        lambda: resampled(pack, model, bundle, "flux", rules),
+        lambda: resampled(pack, model, linked, "flux", rules),
         "layers of masactrl must match", "'block:0-1' on a model with double:0-1, single:0-1", "AttentionSites lists",
     )  # fmt: skip
     whole = injected(model, preset="rf_edit", layers="all", tokens="all")
     refuses(
-        lambda: resampled(pack, model, bundle, "flux", whole, target=target_of("flux", tokens=5)),
+        lambda: resampled(pack, model, linked, "flux", whole, target=target_of("flux", tokens=5)),
         "keys and values must be equally many", "prompts of one token length, or the image tokens only",
     )  # fmt: skip

@@ -42,7 +42,7 @@ def check_shapes_structure_keeps_more(pack):
         )  # fmt: skip
         with torch.inference_mode():
             latent = {"samples": vae.encode(picture)}
-        (bundle, *_) = pack.call(
+        (linked, *_) = pack.call(
             "Invert", model=model, source=_text(clip, caption), latent=latent, steps=STEPS, scheduler="normal",
             method="euler", cfg=1.0, strength=1.0, keep_path=True,
         )  # fmt: skip
@@ -51,7 +51,7 @@ def check_shapes_structure_keeps_more(pack):
         outside = 1.0 - functional.max_pool2d(mask[:, None], 9, 1, 4)[:, 0, :, :, None]
         for name, attention in (("plain", None), ("attended", rules)):
             (edit,) = pack.call(
-                "Resample", model=model, inversion=bundle, cfg=CFG, negative=_text(clip, ""), attention=attention,
+                "Resample", model=model, inversion=linked, cfg=CFG, negative=_text(clip, ""), attention=attention,
                 positive=_text(clip, caption.replace(colour, wanted, 1)),
             )  # fmt: skip
             shown = _decoded(vae, edit["samples"])

@@ -27,7 +27,7 @@ def check_rules_are_those_of_diffusers(pack):
     for kind, rules in RULES.items():
         model, clip, vae = pack.call("LoadShapesModel", kind=kind)
         source, target = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in (SOURCE, TARGET))
-        (bundle,) = pack.call(
+        (linked,) = pack.call(
             "Invert",
             model=model,
             source=source,
@@ -40,16 +40,14 @@ def check_rules_are_those_of_diffusers(pack):
             keep_path=True,
         )[:1]
         other = pack.module("backends.shapes").shapes_model(kind)
-        free = edited(pack, model, bundle, kind, attention.AttentionPlan(), None, target=target)
+        free = edited(pack, model, linked, kind, attention.AttentionPlan(), None, target=target)
         for preset in rules:
             settings = attention.Settings(layers="all", start=0.0, end=0.75)
             plan = attention.get_preset(preset).build(settings, standalone.family_of(other.network))
-            mine = edited(pack, model, bundle, kind, plan, None, target=target)
+            mine = edited(pack, model, linked, kind, plan, None, target=target)
             with torch.inference_mode():
-                denoiser = standalone.attended_denoiser(
-                    other, bundle.record, plan, other.prompt(SOURCE), other.prompt(TARGET)
-                )
-                theirs = inversion.replay(bundle.record, denoiser, denoiser)
+                denoiser = standalone.attended_denoiser(other, linked, plan, other.prompt(SOURCE), other.prompt(TARGET))
+                theirs = inversion.replay(linked, denoiser, denoiser)
             apart = relative(mine, theirs)
             assert apart < TOLERANCE < relative(free, theirs) / 2, (kind, preset, apart, relative(free, theirs))
         sites = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).sites((1, 4, 16, 16))

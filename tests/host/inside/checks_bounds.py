@@ -30,8 +30,8 @@ def check_pairs_come_back_at_twenty_and_fifty_steps(pack):
     for kind in ("sd3", "wan"):
         for node_id in PAIRS:
             for steps in (20, 50):
-                model, latent, bundle = _record(pack, node_id, kind, steps)
-                assert bundle.record.steps == steps and bundle.record.x.dtype == torch.float64
-                (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+                model, latent, linked = _record(pack, node_id, kind, steps)
+                assert linked.steps == steps and linked.x.dtype == torch.float64
+                (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
                 error = relative(back["samples"], latent["samples"])
                 assert error <= BOUND, (kind, node_id, steps, error)

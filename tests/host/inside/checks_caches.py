@@ -12,9 +12,9 @@ def _invert(pack, model, source, latent, method, **changes):
     return pack.call("Invert", model=model, source=source, latent=latent, method=method, **inputs)[0]
 
 
-def _back(pack, model, bundle, **changes):
+def _back(pack, model, linked, **changes):
     """Resample's samples."""
-    return pack.call("Resample", model=model, inversion=bundle, **{"cfg": 1.0, **changes})[0]["samples"]
+    return pack.call("Resample", model=model, inversion=linked, **{"cfg": 1.0, **changes})[0]["samples"]
 
 
 def _paired(pack, node_id, model, source, target, latent, **changes):
@@ -24,23 +24,23 @@ def _paired(pack, node_id, model, source, target, latent, **changes):
     return pack.call(node_id, model=model, source=source, target=target, latent=latent, **inputs)[0]["samples"]
 
 
-def _npi(pack, model, bundle, target):
+def _npi(pack, model, linked, target):
     """Samples of NegativePromptInversion."""
     inputs = {"cfg": 7.5, "prox": "none", "quantile": 0.75, "pull": 0.0}
-    return pack.call("NegativePromptInversion", model=model, inversion=bundle, target=target, **inputs)[0]["samples"]
+    return pack.call("NegativePromptInversion", model=model, inversion=linked, target=target, **inputs)[0]["samples"]
 
 
-def _fit(pack, model, bundle, negative):
+def _fit(pack, model, linked, negative):
     """NullTextOptimize's INVERSION."""
     inputs = {"cfg": 3.0, "inner_steps": 2, "learning_rate": 0.01, "stop": 0.0, "stop_growth": 0.0}
-    return pack.call("NullTextOptimize", model=model, inversion=bundle, negative=negative, **inputs)[0]
+    return pack.call("NullTextOptimize", model=model, inversion=linked, negative=negative, **inputs)[0]
 
 
-def _optimize(pack, model, bundle, reference, positive):
+def _optimize(pack, model, linked, reference, positive):
     """NoiseOptimize's INVERSION."""
     inputs = {"cfg": 1.0, "iterations": 2, "learning_rate": 0.02, "pull": 0.1, "norm": "L2"}
     found, *_ = pack.call(
-        "NoiseOptimize", model=model, inversion=bundle, reference=reference, positive=positive, **inputs
+        "NoiseOptimize", model=model, inversion=linked, reference=reference, positive=positive, **inputs
     )
     return found
 
@@ -64,7 +64,7 @@ def check_every_node_refuses_caches(pack):
     latent = pack.tiny.latent(kind)
     source, target, negative = (pack.tiny.conditioning(kind, seed) for seed in (0, 9, 5))
     model = pack.tiny.model(kind)
-    bundle = _invert(pack, model, source, latent, "ddim", keep_path=True)
+    linked = _invert(pack, model, source, latent, "ddim", keep_path=True)
     shared = {"steps": STEPS, "scheduler": "simple", "cfg": 1.0, "strength": 1.0}
     runs = [
         lambda m, n=node_id: pack.call(n, model=m, source=source, latent=latent, **shared)
@@ -75,13 +75,13 @@ def check_every_node_refuses_caches(pack):
     ]  # fmt: skip
     runs += [
         lambda m: _invert(pack, m, source, latent, "euler"),
-        lambda m: _back(pack, m, bundle),
-        lambda m: _npi(pack, m, bundle, target),
-        lambda m: _fit(pack, m, bundle, negative),
-        lambda m: _optimize(pack, m, bundle, latent, target),
+        lambda m: _back(pack, m, linked),
+        lambda m: _npi(pack, m, linked, target),
+        lambda m: _fit(pack, m, linked, negative),
+        lambda m: _optimize(pack, m, linked, latent, target),
         lambda m: _paired(pack, "InfEdit", m, source, target, latent),
         lambda m: _paired(pack, "FlowEdit", m, source, target, latent),
-        lambda m: pack.call("InversionReport", model=m, inversion=bundle),
+        lambda m: pack.call("InversionReport", model=m, inversion=linked),
     ]
     for name in CACHES:
         patched = _cached(counter.model, name)
@@ -89,4 +89,4 @@ def check_every_node_refuses_caches(pack):
             refuses(lambda r=run, m=patched: r(m), "got the cache patch", name)
     assert counter.calls == 0
     # A wrapper that is none of them is let through.
-    _back(pack, _cached(model, "Timing"), bundle)
+    _back(pack, _cached(model, "Timing"), linked)

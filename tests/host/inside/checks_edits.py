@@ -24,9 +24,9 @@ def check_outside_the_mask_is_bit_equal(pack):
         mask = _mask(latent)
         target = pack.tiny.conditioning(kind, seed=9)
         for keep_path, feather in ((False, 0), (True, 6)):
-            model, _, _, (bundle, *_) = invert(pack, kind, latent=latent, keep_path=keep_path)
+            model, _, _, (linked, *_) = invert(pack, kind, latent=latent, keep_path=keep_path)
             (edited,) = pack.call(
-                "Resample", model=model, inversion=bundle, cfg=1.0, positive=target, mask=mask, feather=feather
+                "Resample", model=model, inversion=linked, cfg=1.0, positive=target, mask=mask, feather=feather
             )
             cells = grid.on_latent_grid(mask, latent["samples"].shape, feather)
             outside = (cells == 0).expand_as(latent["samples"])
@@ -41,19 +41,19 @@ def check_masks_hold_at_every_step(pack):
     runs = pack.module("nodes.inverting.runs")
     for kind in ("sd15", "flux", "wan"):
         for keep_path in (False, True):
-            model, _, latent, (bundle, *_) = invert(pack, kind, keep_path=keep_path)
+            model, _, latent, (linked, *_) = invert(pack, kind, keep_path=keep_path)
             mask = _mask(latent)
             shape = latent["samples"].shape
             outside = (pack.module("nodes.host.masks").on_latent_grid(mask, shape) == 0).expand(shape)
             levels = []
 
-            def tap(report, record=bundle.record, outside=outside, levels=levels):
+            def tap(report, record=linked, outside=outside, levels=levels):
                 level = record.index - 1 - report.index
                 levels.append(level)
                 assert torch.equal(report.x[outside], record.state_at(record.sigmas[level])[outside]), level
 
             with torch.inference_mode():
-                runs.run_replay(model, bundle, pack.tiny.conditioning(kind, seed=9), mask=mask, tap=tap)
+                runs.run_replay(model, linked, pack.tiny.conditioning(kind, seed=9), mask=mask, tap=tap)
             assert levels == list(range(STEPS))[::-1]
 
 
@@ -62,13 +62,13 @@ def check_mask_survives_the_file(pack):
     for kind in pack.tiny.KINDS:
         latent = pack.tiny.latent(kind)
         latent["samples"][..., 0, :] = 0.0
-        model, _, _, (bundle, *_) = invert(pack, kind, latent=latent)
-        (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="masks/one", half=False)
+        model, _, _, (linked, *_) = invert(pack, kind, latent=latent)
+        (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="masks/one", half=False)
         (loaded,) = pack.call("LoadInversion", record=name)
         assert loaded.samples is None and loaded.source is None
         target = pack.tiny.conditioning(kind, seed=9)
         inputs = {"model": model, "cfg": 1.0, "positive": target, "mask": _mask(latent)}
-        (fresh,) = pack.call("Resample", inversion=bundle, **inputs)
+        (fresh,) = pack.call("Resample", inversion=linked, **inputs)
         (stored,) = pack.call("Resample", inversion=loaded, **inputs)
         assert torch.equal(fresh["samples"], stored["samples"]), kind
 
@@ -107,17 +107,17 @@ def check_noise_mask_is_dropped_and_carried(pack):
         latent = pack.tiny.latent(kind)
         masked = {**latent, "noise_mask": _mask(latent)}
         model, source, _, (plain, *_) = invert(pack, kind, latent=latent, strength=strength)
-        _, _, _, (bundle, out, noise, sigmas) = invert(pack, kind, model=model, latent=masked, strength=strength)
-        assert torch.equal(plain.record.x, bundle.record.x), kind
+        _, _, _, (linked, out, noise, sigmas) = invert(pack, kind, model=model, latent=masked, strength=strength)
+        assert torch.equal(plain.x, linked.x), kind
         assert torch.equal(out["samples"], latent["samples"]) and "noise_mask" in out, kind
         cells = torch.nn.functional.interpolate(masked["noise_mask"][:, None], size=(8, 12), mode="bilinear")
         outside = (cells == 0).expand_as(latent["samples"])
         by_noise = advanced(model, source, comfy.samplers.sampler_object("euler"), sigmas, out, noise)
-        (euler,) = pack.call("InversionSampler", inversion=bundle, sampler_name="euler")
+        (euler,) = pack.call("InversionSampler", inversion=linked, sampler_name="euler")
         by_state = advanced(model, source, euler, sigmas, out)
         # Inside, too: what the network sees outside is re-noised with the noise of the inversion, by either way.
         assert relative(by_state, by_noise) < 1e-4, (kind, relative(by_state, by_noise))
-        (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+        (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
         for edited in (by_noise, by_state, advanced(model, source, resume, sigmas, out)):
             assert relative(edited[outside], latent["samples"][outside]) < 1e-4, kind
             assert relative(edited[~outside], latent["samples"][~outside]) > 1e-3, kind
@@ -128,14 +128,14 @@ def check_models_stay_untouched(pack):
     for kind in pack.tiny.KINDS:
         model, source, latent = pack.tiny.model(kind), pack.tiny.conditioning(kind), pack.tiny.latent(kind)
         before, kept, cond = snapshot(model), latent["samples"].clone(), source[0][0].clone()
-        _, _, _, (bundle, out, noise, sigmas) = invert(pack, kind, model=model, latent=latent)
-        state = bundle.record.x.clone()
-        pack.call("Resample", model=model, inversion=bundle, cfg=1.0, mask=_mask(latent))
-        (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+        _, _, _, (linked, out, noise, sigmas) = invert(pack, kind, model=model, latent=latent)
+        state = linked.x.clone()
+        pack.call("Resample", model=model, inversion=linked, cfg=1.0, mask=_mask(latent))
+        (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
         (rf,) = pack.call("RFSolverSample", solver="fireflow")
         advanced(model, source, resume, sigmas, out, noise)
         advanced(model, source, rf, sigmas.flip(0), latent)
-        pack.call("InversionReport", inversion=bundle, model=model)
+        pack.call("InversionReport", inversion=linked, model=model)
         clone = model.clone()
         weights = {key: value for key, value in model.model.state_dict().items() if value.ndim == 2}
         fingerprint = pack.module("nodes.host.fingerprint").fingerprint_model
@@ -147,9 +147,9 @@ def check_models_stay_untouched(pack):
         lora = fingerprint(clone)
         clone.unpatch_model()
         same_snapshot(model, before)
-        assert lora == bundle.record.fingerprints["model"], "a LoRA must not change whose record it is"
+        assert lora == linked.fingerprints["model"], "a LoRA must not change whose record it is"
         assert torch.equal(latent["samples"], kept) and torch.equal(source[0][0], cond), kind
-        assert torch.equal(bundle.record.x, state), kind
+        assert torch.equal(linked.x, state), kind
 
 
 def check_twice_is_bit_equal(pack):
@@ -158,12 +158,12 @@ def check_twice_is_bit_equal(pack):
         negative, target = pack.tiny.conditioning(kind, seed=3), pack.tiny.conditioning(kind, seed=4)
         results = []
         for _ in range(2):
-            model, _, latent, (bundle, out, noise, _) = invert(pack, kind, cfg=2.0, negative=negative)
+            model, _, latent, (linked, out, noise, _) = invert(pack, kind, cfg=2.0, negative=negative)
             (edit,) = pack.call(
-                "Resample", model=model, inversion=bundle, cfg=4.0, positive=target, negative=negative,
+                "Resample", model=model, inversion=linked, cfg=4.0, positive=target, negative=negative,
                 mask=_mask(latent), feather=3,
             )  # fmt: skip
-            results.append((bundle.record.x, out["samples"], noise.generate_noise(out), edit["samples"]))
+            results.append((linked.x, out["samples"], noise.generate_noise(out), edit["samples"]))
         assert all(torch.equal(a, b) for a, b in zip(*results)), kind
 
 
@@ -188,7 +188,7 @@ def check_interrupt_stops_within_one_call(pack):
                 assert counter.calls == 3, counter.calls
         same_snapshot(model, before)
         _, _, _, (again, *_) = invert(pack, kind, model=model, latent=latent)
-        assert torch.equal(again.record.x, wanted.record.x), kind
+        assert torch.equal(again.x, wanted.x), kind
 
 
 def check_evaluations_are_counted(pack):
@@ -196,15 +196,15 @@ def check_evaluations_are_counted(pack):
     for method, calls in (("euler", STEPS), ("midpoint", 2 * STEPS), ("fireflow", STEPS + 1), ("ddim", STEPS)):
         model = pack.tiny.model("sd15")
         counter = Counter(model)
-        _, _, _, (bundle, *_) = invert(pack, "sd15", model=counter.model, method=method)
-        assert counter.calls == calls == bundle.record.meta["evaluations"], (method, counter.calls)
+        _, _, _, (linked, *_) = invert(pack, "sd15", model=counter.model, method=method)
+        assert counter.calls == calls == linked.meta["evaluations"], (method, counter.calls)
     # Guided, each conditioning is a forward of its own: whether two fit into one depends on free memory, and gives
     # other bits.
     counter = Counter(pack.tiny.model("sd15"))
     negative = pack.tiny.conditioning("sd15", seed=3)
-    _, _, _, (bundle, *_) = invert(pack, "sd15", model=counter.model, method="euler", cfg=3.0, negative=negative)
+    _, _, _, (linked, *_) = invert(pack, "sd15", model=counter.model, method="euler", cfg=3.0, negative=negative)
     assert counter.calls == 2 * STEPS and counter.first.shape[0] == 1
-    assert bundle.record.meta["evaluations"] == STEPS
+    assert linked.meta["evaluations"] == STEPS
 
 
 def check_steps_are_shown(pack):
@@ -222,10 +222,10 @@ def check_steps_are_shown(pack):
 
     latent_preview.prepare_callback = watch
     try:
-        _, _, _, (bundle, *_) = invert(pack, "sd15", method="euler", keep_path=True)
+        _, _, _, (linked, *_) = invert(pack, "sd15", method="euler", keep_path=True)
     finally:
         latent_preview.prepare_callback = original
-    record = bundle.record
+    record = linked
     assert [(step, total) for step, total, *_ in seen] == [(i, STEPS) for i in range(STEPS)]
     for (step, _, x0, x), sigma, after in zip(seen, record.sigmas, record.sigmas[1:]):
         # Euler: x' = x + (s' - s) (x - D) / s, solved for D with the floor at the model's lowest level.
@@ -238,19 +238,19 @@ def check_steps_are_shown(pack):
 
 def check_other_solver_down(pack):
     """Another single-state solver may play a record; it then differs from the record's own."""
-    model, _, _, (bundle, *_) = invert(pack, "sd15")
-    (own,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
-    (same,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0, method="midpoint")
-    (other,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0, method="euler")
+    model, _, _, (linked, *_) = invert(pack, "sd15")
+    (own,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
+    (same,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, method="midpoint")
+    (other,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, method="euler")
     assert torch.equal(own["samples"], same["samples"])
     assert relative(other["samples"], own["samples"]) > 1e-3
 
 
 def check_sigmas_input(pack):
     """SIGMAS rising, falling or flipped by the host replace steps and scheduler."""
-    model, _, latent, (bundle, _, _, sigmas) = invert(pack, "sd3")
+    model, _, latent, (linked, _, _, sigmas) = invert(pack, "sd3")
     flipped = sigmas.flip(0).clone()
     flipped[0] = 0.0001
     for given in (sigmas, sigmas.flip(0), flipped):
         _, _, _, (other, *_) = invert(pack, "sd3", model=model, latent=latent, sigmas=given, steps=99)
-        assert torch.equal(other.record.x, bundle.record.x)
+        assert torch.equal(other.x, linked.x)

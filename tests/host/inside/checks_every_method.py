@@ -26,9 +26,9 @@ def _invert(pack, model, source, latent, method, **changes):
     return pack.call("Invert", model=model, source=source, latent=latent, method=method, **inputs)[0]
 
 
-def _back(pack, model, bundle, **changes):
+def _back(pack, model, linked, **changes):
     """Resample's samples."""
-    return pack.call("Resample", model=model, inversion=bundle, **{"cfg": 1.0, **changes})[0]["samples"]
+    return pack.call("Resample", model=model, inversion=linked, **{"cfg": 1.0, **changes})[0]["samples"]
 
 
 def _paired(pack, node_id, model, source, target, latent, **changes):
@@ -38,17 +38,17 @@ def _paired(pack, node_id, model, source, target, latent, **changes):
     return pack.call(node_id, model=model, source=source, target=target, latent=latent, **inputs)[0]["samples"]
 
 
-def _npi(pack, model, bundle, target):
+def _npi(pack, model, linked, target):
     """Samples of NegativePromptInversion."""
     inputs = {"cfg": CFG, "prox": "none", "quantile": 0.75, "pull": 0.0}
-    return pack.call("NegativePromptInversion", model=model, inversion=bundle, target=target, **inputs)[0]["samples"]
+    return pack.call("NegativePromptInversion", model=model, inversion=linked, target=target, **inputs)[0]["samples"]
 
 
-def _optimize(pack, model, bundle, reference, positive):
+def _optimize(pack, model, linked, reference, positive):
     """NoiseOptimize's INVERSION."""
     inputs = {"cfg": 1.0, "iterations": 2, "learning_rate": 0.02, "pull": 0.1, "norm": "L2"}
     found, *_ = pack.call(
-        "NoiseOptimize", model=model, inversion=bundle, reference=reference, positive=positive, **inputs
+        "NoiseOptimize", model=model, inversion=linked, reference=reference, positive=positive, **inputs
     )
     return found
 
@@ -61,11 +61,11 @@ def check_every_method_on_every_kind(pack):
         source, target = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, seed=9)
         before = snapshot(model)
         for method, strength in zip(_methods(pack), strengths):
-            bundle, what = _invert(pack, model, source, latent, method, strength=strength), (kind, method, strength)
-            record = bundle.record
+            linked, what = _invert(pack, model, source, latent, method, strength=strength), (kind, method, strength)
+            record = linked
             assert record.shape == tuple(latent["samples"].shape) and record.x.dtype == torch.float64, what
-            back = _back(pack, model, bundle)
-            edited = _back(pack, model, bundle, positive=target)
+            back = _back(pack, model, linked)
+            edited = _back(pack, model, linked, positive=target)
             for each in (record.x, back, edited):
                 assert each.shape == latent["samples"].shape and bool(each.isfinite().all()), what
             assert back.dtype == edited.dtype == latent["samples"].dtype, what
@@ -89,16 +89,16 @@ def check_every_method_under_a_controlnet(pack):
         weights = {name: value.clone() for name, value in control.control_model.state_dict().items()}
         before = snapshot(model)
         for method in _methods(pack):
-            bundle = _invert(pack, model, source, latent, method)
-            ends = [_back(pack, model, bundle, positive=prompt) for prompt in (target, bare)]
+            linked = _invert(pack, model, source, latent, method)
+            ends = [_back(pack, model, linked, positive=prompt) for prompt in (target, bare)]
             assert relative(*ends) > 1e-4, (kind, method, "the ControlNet did not act on the way down")
             if core.METHODS[method].reversible:
                 guided = _invert(pack, model, source, latent, method, cfg=3.0, negative=negative)
                 error = relative(_back(pack, model, guided), latent["samples"])
                 assert error <= EXACT, (kind, method, error)
-        bundle = _invert(pack, model, source, latent, "euler")
-        assert torch.equal(_npi(pack, model, bundle, source), _back(pack, model, bundle)), kind
-        meta = _optimize(pack, model, bundle, pack.tiny.latent(kind, seed=4), target).record.meta
+        linked = _invert(pack, model, source, latent, "euler")
+        assert torch.equal(_npi(pack, model, linked, source), _back(pack, model, linked)), kind
+        meta = _optimize(pack, model, linked, pack.tiny.latent(kind, seed=4), target).meta
         assert meta["noise_optimize_loss"] < meta["noise_optimize_first_loss"], kind
         same_snapshot(model, before)
         now = control.control_model.state_dict()
@@ -141,8 +141,8 @@ def check_source_exact_nodes_on_the_trained_models(pack):
         for node_id in ("DirectInversion", "NoiseMapInvert"):
             for steps in (20, 50):
                 inputs = {"steps": steps, "scheduler": "normal", "cfg": CFG, "negative": negative, "strength": 1.0}
-                bundle, _ = pack.call(node_id, model=model, source=source, latent=latent, **inputs)
-                error = relative(_back(pack, model, bundle), latent["samples"])
+                linked, _ = pack.call(node_id, model=model, source=source, latent=latent, **inputs)
+                error = relative(_back(pack, model, linked), latent["samples"])
                 assert error <= (0.0 if node_id == "DirectInversion" else 1e-7), (kind, node_id, steps, error)
         # Plain DDIM inversion, which these are for, does not come back so.
         plain = _invert(pack, model, source, latent, "ddim", steps=10)

@@ -44,7 +44,7 @@ def check_method_nodes_are_invert(pack):
             *_, outputs = run(pack, node_id, kind, model=model, latent=latent, **more, **settings)
             prefixed = {f"{method}_{name}": value for name, value in settings.items()}
             *_, wanted = invert(pack, kind, model=model, latent=latent, method=method, **more, **prefixed)
-            ours, theirs = outputs[0].record, wanted[0].record
+            ours, theirs = outputs[0], wanted[0]
             assert ours.method == method and dict(ours.params) == dict(theirs.params), node_id
             assert settings.items() <= ours.params.items(), (node_id, ours.params)
             assert torch.equal(ours.x, theirs.x) and ours.sigmas == theirs.sigmas and ours.index == theirs.index
@@ -58,11 +58,11 @@ def check_pair_nodes_come_back(pack):
     for kind in pack.tiny.KINDS:
         for node_id in PAIRS:
             for steps in (3, 20) if kind in ("sd15", "sd3", "wan") else (3,):
-                model, _, latent, (bundle, sigmas) = run(pack, node_id, kind, steps=steps)
-                (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+                model, _, latent, (linked, sigmas) = run(pack, node_id, kind, steps=steps)
+                (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
                 error = relative(back["samples"], latent["samples"])
                 assert error <= EXACT, (kind, node_id, steps, error)
-                assert len(sigmas) == bundle.record.index + 1 and sigmas[-1] == 0
+                assert len(sigmas) == linked.index + 1 and sigmas[-1] == 0
 
 
 def check_pair_nodes_on_the_trained_models(pack):
@@ -71,11 +71,11 @@ def check_pair_nodes_on_the_trained_models(pack):
         model, (source, _), latent = trained(pack, kind)
         for node_id in PAIRS:
             for steps in (20, 50):
-                *_, (bundle, _) = run(pack, node_id, kind, model, source, latent, steps=steps, scheduler="normal")
-                (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+                *_, (linked, _) = run(pack, node_id, kind, model, source, latent, steps=steps, scheduler="normal")
+                (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
                 error = relative(back["samples"], latent["samples"])
                 assert error <= 1e-5, (kind, node_id, steps, error)
-                record = bundle.record
+                record = linked
                 std = pack.module("inversion").noise_std(record.x, record.x0, record.sigma, record.space)
                 # Seen: 0.6 (BDIA, flow, 20 steps) to 2.0 (O-BELM, flow, 20); a pair that runs apart is far beyond.
                 assert 0.4 < std < 4.0, (kind, node_id, steps, std)
@@ -85,11 +85,11 @@ def check_pair_nodes_edit_inside_a_mask(pack):
     """A pair plays towards a target, and outside the mask it is the source bit for bit."""
     for kind in ("sd15", "flux"):
         for node_id in PAIRS:
-            model, _, latent, (bundle, _) = run(pack, node_id, kind)
+            model, _, latent, (linked, _) = run(pack, node_id, kind)
             mask = torch.zeros(1, 64, 96)
             mask[:, 16:48, 16:48] = 1.0
             target = pack.tiny.conditioning(kind, seed=9)
-            (edited,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0, positive=target, mask=mask)
+            (edited,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, positive=target, mask=mask)
             inside = torch.zeros_like(latent["samples"], dtype=torch.bool)
             inside[..., 2:6, 2:6] = True
             assert torch.equal(edited["samples"][~inside], latent["samples"][~inside]), (kind, node_id)
@@ -148,17 +148,17 @@ def check_fixed_point_node_reports(pack):
     for kind in ("sd15", "sd3"):
         for iterations in (1, 6):
             counter = Counter(pack.tiny.model(kind))
-            model, _, _, (bundle, *_, residual, text) = run(
+            model, _, _, (linked, *_, residual, text) = run(
                 pack, "FixedPointInvert", kind, model=counter.model, iterations=iterations
             )
             assert counter.calls == iterations * STEPS, (kind, counter.calls)
-            meta = bundle.record.meta
+            meta = linked.meta
             listed = [float(word) for word in str(meta["residuals"]).split()]
             assert len(listed) == STEPS and residual == meta["residual"] >= 0
             assert abs(max(listed) - residual) <= 0.01 * residual, (listed, residual)
             lines = text.splitlines()
             assert len(lines) == 2 and f"{residual:.2e}" in lines[0] and str(meta["residuals"]) in lines[1]
-            report = pack.call("InversionReport", inversion=bundle, model=model)[0]
+            report = pack.call("InversionReport", inversion=linked, model=model)[0]
             assert all(line in report.splitlines() for line in lines)
     model, _, _, (plain, *_) = invert(pack, "sd15", method="euler")
     assert "fixed point" not in pack.call("InversionReport", inversion=plain, model=model)[0]
@@ -181,8 +181,8 @@ def check_fixed_point_node_comes_nearer(pack):
 def check_fixed_point_node_says_when_it_diverges(pack):
     """With a guidance at which the map is no contraction the report counts the steps."""
     negative = pack.tiny.conditioning("sd15", 5)
-    *_, (bundle, *_, text) = run(pack, "FixedPointInvert", "sd15", cfg=60.0, negative=negative, memory=0)
-    diverged = bundle.record.meta["diverged"]
+    *_, (linked, *_, text) = run(pack, "FixedPointInvert", "sd15", cfg=60.0, negative=negative, memory=0)
+    diverged = linked.meta["diverged"]
     assert diverged > 0 and f"not shrinking in {diverged} of {STEPS} steps" in text, text
 
 
@@ -191,7 +191,7 @@ def check_fixed_point_state_reaches_stock_samplers(pack):
     import comfy.samplers
 
     for kind in ("sd15", "flux"):
-        model, source, _, (bundle, out, noise, sigmas, *_) = run(pack, "FixedPointInvert", kind)
-        (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+        model, source, _, (linked, out, noise, sigmas, *_) = run(pack, "FixedPointInvert", kind)
+        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
         drawn = advanced(model, source, comfy.samplers.sampler_object("euler"), sigmas, out, noise)
         assert relative(drawn, back["samples"]) < 1e-5, (kind, relative(drawn, back["samples"]))

@@ -100,8 +100,8 @@ def check_noise_optimize_on_every_kind(pack):
     for kind in pack.tiny.KINDS:
         flux = kind == "flux"
         more = {"cfg": 1.0, "negative": None} if flux else {}
-        model, before, (bundle, latent, plot, text) = _optimize(pack, kind, batch=2, **more)
-        record, old = bundle.record, before.record
+        model, before, (linked, latent, plot, text) = _optimize(pack, kind, batch=2, **more)
+        record, old = linked, before
         assert plot.shape[0] == 1 and plot.shape[-1] == 3 and "in 3 updates" in text, kind
         assert record.meta["noise_optimize_loss"] <= record.meta["noise_optimize_first_loss"], kind
         assert not torch.equal(record.x, old.x) and relative(record.x, old.x) < 0.2, kind
@@ -112,7 +112,7 @@ def check_noise_optimize_on_every_kind(pack):
         )
         target, negative = pack.tiny.conditioning(kind, seed=9), None if flux else pack.tiny.conditioning(kind, seed=5)
         (again,) = pack.call(
-            "Resample", model=model, inversion=bundle, cfg=1.0 if flux else CFG, positive=target, negative=negative
+            "Resample", model=model, inversion=linked, cfg=1.0 if flux else CFG, positive=target, negative=negative
         )
         assert torch.equal(again["samples"], latent["samples"]), kind
         reference = pack.tiny.latent(kind, seed=4)["samples"]
@@ -131,8 +131,8 @@ def check_noise_optimize_under_the_own_prompt_and_in_a_mask(pack):
         model, _, _, (inversion, *_) = invert(pack, kind, 2)
         for norm in ("L1", "L2"):
             more = {"positive": None, "negative": None, "mask": mask, "norm": norm}
-            _, _, (bundle, out, _, _) = _optimize(pack, kind, model=model, inversion=inversion, **more)
-            (again,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+            _, _, (linked, out, _, _) = _optimize(pack, kind, model=model, inversion=inversion, **more)
+            (again,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
             assert torch.equal(again["samples"], out["samples"]), kind
             reference = pack.tiny.latent(kind, seed=4)["samples"]
             (plain,) = pack.call("Resample", model=model, inversion=inversion, cfg=1.0)
@@ -188,9 +188,9 @@ def check_interrupted_optimisation_keeps_the_best(pack):
     (loaded,) = pack.call("LoadInversion", record=f"retrace/{kept.name} [output]")
     # Two noises were judged by then: the inverted one, and that of the first update.
     _, _, (short, *_) = _optimize(pack, "sd15", model=model, inversion=inversion, iterations=1)
-    assert relative(loaded.record.x, short.record.x) < 1e-6
+    assert relative(loaded.x, short.x) < 1e-6
     _, _, (further, *_) = _optimize(pack, "sd15", model=model, inversion=loaded)
-    assert further.record.meta["noise_optimize_loss"] < short.record.meta["noise_optimize_loss"]
+    assert further.meta["noise_optimize_loss"] < short.meta["noise_optimize_loss"]
     with no_interrupt():
         counter = Counter(model, interrupt_after=70)
         _interrupted(
@@ -297,17 +297,17 @@ def check_spd_on_every_kind(pack):
             "iterations": 3,
             "stop": 0.0,
         }
-        bundle, _, _, _, loss, text = pack.call("SPDInvert", **inputs)
-        steps = [[float(each) for each in step.split(">")] for step in bundle.record.meta["losses"].split()]
+        linked, _, _, _, loss, text = pack.call("SPDInvert", **inputs)
+        steps = [[float(each) for each in step.split(">")] for step in linked.meta["losses"].split()]
         assert len(steps) == 4 and all(after <= before for before, after in steps), (kind, steps)
-        assert loss == bundle.record.meta["loss"] and "12 updates in 4 steps" in text, (kind, text)
-        report = pack.call("InversionReport", inversion=bundle, model=inputs["model"])
+        assert loss == linked.meta["loss"] and "12 updates in 4 steps" in text, (kind, text)
+        report = pack.call("InversionReport", inversion=linked, model=inputs["model"])
         assert any("gradient descent" in str(part) for part in report), kind
         row = {"samples": inputs["latent"]["samples"][1:]}
         alone, *_ = pack.call("SPDInvert", **{**inputs, "latent": row})
-        assert relative(alone.record.x, bundle.record.x[1:]) < 1e-3, (
+        assert relative(alone.x, linked.x[1:]) < 1e-3, (
             kind,
-            relative(alone.record.x, bundle.record.x[1:]),
+            relative(alone.x, linked.x[1:]),
         )
 
 
@@ -327,11 +327,11 @@ def check_spd_on_the_trained_model(pack):
         )
         errors = {}
         for method in ("ddim", "spd"):
-            bundle, *_ = pack.call(
+            linked, *_ = pack.call(
                 "Invert", model=model, source=source, latent=latent, steps=10, scheduler="normal", method=method,
                 cfg=1.0, strength=1.0, spd_iterations=10,
             )  # fmt: skip
-            (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+            (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
             errors[method] = relative(back["samples"], latent["samples"])
     assert errors["spd"] < errors["ddim"] / 1.1, errors
 
@@ -343,17 +343,17 @@ def check_noise_optimize_on_the_trained_model(pack):
             pack, "a big green circle on the left of a blue background",
             colour="red", shape="circle", position="left", background="blue", seed=3,
         )  # fmt: skip
-        bundle, *_ = pack.call(
+        linked, *_ = pack.call(
             "Invert", model=model, source=source, latent=latent, steps=6, scheduler="normal", method="ddim",
             cfg=1.0, strength=1.0,
         )  # fmt: skip
         _, _, (found, out, _, text) = _optimize(
-            pack, "eps", model=model, inversion=bundle, reference=latent, positive=target, negative=empty,
+            pack, "eps", model=model, inversion=linked, reference=latent, positive=target, negative=empty,
             mask=1.0 - mask, iterations=8, learning_rate=0.05,
         )  # fmt: skip
         (plain,) = pack.call(
-            "Resample", model=model, inversion=bundle, cfg=CFG, positive=target, negative=empty
+            "Resample", model=model, inversion=linked, cfg=CFG, positive=target, negative=empty
         )  # fmt: skip
-        assert found.record.meta["noise_optimize_loss"] < 0.8 * found.record.meta["noise_optimize_first_loss"], text
-        assert relative(found.record.x, bundle.record.x) < 0.5, text
+        assert found.meta["noise_optimize_loss"] < 0.8 * found.meta["noise_optimize_first_loss"], text
+        assert relative(found.x, linked.x) < 0.5, text
         assert relative(out["samples"], latent["samples"]) < relative(plain["samples"], latent["samples"])

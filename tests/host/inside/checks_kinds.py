@@ -33,16 +33,16 @@ def _paired(pack, node_id, model, source, target, latent, **changes):
     return out["samples"]
 
 
-def _fit(pack, model, bundle, negative, **changes):
+def _fit(pack, model, linked, negative, **changes):
     """NullTextOptimize's INVERSION and report."""
     inputs = {"cfg": CFG, "inner_steps": 3, "learning_rate": 0.01, "stop": 0.0, "stop_growth": 0.0, **changes}
-    fitted, _, text = pack.call("NullTextOptimize", model=model, inversion=bundle, negative=negative, **inputs)
+    fitted, _, text = pack.call("NullTextOptimize", model=model, inversion=linked, negative=negative, **inputs)
     return fitted, text
 
 
-def _back(pack, model, bundle, **changes):
+def _back(pack, model, linked, **changes):
     """Resample's latent."""
-    return pack.call("Resample", model=model, inversion=bundle, **{"cfg": 1.0, **changes})[0]["samples"]
+    return pack.call("Resample", model=model, inversion=linked, **{"cfg": 1.0, **changes})[0]["samples"]
 
 
 def check_controlnet_in_inversions(pack):
@@ -53,10 +53,10 @@ def check_controlnet_in_inversions(pack):
         _, other, _, _ = _controlled(kind, pack, image_seed=2)
         before = snapshot(model)
         plain = _walk(pack, "Invert", model, pack.tiny.conditioning(kind), latent, method="midpoint")
-        bundle = _walk(pack, "Invert", model, source, latent, method="midpoint")
-        assert relative(bundle.record.x, plain.record.x) > 1e-3, (kind, "the ControlNet did not act")
+        linked = _walk(pack, "Invert", model, source, latent, method="midpoint")
+        assert relative(linked.x, plain.x) > 1e-3, (kind, "the ControlNet did not act")
         another = _walk(pack, "Invert", model, other, latent, method="midpoint")
-        assert relative(bundle.record.x, another.record.x) > 1e-4, (kind, "the hint did not act")
+        assert relative(linked.x, another.x) > 1e-4, (kind, "the hint did not act")
         for cfg in (1.0, CFG):
             pair = _walk(pack, "EDICTCouple", model, source, latent, cfg=cfg, negative=negative)
             assert relative(_back(pack, model, pair), latent["samples"]) < 1e-6, (kind, cfg)
@@ -89,13 +89,13 @@ def check_controlnet_in_null_text(pack):
         control, source, _, negative = _controlled(kind, pack)
         weights = {name: value.clone() for name, value in control.control_model.state_dict().items()}
         tensors = list(control.control_model.parameters())
-        bundle = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
-        fitted, text = _fit(pack, model, bundle, negative)
+        linked = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
+        fitted, text = _fit(pack, model, linked, negative)
         for line in text.splitlines():
             if "updates" in line and "->" in line:
                 first, last = (float(word) for word in (line.split()[3], line.split()[5]))
                 assert last <= first, (kind, line)
-        plain = _back(pack, model, bundle, cfg=CFG, positive=source, negative=negative)
+        plain = _back(pack, model, linked, cfg=CFG, positive=source, negative=negative)
         errors = [relative(each, latent["samples"]) for each in (_back(pack, model, fitted), plain)]
         assert errors[0] < errors[1], (kind, errors)
         now = control.control_model.state_dict()
@@ -110,14 +110,14 @@ def check_pooled_conditioning_acts(pack):
         source, target = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, 9)
         other = [[source[0][0], {**source[0][1], "pooled_output": target[0][1]["pooled_output"]}]]
         for node_id in ("EDICTCouple", "BDIAInvert", "BELMInvert", "FixedPointInvert"):
-            states = [_walk(pack, node_id, model, prompt, latent).record.x for prompt in (source, other)]
+            states = [_walk(pack, node_id, model, prompt, latent).x for prompt in (source, other)]
             assert relative(*states) > 1e-4, (kind, node_id)
         for node_id in ("InfEdit", "FlowEdit"):
             edited = _paired(pack, node_id, model, source, other, latent)
             assert relative(edited, latent["samples"]) > 1e-4, (kind, node_id)
-        bundle = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
-        fits = [_fit(pack, model, bundle, negative, inner_steps=1)[0] for negative in (source, other)]
-        assert relative(*(fit.record.embeddings[0] for fit in fits)) > 1e-6, kind
+        linked = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
+        fits = [_fit(pack, model, linked, negative, inner_steps=1)[0] for negative in (source, other)]
+        assert relative(*(fit.embeddings[0] for fit in fits)) > 1e-6, kind
 
 
 def check_half_precision_networks(pack):
@@ -129,13 +129,13 @@ def check_half_precision_networks(pack):
             source, target = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, 9)
             exact = _walk(pack, "Invert", pack.tiny.model(kind), source, latent, method="edict")
             for method in ("edict", "bdia", "belm", "noise_map"):
-                bundle = _walk(pack, "Invert", model, source, latent, method=method)
-                assert bundle.record.x.dtype == torch.float64 and bool(bundle.record.x.isfinite().all())
-                back = _back(pack, model, bundle)
+                linked = _walk(pack, "Invert", model, source, latent, method=method)
+                assert linked.x.dtype == torch.float64 and bool(linked.x.isfinite().all())
+                back = _back(pack, model, linked)
                 # A state on the border of two halves may fall to the other side on the way back (solvers.md: 9e-4).
                 assert relative(back, latent["samples"]) < 1e-3, (kind, dtype, method)
                 if method == "edict":
-                    assert relative(bundle.record.x, exact.record.x) > 1e-4, (kind, dtype, "this is no half precision")
+                    assert relative(linked.x, exact.x) > 1e-4, (kind, dtype, "this is no half precision")
             for node_id in ("InfEdit", "FlowEdit"):
                 same = _paired(pack, node_id, model, source, source, latent)
                 assert relative(same, latent["samples"]) < 1e-6, (kind, dtype, node_id)
@@ -160,17 +160,17 @@ def check_half_precision_of_the_other_methods(pack):
                     ("rf_inversion", {"rf_inversion_eta": 1.0, "rf_inversion_stop": 1.0}),
                 )
             )
-            for bundle in (direct, plain, pulled, full):
-                assert bundle.record.x.dtype == torch.float64 and bool(bundle.record.x.isfinite().all())
-                edited = _back(pack, model, bundle, positive=target, **guided)
-                assert bool(edited.isfinite().all()), (kind, dtype, bundle.record.method)
+            for linked in (direct, plain, pulled, full):
+                assert linked.x.dtype == torch.float64 and bool(linked.x.isfinite().all())
+                edited = _back(pack, model, linked, positive=target, **guided)
+                assert bool(edited.isfinite().all()), (kind, dtype, linked.method)
             for back in (_back(pack, model, direct), _back(pack, model, full, positive=target, **guided)):
                 assert relative(back, latent["samples"]) < 1e-6, (kind, dtype)
             euler = _walk(pack, "Invert", model, source, latent, method="euler")
-            assert torch.equal(plain.record.x, euler.record.x), (kind, dtype)
+            assert torch.equal(plain.x, euler.x), (kind, dtype)
             solved = _walk(pack, "Invert", model, source, latent, method="spd", spd_iterations=2, spd_stop=0.0)
-            assert bool(solved.record.x.isfinite().all()), (kind, dtype)
-            for step in str(solved.record.meta["losses"]).split():
+            assert bool(solved.x.isfinite().all()), (kind, dtype)
+            for step in str(solved.meta["losses"]).split():
                 first, last = map(float, step.split(">"))
                 assert 0.0 <= last < first, (kind, dtype, step)
 
@@ -181,9 +181,9 @@ def check_half_precision_null_text(pack):
         for kind in ("sd15", "sd3"):
             model, latent = pack.tiny.model(kind, dtype=dtype), pack.tiny.latent(kind)
             source, negative = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, 5)
-            bundle = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
-            fitted, text = _fit(pack, model, bundle, negative)
-            assert all(bool(each.isfinite().all()) for each in fitted.record.embeddings), (kind, dtype)
+            linked = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
+            fitted, text = _fit(pack, model, linked, negative)
+            assert all(bool(each.isfinite().all()) for each in fitted.embeddings), (kind, dtype)
             for line in text.splitlines():
                 if "updates" in line and "->" in line:
                     first, last = (float(word) for word in (line.split()[3], line.split()[5]))
@@ -194,10 +194,10 @@ def check_every_method_on_clips(pack):
     """Two clips at once: each method keeps the five axes, comes back finite, and plays towards another prompt."""
     for method in pack.module("nodes.inverting.method_inputs").method_names():
         model, latent = pack.tiny.model("wan"), pack.tiny.latent("wan", batch=2)
-        bundle = _walk(pack, "Invert", model, pack.tiny.conditioning("wan"), latent, method=method)
-        assert bundle.record.shape == tuple(latent["samples"].shape), method
-        back = _back(pack, model, bundle)
-        edited = _back(pack, model, bundle, positive=pack.tiny.conditioning("wan", 9))
+        linked = _walk(pack, "Invert", model, pack.tiny.conditioning("wan"), latent, method=method)
+        assert linked.shape == tuple(latent["samples"].shape), method
+        back = _back(pack, model, linked)
+        edited = _back(pack, model, linked, positive=pack.tiny.conditioning("wan", 9))
         for each in (back, edited):
             assert each.shape == latent["samples"].shape and bool(each.isfinite().all()), method
         assert relative(edited, back) > 1e-3, method
@@ -210,7 +210,7 @@ def check_the_hosts_own_caches_are_refused(pack):
     kind = "sd15"
     model, latent = pack.tiny.model(kind), pack.tiny.latent(kind)
     source, target, negative = (pack.tiny.conditioning(kind, seed) for seed in (0, 9, 5))
-    bundle = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
+    linked = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
     for node in (easycache.EasyCacheNode, easycache.LazyCacheNode):
         cached = node.execute(
             model=model, reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False
@@ -219,8 +219,8 @@ def check_the_hosts_own_caches_are_refused(pack):
             lambda m: _walk(pack, "Invert", m, source, latent, method="euler"),
             lambda m: _walk(pack, "EDICTCouple", m, source, latent),
             lambda m: _walk(pack, "FixedPointInvert", m, source, latent),
-            lambda m: _back(pack, m, bundle),
-            lambda m: _fit(pack, m, bundle, negative),
+            lambda m: _back(pack, m, linked),
+            lambda m: _fit(pack, m, linked, negative),
             lambda m: _paired(pack, "InfEdit", m, source, target, latent),
             lambda m: _paired(pack, "FlowEdit", m, source, target, latent),
         ):
@@ -230,10 +230,10 @@ def check_the_hosts_own_caches_are_refused(pack):
 def check_stochastic_samplers_are_refused(pack):
     """InversionSampler takes no sampler that draws noise on the way; what it offers is a list that all start."""
     kind = "sd15"
-    bundle = _walk(
+    linked = _walk(
         pack, "Invert", pack.tiny.model(kind), pack.tiny.conditioning(kind), pack.tiny.latent(kind), method="euler"
     )
     for name in ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "ddpm", "lcm", "er_sde", "sa_solver", "seeds_2"):
         refuses(
-            lambda n=name: pack.call("InversionSampler", inversion=bundle, sampler_name=n), "draws no noise", repr(name)
+            lambda n=name: pack.call("InversionSampler", inversion=linked, sampler_name=n), "draws no noise", repr(name)
         )

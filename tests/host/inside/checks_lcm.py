@@ -66,8 +66,8 @@ def check_lcm_pairs_come_back(pack):
             for steps, changes in ((STEPS, {}), (20, {}), (STEPS, {"cfg": 2.0, "negative": negative})):
                 spy = _Timesteps(_lcm(pack.tiny.model(kind)))
                 latent = pack.tiny.latent(kind, batch=2)
-                bundle, _ = _invert(pack, node_id, kind, spy.model, latent, steps=steps, **changes)
-                (back,) = pack.call("Resample", model=spy.model, inversion=bundle, **{"cfg": 1.0, **changes})
+                linked, _ = _invert(pack, node_id, kind, spy.model, latent, steps=steps, **changes)
+                (back,) = pack.call("Resample", model=spy.model, inversion=linked, **{"cfg": 1.0, **changes})
                 error = relative(back["samples"], latent["samples"])
                 assert error <= EXACT, (kind, node_id, steps, changes, error)
                 assert spy.seen and spy.seen <= TIMESTEPS, (node_id, spy.seen)
@@ -77,11 +77,11 @@ def check_lcm_pair_edits_inside_a_mask(pack):
     """A pair of the few-step model plays towards a target; outside the mask it is the source bit for bit."""
     for node_id in PAIRS:
         model, latent = _lcm(pack.tiny.model("sd15")), pack.tiny.latent("sd15", batch=2)
-        bundle, _ = _invert(pack, node_id, "sd15", model, latent)
+        linked, _ = _invert(pack, node_id, "sd15", model, latent)
         mask = torch.zeros(1, 64, 96)
         mask[:, 16:48, 16:48] = 1.0
         target = pack.tiny.conditioning("sd15", seed=9)
-        (edited,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0, positive=target, mask=mask)
+        (edited,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, positive=target, mask=mask)
         inside = torch.zeros_like(latent["samples"], dtype=torch.bool)
         inside[..., 2:6, 2:6] = True
         assert torch.equal(edited["samples"][~inside], latent["samples"][~inside]), node_id
@@ -265,11 +265,11 @@ def check_lcm_fixed_point_comes_nearer(pack):
     for steps in (STEPS, 12):
         found = []
         for iterations in (1, 4, 12):
-            (bundle, *_, residual, _) = _invert(
+            (linked, *_, residual, _) = _invert(
                 pack, "FixedPointInvert", "sd15", spy.model, latent, steps=steps, iterations=iterations,
                 source=_encode(clip, caption),
             )  # fmt: skip
-            (back,) = pack.call("Resample", model=spy.model, inversion=bundle, cfg=1.0)
+            (back,) = pack.call("Resample", model=spy.model, inversion=linked, cfg=1.0)
             found.append((relative(back["samples"], latent["samples"]), residual))
         errors, residuals = zip(*found)
         assert errors[2] < 0.5 * errors[1] and errors[1] < 0.5 * errors[0], (steps, errors)
@@ -284,11 +284,11 @@ def check_lcm_pairs_come_back_on_the_lora(pack):
     *_, caption, latent = _source(pack, vae)
     model, core = _lcm(model), pack.module("inversion")
     for node_id in PAIRS:
-        bundle, _ = _invert(pack, node_id, "sd15", model, latent, source=_encode(clip, caption))
-        (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+        linked, _ = _invert(pack, node_id, "sd15", model, latent, source=_encode(clip, caption))
+        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
         error = relative(back["samples"], latent["samples"])
         assert error <= EXACT, (node_id, error)
-        record = bundle.record
+        record = linked
         std = core.noise_std(record.x, record.x0, record.sigma, record.space)
         assert 0.4 < std < 4.0, (node_id, std)
 

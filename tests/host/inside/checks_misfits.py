@@ -28,7 +28,7 @@ def check_pooled_text_that_is_missing(pack):
     own, negative, foreign = (
         pack.tiny.conditioning(kind, seed) for kind, seed in (("sdxl", 0), ("sdxl", 1), ("sd15", 0))
     )
-    model, _, latent, (bundle, *_) = invert(pack, "sdxl")
+    model, _, latent, (linked, *_) = invert(pack, "sdxl")
     before = snapshot(model)
     said = ("must hold the pooled text that SDXL reads, got none", "the CLIP that belongs to this model")
 
@@ -39,7 +39,7 @@ def check_pooled_text_that_is_missing(pack):
     refused("source", "Invert", model=model, source=foreign, method="midpoint", cfg=1.0, **climbing)
     guided = {"model": model, "source": own, "method": "midpoint", "cfg": 2.0, **climbing}
     refused("negative", "Invert", negative=foreign, **guided)
-    playing = {"model": model, "inversion": bundle}
+    playing = {"model": model, "inversion": linked}
     refused("positive", "Resample", positive=foreign, cfg=1.0, **playing)
     refused("negative", "Resample", positive=own, negative=foreign, cfg=2.0, **playing)
     paired = {"model": model, "latent": latent, "steps": 3, "scheduler": "simple", "seed": 0, "target_cfg": 2.0}
@@ -82,12 +82,12 @@ def check_conditionings_of_another_width(pack):
 
 def check_samplers_under_guiders_of_the_host(pack):
     """The pack's samplers say it too; a latent of other channels is named first."""
-    model, source, latent, (bundle, out, noise, sigmas) = invert(pack, "sdxl")
+    model, source, latent, (linked, out, noise, sigmas) = invert(pack, "sdxl")
     other = _resized(source, text=8)
     (rf,) = pack.call("RFSolverSample", solver="midpoint")
-    (own,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
-    (stock,) = pack.call("InversionSampler", inversion=bundle, sampler_name="euler")
-    (beside,) = pack.call("RFSolverSample", solver="midpoint", attention=plan(pack), inversion=bundle)
+    (own,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
+    (stock,) = pack.call("InversionSampler", inversion=linked, sampler_name="euler")
+    (beside,) = pack.call("RFSolverSample", solver="midpoint", attention=plan(pack), inversion=linked)
     for sampler in (rf, own, stock, beside):
         for sides in ((other, source), (source, other)):
             refuses(
@@ -97,7 +97,7 @@ def check_samplers_under_guiders_of_the_host(pack):
                 f"{'positive' if sides[0] is other else 'negative'} must hold text of 32 channels for SDXL, got 40",
             )
     (read,) = pack.call(
-        "RFSolverSample", solver="midpoint", attention=plan(pack), inversion=bundle.with_conditioning(other, None)
+        "RFSolverSample", solver="midpoint", attention=plan(pack), inversion=linked.with_conditioning(other, None)
     )
     refuses(lambda: advanced(model, source, read, sigmas, out, noise), "source must hold text of 32 channels for SDXL")
     wide = {"samples": torch.ones(1, 16, 8, 12)}

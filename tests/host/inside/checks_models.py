@@ -14,23 +14,23 @@ def check_every_kind_comes_back_finite(pack):
     """Inversion, reconstruction and all that stock samplers get are finite, at full strength and below."""
     for kind in pack.tiny.KINDS:
         for strength in (1.0, 0.5):
-            model, _, latent, (bundle, out, noise, sigmas) = invert(pack, kind, batch=2, strength=strength)
-            (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+            model, _, latent, (linked, out, noise, sigmas) = invert(pack, kind, batch=2, strength=strength)
+            (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
             for tensor in (out["samples"], back["samples"], noise.generate_noise(out), sigmas):
                 assert torch.isfinite(tensor).all(), kind
             assert back["samples"].shape == latent["samples"].shape, kind
             assert back["samples"].dtype == latent["samples"].dtype, kind
-            assert sigmas[-1] == 0 and len(sigmas) == bundle.record.index + 1, kind
-            assert bundle.record.x.dtype == torch.float64, kind
-            assert bundle.record.space == ("flow" if kind in pack.tiny.FLOWS else "ve"), kind
+            assert sigmas[-1] == 0 and len(sigmas) == linked.index + 1, kind
+            assert linked.x.dtype == torch.float64, kind
+            assert linked.space == ("flow" if kind in pack.tiny.FLOWS else "ve"), kind
 
 
 def check_states_reach_stock_samplers(pack):
     """NOISE with either latent, and the stored state itself, start a stock sampler at one and the same state."""
     for kind in pack.tiny.KINDS:
         for strength in (1.0, 0.5):
-            model, source, latent, (bundle, out, noise, sigmas) = invert(pack, kind, strength=strength, cfg=1.0)
-            (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="euler")
+            model, source, latent, (linked, out, noise, sigmas) = invert(pack, kind, strength=strength, cfg=1.0)
+            (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="euler")
             stored = advanced(model, source, resume, sigmas, out)
             euler = comfy.samplers.sampler_object("euler")
             for start in (out, latent):
@@ -41,8 +41,8 @@ def check_states_reach_stock_samplers(pack):
 def check_latent_alone_carries_eps_states(pack):
     """With DisableNoise the LATENT is the state wherever a latent can be it."""
     for kind, strength in (("sd15", 1.0), ("sd15_v", 0.5), ("sdxl", 1.0), ("sd3", 0.5), ("wan", 0.5)):
-        model, source, _, (bundle, out, _, sigmas) = invert(pack, kind, strength=strength)
-        (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="euler")
+        model, source, _, (linked, out, _, sigmas) = invert(pack, kind, strength=strength)
+        (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="euler")
         stored = advanced(model, source, resume, sigmas, out)
         carried = advanced(model, source, comfy.samplers.sampler_object("euler"), sigmas, out)
         assert relative(carried, stored) < CLOSE, (kind, relative(carried, stored))
@@ -52,9 +52,9 @@ def check_resume_equals_resample(pack):
     """The inversion's own solver gives one result as a node and inside SamplerCustomAdvanced."""
     for kind in pack.tiny.KINDS:
         for method in ("midpoint", "fireflow"):
-            model, source, _, (bundle, out, _, sigmas) = invert(pack, kind, method=method)
-            (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
-            (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+            model, source, _, (linked, out, _, sigmas) = invert(pack, kind, method=method)
+            (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
+            (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
             resumed = advanced(model, source, resume, sigmas, out)
             assert relative(resumed, back["samples"]) < 1e-6, (kind, method, relative(resumed, back["samples"]))
 
@@ -69,13 +69,13 @@ def check_exact_methods_are_exact(pack):
     assert exact
     for kind in pack.tiny.KINDS:
         for method in exact:
-            model, source, latent, (bundle, out, _, sigmas) = invert(pack, kind, method=method)
-            (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="exact", half=False)
+            model, source, latent, (linked, out, _, sigmas) = invert(pack, kind, method=method)
+            (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="exact", half=False)
             (loaded,) = pack.call("LoadInversion", record=name)
-            for each, given in ((bundle, None), (loaded, source)):
+            for each, given in ((linked, None), (loaded, source)):
                 (back,) = pack.call("Resample", model=model, inversion=each, cfg=1.0, source=given)
                 assert relative(back["samples"], latent["samples"]) < 1e-6, (kind, method)
-            (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+            (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
             resumed = advanced(model, source, resume, sigmas, out)
             assert relative(resumed, latent["samples"]) < 1e-6, (kind, method)
 
@@ -84,9 +84,9 @@ def check_every_method_edits(pack):
     """Every method plays its record towards a target, at full strength and below, and differs from the source."""
     for method in pack.module("nodes.inverting.method_inputs").method_names():
         for kind, strength in (("sd15", 1.0), ("flux", 0.5)):
-            model, _, latent, (bundle, *_) = invert(pack, kind, method=method, strength=strength)
+            model, _, latent, (linked, *_) = invert(pack, kind, method=method, strength=strength)
             target = pack.tiny.conditioning(kind, seed=9)
-            (edited,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0, positive=target)
+            (edited,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, positive=target)
             assert torch.isfinite(edited["samples"]).all(), (kind, method)
             assert relative(edited["samples"], latent["samples"]) > 1e-3, (kind, method)
 
@@ -94,15 +94,15 @@ def check_every_method_edits(pack):
 def check_rf_solver_both_ways(pack):
     """As a SAMPLER over rising SIGMAS it finds Invert's state, and over falling ones Resample's latent."""
     for kind in pack.tiny.KINDS:
-        model, source, latent, (bundle, _, _, sigmas) = invert(pack, kind)
-        record = bundle.record
+        model, source, latent, (linked, _, _, sigmas) = invert(pack, kind)
+        record = linked
         (sampler,) = pack.call("RFSolverSample", solver="midpoint")
         for start in (0.0, 1e-4):  # 1e-4 is what FlipSigmas writes for 0
             rising = torch.cat([torch.tensor([start]), sigmas.flip(0)[1:]])
             up = advanced(model, source, sampler, rising, latent)
             state = pack.module("nodes.host.latents").into_model(model, up)
             assert relative(state, record.x) < CLOSE_UP, (kind, start, relative(state, record.x))
-        (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
         down = advanced(model, source, sampler, sigmas, {"samples": up})
         assert relative(down, back["samples"]) < CLOSE_UP, (kind, relative(down, back["samples"]))
 
@@ -152,7 +152,7 @@ def check_batch_rows_are_independent(pack):
         for row in range(2):
             one = {"samples": both["samples"][row : row + 1]}
             _, _, _, (alone, *_) = invert(pack, kind, model=model, latent=one)
-            error = relative(together.record.x[row : row + 1], alone.record.x)
+            error = relative(together.x[row : row + 1], alone.x)
             assert error < CLOSE_UP, (kind, row, error)
 
 
@@ -163,7 +163,7 @@ def check_guidance(pack):
         negative = pack.tiny.conditioning(kind, seed=5)
         _, source, _, (guided, out, _, sigmas) = invert(pack, kind, model=model, cfg=3.0, negative=negative)
         _, _, _, (plain, *_) = invert(pack, kind, model=model)
-        assert relative(guided.record.x, plain.record.x) > 1e-3, kind
+        assert relative(guided.x, plain.x) > 1e-3, kind
         (back,) = pack.call("Resample", model=model, inversion=guided, cfg=1.0)
         (resume,) = pack.call("InversionSampler", inversion=guided, sampler_name="same as inversion")
         resumed = advanced(model, source, resume, sigmas, out, negative=negative, cfg=3.0)

@@ -24,8 +24,8 @@ def _mask():
     return mask
 
 
-def _samplers(pack, bundle, method):
-    (own,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+def _samplers(pack, linked, method):
+    (own,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
     (rf,) = pack.call("RFSolverSample", solver=method)
     return own, rf
 
@@ -36,11 +36,11 @@ def check_the_kept_part_is_the_source(pack):
         target = pack.tiny.conditioning(kind, seed=7)
         for scheduler in SCHEDULERS:
             for method in ("midpoint", "fireflow"):
-                model, _, latent, (bundle, _, noise, sigmas) = invert(
+                model, _, latent, (linked, _, noise, sigmas) = invert(
                     pack, kind, batch=2, method=method, scheduler=scheduler
                 )
                 masked, samples = {**latent, "noise_mask": _mask()}, latent["samples"]
-                own, rf = _samplers(pack, bundle, method)
+                own, rf = _samplers(pack, linked, method)
                 for sampler, start in ((own, noise), (rf, noise), (rf, _Fresh())):
                     found = advanced(model, target, sampler, sigmas, masked, start)
                     off = relative(found[..., :7], samples[..., :7])
@@ -52,9 +52,9 @@ def check_what_is_not_kept_is_untouched(pack):
     """A mask of ones changes nothing; where a run stops above 0 the kept part is the host's own re-noised latent."""
     for kind in ("sd15", "sd3"):
         target = pack.tiny.conditioning(kind, seed=7)
-        model, _, latent, (bundle, _, noise, sigmas) = invert(pack, kind, scheduler="karras")
+        model, _, latent, (linked, _, noise, sigmas) = invert(pack, kind, scheduler="karras")
         euler = comfy.samplers.sampler_object("euler")
-        for sampler in _samplers(pack, bundle, "midpoint"):
+        for sampler in _samplers(pack, linked, "midpoint"):
             ones = {**latent, "noise_mask": torch.ones(1, 8, 12)}
             whole = advanced(model, target, sampler, sigmas, ones, noise)
             assert relative(whole, advanced(model, target, sampler, sigmas, latent, noise)) < ROUNDING, kind
@@ -76,14 +76,14 @@ def check_what_is_not_kept_is_untouched(pack):
 
 def check_masks_that_change_with_the_level(pack):
     """Differential diffusion lets go of everything by an eps model's lowest level, so nothing is put back there."""
-    model, _, latent, (bundle, _, noise, sigmas) = invert(pack, "sd15", scheduler="karras")
+    model, _, latent, (linked, _, noise, sigmas) = invert(pack, "sd15", scheduler="karras")
     patch = DifferentialDiffusion()
     (patched,) = patch.apply(model) if hasattr(patch, "apply") else patch.execute(model).result
     masked, target = {**latent, "noise_mask": _mask()}, pack.tiny.conditioning("sd15", seed=7)
     # The network answers the same to everything, so that only the last step tells what was kept there.
     patched.set_model_sampler_cfg_function(lambda args: args["input"] - 0.5, disable_cfg1_optimization=True)
     answer = patched.get_model_object("latent_format").process_out(torch.tensor(0.5))
-    for sampler in _samplers(pack, bundle, "midpoint"):
+    for sampler in _samplers(pack, linked, "midpoint"):
         found = advanced(patched, target, sampler, sigmas, masked, noise)
         before = advanced(patched, target, sampler, sigmas[:-1], masked, noise)
         # The midpoint lies below the lowest level, which takes its place: the step goes half of the way.
@@ -94,10 +94,10 @@ def check_masks_that_change_with_the_level(pack):
 def check_solvers_that_carry_more_refuse(pack):
     """Pairs, residuals and pulls would not keep anything; a stock sampler from their state does."""
     for method in ("edict", "bdia", "belm", "noise_map", "direct", "rf_inversion"):
-        model, _, latent, (bundle, _, noise, sigmas) = invert(pack, "sd15", method=method)
+        model, _, latent, (linked, _, noise, sigmas) = invert(pack, "sd15", method=method)
         target, masked = pack.tiny.conditioning("sd15", seed=7), {**latent, "noise_mask": _mask()}
         own, stock = (
-            pack.call("InversionSampler", inversion=bundle, sampler_name=name)[0]
+            pack.call("InversionSampler", inversion=linked, sampler_name=name)[0]
             for name in ("same as inversion", "euler")
         )
         refuses(

@@ -101,8 +101,8 @@ def check_gradient_is_that_of_finite_differences(pack):
 def check_null_text_on_every_kind(pack):
     """No step ends worse, all is finite, the reconstruction is nearer, and the record plays back as it was fitted."""
     for kind in KINDS:
-        model, latent, before, (bundle, plot, text) = _fit(pack, kind, batch=2)
-        record = bundle.record
+        model, latent, before, (linked, plot, text) = _fit(pack, kind, batch=2)
+        record = linked
         assert len(record.embeddings) == record.index and record.embeddings[0].shape[0] == 2, kind
         assert record.meta["cfg"] == CFG and record.meta["climb_cfg"] == 1.0, kind
         assert plot.shape[0] == 1 and plot.shape[-1] == 3 and "mean loss" in text, kind
@@ -110,19 +110,19 @@ def check_null_text_on_every_kind(pack):
             if "updates" in line and "->" in line:
                 first, last = (float(word) for word in (line.split()[3], line.split()[5]))
                 assert last <= first, (kind, line)
-        (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
         negative = pack.tiny.conditioning(kind, seed=5)
         source = pack.tiny.conditioning(kind)
         (plain,) = pack.call("Resample", model=model, inversion=before, cfg=CFG, positive=source, negative=negative)
-        (edit,) = pack.call("Resample", model=model, inversion=bundle, cfg=CFG, positive=source)
+        (edit,) = pack.call("Resample", model=model, inversion=linked, cfg=CFG, positive=source)
         assert relative(edit["samples"], back["samples"]) < 1e-6, kind
         ours, theirs = (relative(each["samples"], latent["samples"]) for each in (back, plain))
         assert ours < theirs, (kind, ours, theirs)
         target = pack.tiny.conditioning(kind, seed=9)
-        (other,) = pack.call("Resample", model=model, inversion=bundle, cfg=CFG, positive=target)
+        (other,) = pack.call("Resample", model=model, inversion=linked, cfg=CFG, positive=target)
         assert relative(other["samples"], back["samples"]) > 1e-3, kind
         # At cfg 1 the embeddings act on nothing, so nothing is asked for.
-        (bare,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0, positive=source)
+        (bare,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, positive=source)
         (wanted,) = pack.call("Resample", model=model, inversion=before, cfg=1.0)
         assert torch.equal(bare["samples"], wanted["samples"]), kind
 
@@ -141,7 +141,7 @@ def check_null_text_leaves_the_model_alone(pack):
         same_snapshot(model, before)
         now = list(model.model.parameters()) + list(model.model.buffers())
         assert all(a is b for a, b in zip(tensors, now, strict=True)), kind
-        assert torch.equal(negative[0][0], kept) and inversion.record.embeddings is None, kind
+        assert torch.equal(negative[0][0], kept) and inversion.embeddings is None, kind
         assert not getattr(comfy.model_management, "in_training", False)
         assert not torch.is_inference_mode_enabled()
 
@@ -170,12 +170,12 @@ def check_interrupted_fit_is_kept(pack):
         assert counter.calls == 9
     (kept,) = files() - before
     (loaded,) = pack.call("LoadInversion", record=f"retrace/{kept.name} [output]")
-    assert len(loaded.record.embeddings) == 1
+    assert len(loaded.embeddings) == 1
     source = pack.tiny.conditioning("sd15")
     refuses(lambda: _fit(pack, "sd15", model=model, inversion=loaded), "source must be connected")
     _, _, _, (resumed, _, text) = _fit(pack, "sd15", model=model, inversion=loaded, source=source)
     assert "(found before)" in text
-    pairs = zip(resumed.record.embeddings, whole.record.embeddings, strict=True)
+    pairs = zip(resumed.embeddings, whole.embeddings, strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
     with no_interrupt():
         counter = Counter(model, interrupt_after=9)
@@ -186,27 +186,27 @@ def check_interrupted_fit_is_kept(pack):
 def check_fitted_records_travel(pack):
     """Through a file, and through a stock guider by InversionSampler."""
     for kind in ("sdxl", "sd3"):
-        model, _, _, (bundle, *_) = _fit(pack, kind)
+        model, _, _, (linked, *_) = _fit(pack, kind)
         source, negative = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, seed=5)
-        (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
-        (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="retrace/fitted", half=False)
+        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
+        (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/fitted", half=False)
         (loaded,) = pack.call("LoadInversion", record=name)
         (again,) = pack.call("Resample", model=model, inversion=loaded, cfg=1.0, source=source, negative=negative)
         assert torch.equal(again["samples"], back["samples"]), kind
         (edit,) = pack.call("Resample", model=model, inversion=loaded, cfg=CFG, positive=source, negative=negative)
         assert relative(edit["samples"], back["samples"]) < 1e-6, kind
-        falling = torch.tensor(bundle.record.falling)
+        falling = torch.tensor(linked.falling)
         latent = {"samples": torch.zeros_like(back["samples"])}
-        (same,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+        (same,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
         resumed = advanced(model, source, same, falling, latent, negative=negative, cfg=CFG)
         assert relative(resumed, back["samples"]) < 1e-5, (kind, relative(resumed, back["samples"]))
-        (stock,) = pack.call("InversionSampler", inversion=bundle, sampler_name="euler")
+        (stock,) = pack.call("InversionSampler", inversion=linked, sampler_name="euler")
         refuses(lambda a=(model, source, stock, falling, latent): advanced(*a), "for one with fitted embeddings")
         refuses(
-            lambda m=model, b=bundle: pack.call("Resample", model=m, inversion=b, cfg=1.0, method="midpoint"),
+            lambda m=model, b=linked: pack.call("Resample", model=m, inversion=b, cfg=1.0, method="midpoint"),
             "with fitted embeddings must be replayed by its own method",
         )
-        assert pack.call("InversionReport", inversion=bundle, model=model)[2] > 0.0
+        assert pack.call("InversionReport", inversion=linked, model=model)[2] > 0.0
 
 
 def check_null_text_refusals(pack):
@@ -230,7 +230,7 @@ def check_null_text_refusals(pack):
     refuses(lambda: _fit(pack, "sd15", model=model, inversion=fitted, cfg=3.0), "cfg must be that of the embeddings")
     calls = counter.calls
     _fit(pack, "sd15", model=counter.model, inversion=fitted)
-    assert counter.calls - calls == 2 * fitted.record.index
+    assert counter.calls - calls == 2 * fitted.index
 
 
 class _Log(logging.Handler):
@@ -268,10 +268,10 @@ def check_null_text_on_the_trained_models(pack):
                 "Invert", model=model, source=source, latent=latent, steps=steps, scheduler="normal", method="ddim",
                 cfg=1.0, strength=1.0, keep_path=True,
             )  # fmt: skip
-            *_, (bundle, plot, text) = _fit(
+            *_, (linked, plot, text) = _fit(
                 pack, kind, model=model, inversion=inversion, negative=empty, inner_steps=10, learning_rate=rate
             )
-            (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+            (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
             (plain,) = pack.call("Resample", model=model, inversion=inversion, cfg=CFG, positive=source, negative=empty)
         ours, theirs = (relative(each["samples"], latent["samples"]) for each in (back, plain))
         assert ours * 2.5 < theirs, (kind, ours, theirs, text)

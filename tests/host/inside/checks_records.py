@@ -14,36 +14,36 @@ def check_files_keep_every_bit(pack):
     """A saved record comes back equal, in a subfolder, numbered, in the output folder."""
     import folder_paths
 
-    _, _, _, (bundle, *_) = invert(pack, "sd15", keep_path=True, batch=2)
+    _, _, _, (linked, *_) = invert(pack, "sd15", keep_path=True, batch=2)
     names = [
-        pack.call("SaveInversion", inversion=bundle, filename_prefix="retrace/a b/cat", half=False)[0] for _ in range(2)
+        pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/a b/cat", half=False)[0] for _ in range(2)
     ]
     assert names == ["retrace/a b/cat_00001_.safetensors [output]", "retrace/a b/cat_00002_.safetensors [output]"]
     assert (Path(folder_paths.get_output_directory()) / "retrace/a b/cat_00001_.safetensors").is_file()
     (loaded,) = pack.call("LoadInversion", record=names[0])
-    ours, theirs = bundle.record, loaded.record
+    ours, theirs = linked, loaded
     assert torch.equal(ours.x, theirs.x) and torch.equal(ours.x0, theirs.x0) and ours.sigmas == theirs.sigmas
     assert all(torch.equal(a, b) for a, b in zip(ours.path, theirs.path))
     assert ours.fingerprints == theirs.fingerprints and dict(ours.meta) == dict(theirs.meta)
     (by_path,) = pack.call("LoadInversion", record="(no record saved yet)", path=names[1])
-    assert torch.equal(by_path.record.x, ours.x)
+    assert torch.equal(by_path.x, ours.x)
     assert set(names) <= set(pack.module("nodes.host.files").list_records())
     assert names[0] in pack.node("LoadInversion").define_schema().inputs[0].options
-    (half,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="half", half=True)
+    (half,) = pack.call("SaveInversion", inversion=linked, filename_prefix="half", half=True)
     (rounded,) = pack.call("LoadInversion", record=half)
-    assert torch.equal(rounded.record.x0, ours.x0) and 0 < relative(rounded.record.x, ours.x) < 1e-3
+    assert torch.equal(rounded.x0, ours.x0) and 0 < relative(rounded.x, ours.x) < 1e-3
 
 
 def check_no_path_leaves_the_folders(pack):
     """Hostile names are refused in a sentence, on the way out and on the way in, and write nothing."""
     import folder_paths
 
-    _, _, _, (bundle, *_) = invert(pack, "sd15")
+    _, _, _, (linked, *_) = invert(pack, "sd15")
     outside = Path(folder_paths.get_output_directory()).parent
     before = sorted(str(path) for path in outside.rglob("*"))
     for name in ("../evil", "/tmp/evil", "a/../../evil", "..", "", "sub/", "..\\evil", "C:\\evil", "a\0b"):
         refuses(
-            lambda name=name: pack.call("SaveInversion", inversion=bundle, filename_prefix=name, half=False),
+            lambda name=name: pack.call("SaveInversion", inversion=linked, filename_prefix=name, half=False),
             "filename_prefix must name a file within the output folder",
         )
     assert sorted(str(path) for path in outside.rglob("*")) == before
@@ -64,8 +64,8 @@ def check_broken_files(pack):
     import folder_paths
     from safetensors.torch import save_file
 
-    _, _, _, (bundle, *_) = invert(pack, "sd15")
-    (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="broken", half=False)
+    _, _, _, (linked, *_) = invert(pack, "sd15")
+    (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="broken", half=False)
     path = Path(folder_paths.get_output_directory()) / name.removesuffix(" [output]")
     node = pack.node("LoadInversion")
     mark = node.fingerprint_inputs(record=name)
@@ -86,10 +86,10 @@ def check_records_of_the_command_are_refused_by_name(pack):
     """A record of the standalone command is said to be one, not to be of another model."""
     import folder_paths
 
-    _, _, _, (bundle, *_) = invert(pack, "sd15")
+    _, _, _, (linked, *_) = invert(pack, "sd15")
     inversion = pack.module("inversion")
     meta = {"retrace": "0.1.0", "model": "demo-eps", "source_prompt": "a", "source_cfg": 1.0}
-    record = dataclasses.replace(bundle.record, meta=meta)
+    record = dataclasses.replace(linked, meta=meta)
     inversion.save(record, Path(folder_paths.get_output_directory()) / "of_the_command.safetensors")
     refuses(lambda: pack.call("LoadInversion", record="of_the_command.safetensors"), "must be made in ComfyUI")
 
@@ -100,12 +100,12 @@ def check_failed_save_leaves_nothing(pack):
         return  # root writes everywhere
     import folder_paths
 
-    _, _, _, (bundle, *_) = invert(pack, "sd15")
+    _, _, _, (linked, *_) = invert(pack, "sd15")
     folder = Path(folder_paths.get_output_directory()) / "locked"
     folder.mkdir()
     folder.chmod(0o500)
     try:
-        refuses(lambda: pack.call("SaveInversion", inversion=bundle, filename_prefix="locked/x", half=False))
+        refuses(lambda: pack.call("SaveInversion", inversion=linked, filename_prefix="locked/x", half=False))
         assert not list(folder.iterdir())
     finally:
         folder.chmod(0o700)
@@ -123,29 +123,29 @@ def check_report(pack):
     """Numbers agree with the record and the text; the plot is a picture; a given reconstruction is measured."""
     for kind in ("sd15", "wan"):
         latent = pack.tiny.latent(kind, batch=2, size=(16, 24))
-        model, _, _, (bundle, *_) = invert(pack, kind, latent=latent, keep_path=True)
+        model, _, _, (linked, *_) = invert(pack, kind, latent=latent, keep_path=True)
         text, plot, error, psnr, ssim, deviation, calls, seconds = pack.call(
-            "InversionReport", inversion=bundle, model=model, vae=PixelVAE()
+            "InversionReport", inversion=linked, model=model, vae=PixelVAE()
         )
         assert plot.ndim == 4 and plot.shape[0] == 1 and plot.shape[-1] == 3 and 0 <= plot.min() < plot.max() <= 1
         assert error > 0 and math.isfinite(psnr) and -1 <= ssim < 1 and calls == 2 * STEPS and seconds > 0
         assert f"{error:.3e}" in text and f"{psnr:.2f} dB" in text and f"{deviation:.4f}" in text
         assert text.count("\n  sigma") == STEPS, text
-        (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
-        _, _, given, *_ = pack.call("InversionReport", inversion=bundle, model=model, reconstructed=back)
+        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
+        _, _, given, *_ = pack.call("InversionReport", inversion=linked, model=model, reconstructed=back)
         assert given == error
         perfect = pack.call(
             "InversionReport",
-            inversion=bundle,
+            inversion=linked,
             model=model,
             vae=PixelVAE(),
             reconstructed={"samples": latent["samples"]},
         )
         assert perfect[2] == 0.0 and perfect[3] == math.inf and abs(perfect[4] - 1) < 1e-12
-        record = bundle.record
+        record = linked
         noise = record.x - record.x0 if record.space == "ve" else record.x - (1 - record.sigma) * record.x0
         assert abs(deviation - float((noise / record.sigma).std())) < 1e-6
-        bare = pack.call("InversionReport", inversion=bundle, model=model)
+        bare = pack.call("InversionReport", inversion=linked, model=model)
         assert math.isnan(bare[3]) and math.isnan(bare[4]) and "connect a VAE" in bare[0]
 
 
@@ -177,8 +177,8 @@ def check_taken_ids_are_named(pack):
 def check_versions_agree(pack):
     """The version that records carry is the package's."""
     root = Path(pack.module("nodes").__file__).parents[1]
-    _, _, _, (bundle, *_) = invert(pack, "sd15")
-    version = bundle.record.meta["pack"]
+    _, _, _, (linked, *_) = invert(pack, "sd15")
+    version = linked.meta["pack"]
     assert f'version = "{version}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
 
 

@@ -25,16 +25,16 @@ def check_bad_widgets(pack):
 
 def check_misfits(pack):
     """An inversion is refused by another model, and a sampler by another size or grid."""
-    eps, _, _, (bundle, out, noise, sigmas) = invert(pack, "sd15")
+    eps, _, _, (linked, out, noise, sigmas) = invert(pack, "sd15")
     flow = pack.tiny.model("sd3")
     before = snapshot(flow)
-    refuses(lambda: pack.call("Resample", model=flow, inversion=bundle, cfg=1.0), "'ve'", "'flow'")
-    refuses(lambda: pack.call("InversionReport", model=flow, inversion=bundle), "'ve'", "'flow'")
+    refuses(lambda: pack.call("Resample", model=flow, inversion=linked, cfg=1.0), "'ve'", "'flow'")
+    refuses(lambda: pack.call("InversionReport", model=flow, inversion=linked), "'ve'", "'flow'")
     other = pack.tiny.model("sd15", seed=1)
-    refuses(lambda: pack.call("Resample", model=other, inversion=bundle, cfg=1.0), "model", "BaseModel:")
+    refuses(lambda: pack.call("Resample", model=other, inversion=linked, cfg=1.0), "model", "BaseModel:")
     same_snapshot(flow, before)
     source = pack.tiny.conditioning("sd15")
-    (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+    (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
     small = {"samples": torch.randn(1, 4, 8, 8)}
     refuses(lambda: advanced(eps, source, resume, sigmas, small), "latent must have the record's size", "(1, 4, 8, 8)")
     refuses(lambda: noise.generate_noise(small), "latent_image must have the size", "(1, 4, 8, 8)")
@@ -45,10 +45,10 @@ def check_misfits(pack):
     clip = {"samples": torch.randn(1, 4, 3, 8, 8)}
     refuses(lambda: invert(pack, "sd15", model=eps, latent=clip), "latent must be pictures", "(1, 4, 3, 8, 8)")
     refuses(lambda: invert(pack, "sd15", model=eps, source=[]), "source must hold a conditioning")
-    refuses(lambda: pack.call("Resample", model=eps, inversion=bundle, cfg=4.0, positive=source), "cfg must be 1")
-    refuses(lambda: pack.call("InversionSampler", inversion=bundle, sampler_name="euler_ancestral"), "draws no noise")
+    refuses(lambda: pack.call("Resample", model=eps, inversion=linked, cfg=4.0, positive=source), "cfg must be 1")
+    refuses(lambda: pack.call("InversionSampler", inversion=linked, sampler_name="euler_ancestral"), "draws no noise")
     refuses(
-        lambda: pack.call("InversionReport", model=eps, inversion=bundle, reconstructed=small),
+        lambda: pack.call("InversionReport", model=eps, inversion=linked, reconstructed=small),
         "reconstructed must have the record's size",
     )
 
@@ -67,26 +67,26 @@ def check_broken_latents(pack):
 
 def check_skipping_patches(pack):
     """Models that skip evaluations are refused under every node that walks."""
-    model, source, _, (bundle, out, _, sigmas) = invert(pack, "sd15")
-    (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+    model, source, _, (linked, out, _, sigmas) = invert(pack, "sd15")
+    (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
     (rf,) = pack.call("RFSolverSample", solver="midpoint")
     for key in ("easycache", "lazycache"):
         cached = model.clone()
         cached.add_wrapper_with_key("outer_sample", key, lambda executor, *args, **kwargs: executor(*args, **kwargs))
         part = f"got the cache patch '{key}'"
         refuses(lambda m=cached: invert(pack, "sd15", model=m), part)
-        refuses(lambda m=cached: pack.call("Resample", model=m, inversion=bundle, cfg=1.0), part)
+        refuses(lambda m=cached: pack.call("Resample", model=m, inversion=linked, cfg=1.0), part)
         refuses(lambda m=cached: advanced(m, source, resume, sigmas, out), part)
         refuses(lambda m=cached: advanced(m, source, rf, sigmas, out), part)
 
 
 def check_loaded_records_ask_for_their_source(pack):
     """Without conditioning a record can be edited; to reconstruct it the source is asked for, and is enough."""
-    model, source, _, (bundle, *_) = invert(pack, "sd15")
-    (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="retrace/inversion", half=False)
+    model, source, _, (linked, *_) = invert(pack, "sd15")
+    (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/inversion", half=False)
     (loaded,) = pack.call("LoadInversion", record=name)
     refuses(lambda: pack.call("Resample", model=model, inversion=loaded, cfg=1.0), "source must be connected")
-    (wanted,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+    (wanted,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
     (back,) = pack.call("Resample", model=model, inversion=loaded, cfg=1.0, source=source)
     assert torch.equal(back["samples"], wanted["samples"])
     pack.call("Resample", model=model, inversion=loaded, cfg=1.0, positive=source)
@@ -95,14 +95,14 @@ def check_loaded_records_ask_for_their_source(pack):
 def check_loaded_guided_records_ask_for_their_negative(pack):
     """The cfg of the node does not count in a reconstruction, so it is no remedy either."""
     negative = pack.tiny.conditioning("sd15", seed=3)
-    model, source, _, (bundle, *_) = invert(pack, "sd15", cfg=3.0, negative=negative)
-    (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="retrace/guided", half=False)
+    model, source, _, (linked, *_) = invert(pack, "sd15", cfg=3.0, negative=negative)
+    (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/guided", half=False)
     (loaded,) = pack.call("LoadInversion", record=name)
     inputs = {"model": model, "inversion": loaded, "source": source}
     parts = ("negative must be connected to reconstruct a loaded inversion", "made at cfg 3", "got nothing; connect")
     refuses(lambda: pack.call("Resample", cfg=1.0, **inputs), *parts)
     refuses(lambda: pack.call("InversionReport", **inputs), *parts)
-    (wanted,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+    (wanted,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
     (back,) = pack.call("Resample", cfg=1.0, negative=negative, **inputs)
     assert torch.equal(back["samples"], wanted["samples"])
 

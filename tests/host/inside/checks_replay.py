@@ -42,10 +42,10 @@ def run(pack, node_id, kind, model=None, latent=None, batch=2, **changes):
     return model, source, latent, pack.call(node_id, **inputs)
 
 
-def npi(pack, model, bundle, target, **changes):
+def npi(pack, model, linked, target, **changes):
     """Run NegativePromptInversion; returns its samples."""
     inputs = {"cfg": CFG, "prox": "none", "quantile": 0.75, "pull": 0.0, **changes}
-    (out,) = pack.call("NegativePromptInversion", model=model, inversion=bundle, target=target, **inputs)
+    (out,) = pack.call("NegativePromptInversion", model=model, inversion=linked, target=target, **inputs)
     return out["samples"]
 
 
@@ -64,25 +64,25 @@ def check_source_exact_nodes_come_back_guided(pack):
     for kind in pack.tiny.KINDS:
         negative = pack.tiny.conditioning(kind, seed=5)
         for node_id, settings in SOURCE_EXACT:
-            model, source, latent, (bundle, sigmas) = run(pack, node_id, kind, cfg=CFG, negative=negative, **settings)
-            record, what = bundle.record, (kind, node_id, settings)
+            model, source, latent, (linked, sigmas) = run(pack, node_id, kind, cfg=CFG, negative=negative, **settings)
+            record, what = linked, (kind, node_id, settings)
             assert len(sigmas) == record.index + 1 and sigmas[-1] == 0
             ends = []
             with torch.inference_mode():
-                runs.run_replay(model, bundle, tap=lambda report, ends=ends: ends.append(report.x.cpu()))
+                runs.run_replay(model, linked, tap=lambda report, ends=ends: ends.append(report.x.cpu()))
             # Before the format of the latent rounds it to float32.
             error = relative(ends[-1], record.x0)
             assert error <= (0.0 if node_id == "DirectInversion" else 1e-12), (what, error)
-            (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="guided", half=False)
+            (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="guided", half=False)
             (loaded,) = pack.call("LoadInversion", record=name)
-            for each, given in ((bundle, {}), (loaded, {"source": source, "negative": negative})):
+            for each, given in ((linked, {}), (loaded, {"source": source, "negative": negative})):
                 (back,) = pack.call("Resample", model=model, inversion=each, cfg=1.0, **given)
                 assert relative(back["samples"], latent["samples"]) <= EXACT, what
             if settings.get("carry") == 0.0:
                 continue
-            (edit,) = pack.call("Resample", model=model, inversion=bundle, cfg=CFG, positive=source, negative=negative)
+            (edit,) = pack.call("Resample", model=model, inversion=linked, cfg=CFG, positive=source, negative=negative)
             assert relative(edit["samples"], latent["samples"]) <= EXACT, what
-            (resume,) = pack.call("InversionSampler", inversion=bundle, sampler_name="same as inversion")
+            (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
             resumed = advanced(model, source, resume, sigmas, latent, negative=negative, cfg=CFG)
             # The stock guider puts both conditionings into one forward, whose last bits are others.
             assert relative(resumed, latent["samples"]) <= 1e-4, (what, relative(resumed, latent["samples"]))
@@ -91,8 +91,8 @@ def check_source_exact_nodes_come_back_guided(pack):
 def check_plain_ddim_does_not_come_back_guided(pack):
     """What the methods above are for: without them the same walk is far off."""
     negative = pack.tiny.conditioning("sd15", seed=5)
-    model, source, latent, (bundle, *_) = invert(pack, "sd15", batch=2, method="ddim")
-    (edit,) = pack.call("Resample", model=model, inversion=bundle, cfg=CFG, positive=source, negative=negative)
+    model, source, latent, (linked, *_) = invert(pack, "sd15", batch=2, method="ddim")
+    (edit,) = pack.call("Resample", model=model, inversion=linked, cfg=CFG, positive=source, negative=negative)
     assert relative(edit["samples"], latent["samples"]) > 0.05
 
 
@@ -103,14 +103,14 @@ def check_direct_climbs_unguided(pack):
         model, _, latent, (plain, *_) = invert(pack, kind, batch=2, method="ddim", keep_path=True)
         for cfg, forwards in ((1.0, 2), (CFG, 3)):
             counter = Counter(model)
-            *_, (bundle, _) = run(pack, "DirectInversion", kind, counter.model, latent, cfg=cfg, negative=negative)
-            assert all(torch.equal(a, b) for a, b in zip(bundle.record.path, plain.record.path)), (kind, cfg)
-            assert counter.calls == forwards * STEPS and bundle.record.meta["evaluations"] == 2 * STEPS
+            *_, (linked, _) = run(pack, "DirectInversion", kind, counter.model, latent, cfg=cfg, negative=negative)
+            assert all(torch.equal(a, b) for a, b in zip(linked.path, plain.path)), (kind, cfg)
+            assert counter.calls == forwards * STEPS and linked.meta["evaluations"] == 2 * STEPS
             counter.calls = 0
             *_, (bare, _) = run(
                 pack, "DirectInversion", kind, counter.model, latent, cfg=cfg, negative=negative, carry=0.0
             )
-            assert counter.calls == STEPS and bare.record.residuals is None
+            assert counter.calls == STEPS and bare.residuals is None
 
 
 class _Log(logging.Handler):
@@ -134,12 +134,12 @@ def check_direct_warns_of_another_guidance(pack):
         ("NoiseMapInvert", None, 2.0, False),
     ):
         own = {} if carry is None else {"carry": carry}
-        model, _, _, (bundle, _) = run(pack, node_id, "sd15", cfg=CFG, negative=negative, **own)
+        model, _, _, (linked, _) = run(pack, node_id, "sd15", cfg=CFG, negative=negative, **own)
         for positive in (target, None):
             log = _Log()
             logging.getLogger().addHandler(log)
             try:
-                pack.call("Resample", model=model, inversion=bundle, cfg=cfg, positive=positive, negative=negative)
+                pack.call("Resample", model=model, inversion=linked, cfg=cfg, positive=positive, negative=negative)
             finally:
                 logging.getLogger().removeHandler(log)
             said = any("the correction of this inversion was recorded at 7.5" in line for line in log.lines)
@@ -155,7 +155,7 @@ def check_replay_nodes_are_invert(pack):
             *_, outputs = run(pack, node_id, kind, model, latent, **more, **settings)
             prefixed = {f"{method}_{name}": value for name, value in settings.items()}
             *_, wanted = invert(pack, kind, model=model, latent=latent, method=method, **more, **prefixed)
-            ours, theirs = outputs[0].record, wanted[0].record
+            ours, theirs = outputs[0], wanted[0]
             assert ours.method == method and dict(ours.params) == dict(theirs.params) == settings, node_id
             assert torch.equal(ours.x, theirs.x) and ours.fingerprints == theirs.fingerprints, node_id
             for name in ("path", "residuals"):
@@ -209,10 +209,10 @@ def check_source_exact_nodes_edit_inside_a_mask(pack):
     for kind in ("sd15", "flux", "wan"):
         negative, target = pack.tiny.conditioning(kind, seed=5), pack.tiny.conditioning(kind, seed=9)
         for node_id in SETTINGS:
-            model, _, latent, (bundle, *_) = run(pack, node_id, kind, cfg=3.0, negative=negative)
+            model, _, latent, (linked, *_) = run(pack, node_id, kind, cfg=3.0, negative=negative)
             mask, inside = middle(latent)
             (edited,) = pack.call(
-                "Resample", model=model, inversion=bundle, cfg=3.0, positive=target, negative=negative, mask=mask
+                "Resample", model=model, inversion=linked, cfg=3.0, positive=target, negative=negative, mask=mask
             )
             assert torch.equal(edited["samples"][~inside], latent["samples"][~inside]), (kind, node_id)
             assert not torch.equal(edited["samples"][inside], latent["samples"][inside]), (kind, node_id)
@@ -240,16 +240,16 @@ def check_rf_inversion_limits(pack):
     """gamma 1 is noise, eta 1 to the end is the source, and neither is Euler bit for bit."""
     for kind in pack.tiny.KINDS:
         target = pack.tiny.conditioning(kind, seed=9)
-        model, _, latent, (bundle, *_) = run(pack, "RFInversion", kind, gamma=1.0, seed=6, eta=1.0, stop=1.0)
-        record, shape = bundle.record, latent["samples"].shape
+        model, _, latent, (linked, *_) = run(pack, "RFInversion", kind, gamma=1.0, seed=6, eta=1.0, stop=1.0)
+        record, shape = linked, latent["samples"].shape
         drawn = torch.randn(shape[1:], generator=torch.Generator().manual_seed(6), dtype=torch.float64)
         noise = drawn.expand(shape) if record.space == "flow" else record.x0 + record.sigma * drawn
         assert relative(record.x, noise) <= 1e-12, kind
-        (back,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0, positive=target)
+        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, positive=target)
         assert relative(back["samples"], latent["samples"]) <= EXACT, kind
         *_, (bare, out, noise, sigmas) = run(pack, "RFInversion", kind, model, latent, gamma=0.0, eta=0.0)
         *_, (euler, *_) = invert(pack, kind, model=model, latent=latent, method="euler")
-        assert torch.equal(bare.record.x, euler.record.x), kind
+        assert torch.equal(bare.x, euler.x), kind
         ways = [
             pack.call("Resample", model=model, inversion=each, cfg=1.0, positive=target)[0]["samples"]
             for each in (bare, euler)
@@ -264,26 +264,26 @@ def check_negative_prompt_of_the_source_is_the_walk_without_guidance(pack):
     """With the source as target, any cfg and any prox is bit for bit what Resample reconstructs at cfg 1."""
     for kind in pack.tiny.KINDS:
         for method in ("euler", "midpoint", "edict"):
-            model, source, _, (bundle, *_) = invert(pack, kind, batch=2, method=method)
-            (plain,) = pack.call("Resample", model=model, inversion=bundle, cfg=1.0)
+            model, source, _, (linked, *_) = invert(pack, kind, batch=2, method=method)
+            (plain,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
             for prox in ("none", "l0", "l1"):
-                assert torch.equal(npi(pack, model, bundle, source, prox=prox), plain["samples"]), (kind, method, prox)
+                assert torch.equal(npi(pack, model, linked, source, prox=prox), plain["samples"]), (kind, method, prox)
 
 
 def check_negative_prompt_is_guidance_away_from_the_source(pack):
     """Plain, it is Resample with the source as negative; at interp 0 with the negative itself; two forwards a step."""
     for kind in ("sd15", "sdxl", "sd3", "wan"):
         negative, target = pack.tiny.conditioning(kind, seed=5), pack.tiny.conditioning(kind, seed=9)
-        model, source, _, (bundle, *_) = invert(pack, kind, batch=2, method="euler")
+        model, source, _, (linked, *_) = invert(pack, kind, batch=2, method="euler")
         before, counter = snapshot(model), Counter(model)
         for interp, against in ((1.0, source), (0.0, negative)):
             counter.calls = 0
-            ours = npi(pack, counter.model, bundle, target, cfg=3.0, interp=interp, negative=negative)
+            ours = npi(pack, counter.model, linked, target, cfg=3.0, interp=interp, negative=negative)
             assert counter.calls == 2 * STEPS
-            (theirs,) = pack.call("Resample", model=model, inversion=bundle, cfg=3.0, positive=target, negative=against)
+            (theirs,) = pack.call("Resample", model=model, inversion=linked, cfg=3.0, positive=target, negative=against)
             # Mixed in float64 here, in float32 by the host.
             assert relative(ours, theirs["samples"]) < 1e-4, (kind, interp, relative(ours, theirs["samples"]))
-        half = npi(pack, model, bundle, target, cfg=3.0, interp=0.5, negative=negative)
+        half = npi(pack, model, linked, target, cfg=3.0, interp=0.5, negative=negative)
         assert relative(half, ours) > 1e-3
         same_snapshot(model, before)
 
@@ -305,9 +305,9 @@ def check_negative_prompt_holds_back(pack):
     """More held back is nearer to the source; all held back is the source; the pull brings it home."""
     for kind in ("sd15", "flux"):
         target = pack.tiny.conditioning(kind, seed=9)
-        model, _, latent, (bundle, *_) = invert(pack, kind, method="edict")
+        model, _, latent, (linked, *_) = invert(pack, kind, method="edict")
         far = [
-            relative(npi(pack, model, bundle, target, prox="l1", quantile=q), latent["samples"])
+            relative(npi(pack, model, linked, target, prox="l1", quantile=q), latent["samples"])
             for q in (0.0, 0.75, 1.0)
         ]
         assert far[0] > far[1] > far[2] and far[2] <= EXACT, (kind, far)
@@ -325,12 +325,12 @@ def check_negative_prompt_takes_loaded_records(pack):
     """A record from a file needs its source, and is then played as the fresh one; extras of the LATENT stay."""
     target = pack.tiny.conditioning("sd3", seed=9)
     latent = {**pack.tiny.latent("sd3", batch=2), "batch_index": [4, 7]}
-    model, source, _, (bundle, *_) = invert(pack, "sd3", latent=latent)
-    fresh = npi(pack, model, bundle, target)
+    model, source, _, (linked, *_) = invert(pack, "sd3", latent=latent)
+    fresh = npi(pack, model, linked, target)
     inputs = {"cfg": CFG, "prox": "none", "quantile": 0.0, "pull": 0.0}
-    (out,) = pack.call("NegativePromptInversion", model=model, inversion=bundle, target=target, **inputs)
+    (out,) = pack.call("NegativePromptInversion", model=model, inversion=linked, target=target, **inputs)
     assert out["batch_index"] == [4, 7]
-    (name,) = pack.call("SaveInversion", inversion=bundle, filename_prefix="npi", half=False)
+    (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="npi", half=False)
     (loaded,) = pack.call("LoadInversion", record=name)
     refuses(lambda: npi(pack, model, loaded, target), "source must be connected to play back")
     assert torch.equal(npi(pack, model, loaded, target, source=source), fresh)
@@ -340,9 +340,9 @@ def check_negative_prompt_refuses(pack):
     """Each in one sentence, before the first model call."""
     counter = Counter(pack.tiny.model("sd15"))
     target, negative = pack.tiny.conditioning("sd15", seed=9), pack.tiny.conditioning("sd15", seed=5)
-    model, _, _, (bundle, *_) = invert(pack, "sd15", model=counter.model, keep_path=True, method="ddim")
+    model, _, _, (linked, *_) = invert(pack, "sd15", model=counter.model, keep_path=True, method="ddim")
     (fitted, *_) = pack.call(
-        "NullTextOptimize", model=pack.tiny.model("sd15"), inversion=bundle, negative=negative, cfg=CFG, inner_steps=1,
+        "NullTextOptimize", model=pack.tiny.model("sd15"), inversion=linked, negative=negative, cfg=CFG, inner_steps=1,
         learning_rate=0.01, stop=0.0, stop_growth=0.0,
     )  # fmt: skip
     counter.calls = 0
@@ -357,13 +357,13 @@ def check_negative_prompt_refuses(pack):
         ({"interp": 1.5, "negative": negative}, "interp must lie between 0 and 1, got 1.5"),
         ({"mask": torch.full((8, 12), torch.nan)}, "mask must be finite"),
     ):
-        refuses(lambda c=changes: npi(pack, model, bundle, target, **c), part)
+        refuses(lambda c=changes: npi(pack, model, linked, target, **c), part)
     refuses(lambda: npi(pack, model, fitted, target), "inversion must have no fitted embeddings, got 4")
     other = pack.tiny.model("sd15", seed=1)
-    refuses(lambda: npi(pack, other, bundle, target), "The model must be the one that made the record")
+    refuses(lambda: npi(pack, other, linked, target), "The model must be the one that made the record")
     patched = counter.model.clone()
     patched.set_model_sampler_cfg_function(lambda args: args["cond"])
-    refuses(lambda: npi(pack, patched, bundle, target), "must be guided by plain cfg, got a patch of sampler_cfg_func")
+    refuses(lambda: npi(pack, patched, linked, target), "must be guided by plain cfg, got a patch of sampler_cfg_func")
     assert counter.calls == 0
     node = pack.node("NegativePromptInversion")
     assert node.validate_inputs() is True and node.validate_inputs(prox="l1", pull=1.0) is True

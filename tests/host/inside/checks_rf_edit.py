@@ -40,11 +40,11 @@ def _rf_edit(pack, kind, model, batch=1, **changes):
     return pack.call("RFEdit", **inputs)
 
 
-def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2):
+def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2):
     """The same edit with the source in the same forward, put where the climb was asked, and the method written out."""
     branches, plans = pack.module("nodes.attending.branches"), pack.module("attention")
     runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
-    record = bundle.record
+    record = linked
     seen = {}
 
     def watch(denoiser):
@@ -71,7 +71,7 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
             seen[round(record.sigma, 6)] = (record.x, record.sigma)
         return again
 
-    runs.run_script(model, bundle.source, None, 1.0, bundle.samples, record.falling, climb)
+    runs.run_script(model, linked.source, None, 1.0, linked.samples, record.falling, climb)
     family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
     settings = plans.Settings(layers="all", start=0.0, end=inject / record.index)
     plan = plans.get_preset("rf_edit").build(settings, family)
@@ -114,7 +114,7 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
             return found
 
     uncond = None if cfg == 1.0 else negative_of(kind)
-    source = branches.Branch(bundle.source)
+    source = branches.Branch(linked.source)
     guider = Own(model, {"source": source, "target": branches.Branch(target_of(kind), uncond, cfg)}, plan)
 
     def descend(denoiser, device, on_step):
@@ -130,7 +130,7 @@ def _reference(pack, kind, model, bundle, method, aligned, batch, cfg, inject=2)
 
     sampler = Sampler(None)
     with torch.inference_mode():
-        runs.drive(guider, sampler, bundle.samples, record.falling)
+        runs.drive(guider, sampler, linked.samples, record.falling)
     return pack.module("nodes.host.latents").out_of_model(model, sampler.result, torch.float32)
 
 
@@ -147,8 +147,8 @@ def check_bank_is_sharing(pack):
             ("fireflow", False, 1, 1.0),
             ("fireflow", True, 1, 1.0),
         )[: 4 if kind in ("sd15", "flux") else 2 if kind in THOROUGH else 1]:
-            edited, bundle, _ = _rf_edit(pack, kind, model, batch, method=method, aligned=aligned, cfg=cfg)
-            wanted = _reference(pack, kind, model, bundle, get_method(method), aligned, batch, cfg)
+            edited, linked, _ = _rf_edit(pack, kind, model, batch, method=method, aligned=aligned, cfg=cfg)
+            wanted = _reference(pack, kind, model, linked, get_method(method), aligned, batch, cfg)
             apart = relative(edited["samples"], wanted)
             assert apart < 1e-5, (kind, method, aligned, batch, cfg, apart)
             if batch == 1:
@@ -161,7 +161,7 @@ def check_rf_edit_parts(pack):
     for kind in ("sd15", "flux"):
         model = tiny_dits.model(kind)
         latent = _latent(kind, 2)
-        (bundle,) = pack.call(
+        (linked,) = pack.call(
             "Invert",
             model=model,
             source=tiny_dits.conditioning(kind),
@@ -174,17 +174,17 @@ def check_rf_edit_parts(pack):
             keep_path=True,
         )[:1]
         target = {"cfg": 3.0, "negative": negative_of(kind)}
-        (wanted,) = pack.call("Resample", model=model, inversion=bundle, positive=target_of(kind), **target)
+        (wanted,) = pack.call("Resample", model=model, inversion=linked, positive=target_of(kind), **target)
         plain, _, text = _rf_edit(pack, kind, model, inject=0, latent=latent, cfg=3.0)
         assert torch.equal(plain["samples"], wanted["samples"]) and "nothing is read" in text, kind
         kept, own, text = _rf_edit(pack, kind, model, latent=latent, cfg=3.0)
-        assert torch.equal(own.record.x, bundle.record.x), kind
+        assert torch.equal(own.x, linked.x), kind
         assert "GB for 4 evaluations" in text and "layers" in text, text
-        again, _, _ = _rf_edit(pack, kind, model, inversion=bundle, cfg=3.0)
+        again, _, _ = _rf_edit(pack, kind, model, inversion=linked, cfg=3.0)
         assert torch.equal(kept["samples"], again["samples"]), kind
-        beside, _, text = _rf_edit(pack, kind, model, inversion=bundle, features="beside", cfg=3.0)
+        beside, _, text = _rf_edit(pack, kind, model, inversion=linked, features="beside", cfg=3.0)
         assert "4 evaluations more" in text, text
-        aligned, _, _ = _rf_edit(pack, kind, model, inversion=bundle, aligned=True, cfg=3.0)
+        aligned, _, _ = _rf_edit(pack, kind, model, inversion=linked, aligned=True, cfg=3.0)
         apart = [relative(found["samples"], wanted["samples"]) for found in (kept, aligned, beside)]
         assert min(apart) > 1e-4, (kind, apart)
         tried = ({"share": 0.5}, {"mode": "add"}, {"inject": 1}, {"tokens": "all"})
@@ -259,11 +259,11 @@ def check_rf_edit_refusals(pack):
     refuses(lambda: _rf_edit(pack, "flux", model, cfg=2.0, negative=None), "cfg must be 1 without a negative")
     refuses(lambda: _rf_edit(pack, "flux", model, layers="single:20-37"), "layers must match", "single:0-1")
     refuses(lambda: _rf_edit(pack, "flux", model, strength=0.0), "strength must be above 0")
-    _, bundle, _ = _rf_edit(pack, "flux", model)
-    both = {"inversion": bundle, "latent": _latent("flux")}
+    _, linked, _ = _rf_edit(pack, "flux", model)
+    both = {"inversion": linked, "latent": _latent("flux")}
     refuses(lambda: _rf_edit(pack, "flux", model, **both), "got both")
     other = tiny_dits.model("sd3")
-    refuses(lambda: _rf_edit(pack, "sd3", other, inversion=bundle), "model")
+    refuses(lambda: _rf_edit(pack, "sd3", other, inversion=linked), "model")
     paired = pack.call(
         "EDICTCouple",
         model=model,

@@ -47,8 +47,8 @@ def _latent(kind, seed=0, batch=2, size=(4, 6), frames=2):
 def _plain(pack, model, target, prompt, **changes):
     """The reconstruction by the same method, which VisCtrl is where nothing is read."""
     inputs = {"steps": 3, "scheduler": "simple", "method": "ddim", "cfg": 1.0, "strength": 1.0, **changes}
-    bundle = pack.call("Invert", model=model, source=prompt, latent=target, **inputs)[0]
-    return pack.call("Resample", model=model, inversion=bundle, cfg=inputs["cfg"])[0]["samples"]
+    linked = pack.call("Invert", model=model, source=prompt, latent=target, **inputs)[0]
+    return pack.call("Resample", model=model, inversion=linked, cfg=inputs["cfg"])[0]["samples"]
 
 
 def check_visctrl_of_a_reference_that_is_the_target(pack):

@@ -84,17 +84,17 @@ def _inverted(pack, kind, batch=1, steps=STEPS):
     inputs = {"steps": steps, "scheduler": "normal" if kind == "eps" else "simple", "strength": 1.0, "cfg": 1.0}
     method = "ddim" if kind == "eps" else "euler"
     source = _prompts(pack, kind)[0]
-    bundle = pack.call(
+    linked = pack.call(
         "Invert", model=_shapes(pack, kind)[0], source=source, latent=latent, method=method, keep_path=True, **inputs
     )[0]
-    return bundle, latent["samples"], mask
+    return linked, latent["samples"], mask
 
 
 def _edited(pack, kind, target, plan, cfg=4.0, batch=1, **changes):
     model, clip, _ = _shapes(pack, kind)
-    bundle = _inverted(pack, kind, batch)[0]
+    linked = _inverted(pack, kind, batch)[0]
     (negative,) = nodes.CLIPTextEncode().encode(clip, "")
-    inputs = {"model": model, "inversion": bundle, "cfg": cfg, "positive": target, "negative": negative, **changes}
+    inputs = {"model": model, "inversion": linked, "cfg": cfg, "positive": target, "negative": negative, **changes}
     return pack.call("Resample", attention=plan, **inputs)[0]["samples"]
 
 
@@ -158,9 +158,9 @@ def check_prompt_to_prompt_on_every_architecture(pack):
             family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
             settings = module.Settings(layers="all", start=0.0, end=1.0, text=tokens)
             plan = replace(module.get_preset("p2p").build(settings, family), source="free")
-            _, bundle = attending.inverted(pack, kind, model=model, batch=2, source=one)
+            _, linked = attending.inverted(pack, kind, model=model, batch=2, source=one)
             for used in (None, plan):
-                results[name, used is not None] = attending.resampled(pack, model, bundle, kind, used, target=other)
+                results[name, used is not None] = attending.resampled(pack, model, linked, kind, used, target=other)
         error = relative(results["same", True], results["same", False])
         assert error < 1e-5, (kind, error)
         # Otherwise the target attends as the source does, and is another edit.
@@ -176,18 +176,18 @@ def check_prompt_to_prompt_of_prompts_of_two_lengths(pack):
         model, found = tiny_dits.model(kind), {}
         family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
         source, one = _by_table(pack, kind, "a red cat on a mat", False, 9)
-        _, bundle = attending.inverted(pack, kind, model=model, source=one)
+        _, linked = attending.inverted(pack, kind, model=model, source=one)
         for length in (9, 13):
             target, other = _by_table(pack, kind, "a red cat on a mat", False, length)
             tokens = pack.module("attention.token_map").token_map(source, target, "replace", window=(0.0, 1.0))
             for variant in ("text", "joint"):
                 settings = module.Settings(layers="all", start=0.0, end=1.0, text=tokens, variant=variant)
                 plan = module.get_preset("p2p").build(settings, family)
-                found[length, variant] = attending.resampled(pack, model, bundle, kind, plan, target=other)
+                found[length, variant] = attending.resampled(pack, model, linked, kind, plan, target=other)
                 assert torch.isfinite(found[length, variant]).all(), (kind, length)
         # More pads are another prompt, but hardly another edit; no map is.
         for variant in ("text", "joint"):
-            plain = attending.resampled(pack, model, bundle, kind, None, target=other)
+            plain = attending.resampled(pack, model, linked, kind, None, target=other)
             assert relative(found[13, variant], plain) > 1e-4, (kind, variant)
 
 
@@ -212,7 +212,7 @@ def check_local_blend_keeps_the_source_bit_for_bit(pack):
     """Outside a mask, and outside the words; pictures of a batch have masks of their own."""
     for kind in ("eps", "flow"):
         _, target, plan, _ = _prompts(pack, kind)
-        bundle, samples, true = _inverted(pack, kind, 2)
+        linked, samples, true = _inverted(pack, kind, 2)
         h, w = samples.shape[-2:]
         mask = torch.zeros(2, h, w)
         mask[0, 2:9, 1:6] = mask[1, 4:6, 8:14] = 1.0
@@ -226,7 +226,7 @@ def check_local_blend_keeps_the_source_bit_for_bit(pack):
         assert float((changed & grid).sum() / grid.sum()) > 0.6, (kind, float((changed & grid).sum() / grid.sum()))
         meet = _edited(pack, kind, target, _blended(pack, plan, words="circle", mask=mask), batch=2)
         assert not ((meet != samples).any(1) & (mask == 0)).any(), kind
-        del bundle
+        del linked
 
 
 def check_blend_words_of_prompt_to_prompt(pack):
@@ -306,9 +306,9 @@ def check_word_mask_reads_inversions_and_batches(pack):
     """An inversion in place of a latent; a batch has a mask each; the MODEL stays as it was; one forward a level."""
     model, clip, _ = _shapes(pack, "eps")
     before = snapshot(model)
-    bundle, _, true = _inverted(pack, "eps", 2)
+    linked, _, true = _inverted(pack, "eps", 2)
     scene = pack.module("demo.world").parse(SOURCE)
-    heat, mask, _ = _word_mask(pack, "eps", scene, 0, latent=None, image=None, inversion=bundle)
+    heat, mask, _ = _word_mask(pack, "eps", scene, 0, latent=None, image=None, inversion=linked)
     # A cell of the demo's latent stands for 4 pixels.
     assert heat.shape == (2, 64, 64, 3) and mask.shape == (2, 64, 64)
     assert all(_iou(one, other) > 0.4 for one, other in zip(mask, true, strict=True))
@@ -372,7 +372,7 @@ def check_the_picture_has_the_size_of_the_latent_format(pack):
 def check_prompts_of_another_node_are_told(pack):
     """A plan that meets other conditionings than those that its words were found in says so, in the log; else not."""
     model, clip, _ = _shapes(pack, "eps")
-    bundle, samples, _ = _inverted(pack, "eps")
+    linked, samples, _ = _inverted(pack, "eps")
     source, target, plan, _ = _prompts(pack)
     (same,) = nodes.CLIPTextEncode().encode(clip, SOURCE)
     (other,) = nodes.CLIPTextEncode().encode(clip, "a small white star at the top of a green background")
@@ -389,7 +389,7 @@ def check_prompts_of_another_node_are_told(pack):
     paired.update(source_cfg=1.0, strength=1.0, eta=1.0, seed=0, attention=plan)
     assert _warned(lambda: pack.call("InfEdit", source=source, target=target, **paired)) == []
     assert _warned(lambda: pack.call("InfEdit", source=other, target=target, **paired)) == ["source"]
-    del bundle
+    del linked
 
 
 def _warned(call):
