@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..attention import SOURCE, TARGET, AttentionPlan, Step, place
-from ..inversion import BranchedInfEdit, Denoiser
+from ..inversion import Denoiser, EditOptions, InfEdit
 from .diffusers import Cond, DiffusersModel
 from .diffusers_attention import Branches
 
@@ -63,9 +63,11 @@ def attended_infedit(
         found = branches(states, sigma, place(falling, sigma), names)
         return torch.cat([found[name] for name in names])
 
-    def blend(index: int, total: int, sigma: float, states: Sequence[Tensor]) -> Tensor:
-        return branches.run.blend(Step(index, total, sigma), dict(zip(names, states, strict=True)))
+    def blend(number: int, total: int, sigma: float, latents: Sequence[Tensor]) -> Tensor:
+        return branches.run.blend(Step(number, total, sigma), dict(zip(names, latents, strict=True)))
 
     denoiser = Denoiser(denoise, model.space, model.denoiser(x0, source).sigma_floor)
-    edit = BranchedInfEdit(eta=eta, others=len(plan.branches), blend=blend if plan.latent_rules else None)
-    return edit.edit(denoiser, denoiser, x0, sigmas, level, seed, mask, rows, both=denoiser)
+    options = EditOptions(
+        seed, rows, mask, both=denoiser, others=len(plan.branches), blend=blend if plan.latent_rules else None
+    )
+    return InfEdit(eta).edit(denoiser, denoiser, x0, sigmas, level, options)

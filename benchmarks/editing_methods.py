@@ -11,6 +11,7 @@ from retrace.backends.diffusers import Cond, DiffusersModel
 from retrace.inversion import (
     METHODS,
     Denoiser,
+    EditOptions,
     FlowEdit,
     InfEdit,
     InversionFreeEdit,
@@ -178,7 +179,9 @@ def paired(rule: InversionFreeEdit, negative: str = "", source_cfg: float = 1.0)
         def finish(mask: Tensor | None) -> Tensor:
             source = batch.denoiser("source", source_cfg, negative)
             target = batch.denoiser("target", setting.cfg, negative)
-            return rule.edit(source, target, batch.x0, batch.sigmas(steps), level, mask=mask, rows=batch.rows)
+            return rule.edit(
+                source, target, batch.x0, batch.sigmas(steps), level, EditOptions(mask=mask, rows=batch.rows)
+            )
 
         return finish
 

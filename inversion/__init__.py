@@ -14,14 +14,12 @@ from .embeddings import EmbeddingPerStep, with_embeddings
 from .fingerprint import fingerprint
 from .fixed_point import ImplicitEuler, solve
 from .flowedit import FlowEdit
-from .flowedit_blend import BlendedFlowEdit
 from .gradient import WalkGradient, walk_gradient
 from .gradual import drawn, moved
 from .infedit import InfEdit
-from .infedit_branches import BranchedInfEdit
 from .inversion import Inversion
-from .inversion_free import InversionFreeEdit
-from .mask import blend, keep_source
+from .inversion_free import Blend, EditOptions, InversionFreeEdit
+from .mask import blend
 from .method import Method, MethodState, SingleState
 from .metrics import psnr, relative_error, ssim
 from .negative_prompt import PROX, NegativePrompt, proximal, slerp
@@ -36,13 +34,13 @@ __all__ = [
     "PROX",
     "SIGMA_FLOOR",
     "AfterStep",
-    "BlendedFlowEdit",
-    "BranchedInfEdit",
+    "Blend",
     "Coupled",
     "CoupledGradient",
     "DDIMPredictor",
     "Denoiser",
     "Descent",
+    "EditOptions",
     "EmbeddingPerStep",
     "Euler",
     "Evaluation",
@@ -83,7 +81,6 @@ __all__ = [
     "get_method",
     "implied_noise",
     "invert",
-    "keep_source",
     "load",
     "meet",
     "mix",

@@ -10,7 +10,7 @@ keeps the edit from drifting away from the source: Kim et al. 2025, arXiv:2505.2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from ..core.space import mix
 from ..core.steps import Euler
-from ..core.walk import AfterStep, walk
-from .inversion_free import EditRule, EditStep, EditTask, InversionFreeEdit, edit_walk
+from ..core.walk import walk
+from .inversion_free import EditStep, EditTask, InversionFreeEdit, edit_walk
 
 
 @dataclass(frozen=True)
 class FlowEdit(InversionFreeEdit):
-    """FlowEdit's edit; n_avg calls of each denoiser a level, one of the target's at each of the last n_min.
+    """FlowEdit's edit; n_avg calls of each denoiser a step, one of the target's in each of the last n_min.
 
     Attributes:
         n_avg: Noises over which each step is averaged.
-        n_min: Last levels that are walked by plain sampling under the target, for free restyling near the end.
+        n_min: Last steps, which are made by plain sampling under the target, for free restyling near the end.
         pull: FlowAlign's weight of the pull towards the source; 0 is plain FlowEdit, 0.01 is FlowAlign's choice.
 
     Raises:
@@ -49,48 +49,47 @@ class FlowEdit(InversionFreeEdit):
         if not 0.0 <= self.pull <= 1.0:
             raise ValueError(f"pull must lie between 0 and 1, got {self.pull:g}; 0.01 is FlowAlign's choice.")
 
-    def check(self, index: int) -> None:
-        """Refuse an n_min that leaves no level to the edit."""
+    def check(self, index: int, others: int = 0) -> None:
+        """Refuse an n_min that leaves no step to the edit, and further branches."""
         if self.n_min >= index:
             raise ValueError(f"n_min must be below n_max {index}, got {self.n_min}; 0 edits down to the clean end.")
+        if others:
+            raise ValueError(f"FlowEdit must have no branches but source and target, got {others} more; use InfEdit.")
 
     def evaluations(self, index: int) -> tuple[int, int]:
-        """n_avg of each denoiser above n_min, then one of the target's a level."""
-        paired = self.n_avg * (index - self.n_min)
-        return paired, paired + self.n_min
+        """n_avg of each denoiser above n_min, then one of the target's a step."""
+        together = self.n_avg * (index - self.n_min)
+        return together, together + self.n_min
 
-    def _run(self, task: EditTask, falling: Sequence[float]) -> Tensor:
-        split = len(falling) - self.n_min
-        z = edit_walk(task, falling[:split], self._rule())
-        return z if self.n_min == 0 else self._finish(task, z, falling[split - 1 :])
+    def _run(self, task: EditTask) -> Tensor:
+        z = edit_walk(task, self._step, task.total - self.n_min)
+        return z if self.n_min == 0 else self._finish(task, z)
 
-    def _rule(self) -> EditRule:
-        """What moves the edited latent at each level; fresh for every edit."""
-        return self._step
-
-    def _after(self, task: EditTask, source_at: Callable[[int], Tensor], falling: Sequence[float]) -> AfterStep | None:
-        """What follows each step of the last levels; source_at gives the source's state at each of them."""
-        return task.keep(source_at)
-
-    def _step(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
+    def _step(self, task: EditTask, latents: Sequence[Tensor], sigma: float, sigma_next: float) -> EditStep:
+        (z,) = latents
         moves, jumps = torch.zeros_like(z), torch.zeros_like(z)
         for _ in range(self.n_avg):
             source_state = mix(task.x0, task.noises.draw(), sigma, task.source.space)
             # Added in this order, the two states are the same bits where z is x0.
-            asked = task.ask(source_state, source_state + (z - task.x0), sigma)
-            moves = moves + (asked.target_derivative - asked.source_derivative)
-            jumps = jumps + (asked.target_denoised - asked.source_denoised)
+            source, target = task.ask((source_state, source_state + (z - task.x0)), sigma)
+            moves = moves + (target.derivative - source.derivative)
+            jumps = jumps + (target.denoised - source.denoised)
         edited = z + (sigma_next - sigma) / self.n_avg * moves - self.pull / self.n_avg * jumps
-        return EditStep(edited, task.x0 + jumps / self.n_avg)
+        return EditStep([edited], task.x0 + jumps / self.n_avg)
 
-    def _finish(self, task: EditTask, z: Tensor, falling: Sequence[float]) -> Tensor:
-        """Sample the last levels under the target alone, from the edit re-noised."""
-        noise, space, x0 = task.noises.draw(), task.source.space, task.x0
+    def _finish(self, task: EditTask, z: Tensor) -> Tensor:
+        """Sample the last steps under the target alone, from the edit re-noised."""
+        noise, x0, falling = task.noises.draw(), task.x0, task.falling
+        before = task.total - self.n_min
 
-        def source_at(index: int) -> Tensor:
-            return mix(x0, noise, falling[-1 - index], space)
+        def source_at(number: int) -> Tensor:
+            return mix(x0, noise, falling[number], task.source.space)
 
-        start = source_at(len(falling) - 1) + (z - x0)
-        before = task.total - (len(falling) - 1)
-        after = self._after(task, source_at, falling)
-        return walk(task.alone(noise), start, falling, Euler(), lambda report: task.tell(report, before), after)
+        def settle(x: Tensor, index: int) -> Tensor:
+            number = task.total - 1 - index
+            source = source_at(number + 1)
+            return task.masked(source, task.blended(number, source, (x,)))
+
+        start = source_at(before) + (z - x0)
+        denoiser = task.alone(noise)
+        return walk(denoiser, start, falling[before:], Euler(), lambda report: task.tell(report, before), settle)

@@ -5,8 +5,8 @@
     n   <- sqrt(1 - eta) (n + e_tgt - e_src) + sqrt(eta) fresh
 
 D is the model's clean prediction and e the noise that belongs to it, (x - (1 - s) D) / s for flow and (x - D) / s
-otherwise. At eta 1 every level has fresh noise of its own, which is the form of multistep consistency sampling, so
-that few-step (LCM) models fit. Xu et al. 2023, arXiv:2312.04965.
+otherwise. At eta 1 every step has fresh noise of its own, which is the form of multistep consistency sampling, so that
+few-step (LCM) models fit. A further branch moves as the target does, by its own D. Xu et al. 2023, arXiv:2312.04965.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core.space import mix
-from .inversion_free import Branches, EditStep, EditTask, InversionFreeEdit, edit_walk
+from .inversion_free import EditStep, EditTask, InversionFreeEdit, edit_walk
 
 
 @dataclass(frozen=True)
 class InfEdit(InversionFreeEdit):
-    """InfEdit's edit; one call of each denoiser a level.
+    """InfEdit's edit; one call of each denoiser a step.
 
     Attributes:
-        eta: 1 draws fresh noise at every level (the paper's choice), 0 carries one noise all the way.
+        eta: 1 draws fresh noise in every step (the paper's choice), 0 carries one noise all the way.
 
     Raises:
         ValueError: If eta lies outside 0 .. 1.
@@ -41,28 +41,33 @@ class InfEdit(InversionFreeEdit):
             raise ValueError(f"eta must lie between 0 and 1, got {self.eta:g}; 1 is the paper's choice.")
 
     def evaluations(self, index: int) -> tuple[int, int]:
-        """One call of each denoiser at every level."""
+        """One call of each denoiser a step."""
         return index, index
 
-    def _run(self, task: EditTask, falling: Sequence[float]) -> Tensor:
-        return edit_walk(task, falling, Consistent(self.eta))
+    def _run(self, task: EditTask) -> Tensor:
+        return edit_walk(task, _Consistent(self.eta), task.total)
 
 
-class Consistent:
-    """The rule at every level; holds the noise that an eta below 1 carries on."""
+class _Consistent:
+    """The rule; holds the noise that an eta below 1 carries on."""
 
     def __init__(self, eta: float) -> None:
         self._eta = eta
         self._carried: Tensor | None = None
 
-    def __call__(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
-        """Move the edited latent on by one level."""
+    def __call__(self, task: EditTask, latents: Sequence[Tensor], sigma: float, sigma_next: float) -> EditStep:
+        """One step; see EditRule. All branches share the noise."""
         space, x0 = task.source.space, task.x0
         noise = self._noise(task)
-        asked = task.ask(mix(x0, noise, sigma, space), mix(z, noise, sigma, space), sigma)
-        self._carry(asked, task, noise, z, sigma)
-        edited = x0 + (asked.target_denoised - asked.source_denoised)
-        return EditStep(edited, edited)
+        source, *branches = task.ask([mix(latent, noise, sigma, space) for latent in (x0, *latents)], sigma)
+        if self._eta < 1.0:
+            # e = x + (1 - s) d for flow, d otherwise: the noise parts of the two states, which share n.
+            difference = branches[0].derivative - source.derivative
+            if space == "flow":
+                # The states differ by (1 - s) (z - x0).
+                difference = (1.0 - sigma) * ((latents[0] - x0) + difference)
+            self._carried = noise + difference
+        return EditStep([x0 + (branch.denoised - source.denoised) for branch in branches])
 
     def _noise(self, task: EditTask) -> Tensor:
         if self._carried is None:
@@ -70,14 +75,3 @@ class Consistent:
         carried = math.sqrt(1.0 - self._eta) * self._carried
         # Without fresh noise none is drawn: 0 * noise would cost a draw and give the same.
         return carried if self._eta == 0.0 else carried + math.sqrt(self._eta) * task.noises.draw()
-
-    def _carry(self, asked: Branches, task: EditTask, noise: Tensor, z: Tensor, sigma: float) -> None:
-        if self._eta < 1.0:
-            # e = x + (1 - s) d for flow, d otherwise: the noise parts of the two states, which share n.
-            self._carried = noise + self._noise_difference(asked, task.x0, z, sigma, task.source.space == "flow")
-
-    @staticmethod
-    def _noise_difference(asked: Branches, x0: Tensor, z: Tensor, sigma: float, flow: bool) -> Tensor:
-        difference = asked.target_derivative - asked.source_derivative
-        # The states differ by (1 - s) (z - x0) in a flow.
-        return (1.0 - sigma) * ((z - x0) + difference) if flow else difference

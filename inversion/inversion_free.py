@@ -2,15 +2,20 @@
 
     z <- x0 + f_tgt(z + x*_i - x0) - f_src(x*_i)
 
-x*_i is the source re-noised to level i, z is the edited latent (it starts as x0 and stands at the clean end
+x*_i is the source re-noised to sigma_i, z is the edited latent (it starts as x0 and stands at the clean end
 throughout) and f is one step or jump of a solver. Whatever a model gets wrong in the same way under both prompts
 cancels, so that with equal prompts and guidance z stays x0.
+
+Further branches may be evaluated beside source and target, and the edited latent blended with the others after every
+step: all that is blended stands at the clean end, and with one noise a blend of clean latents is the same blend of the
+noisy ones. Unified attention control: Xu et al. 2023, arXiv:2312.04965; local blend: Hertz et al. 2022,
+arXiv:2208.01626.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, Protocol
@@ -18,119 +23,146 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..core.denoiser import Denoiser
+from ..core.denoiser import Denoiser, Evaluation
 from ..core.grid import check_index, check_sigmas, shorten
 from ..core.noise import Noises
 from ..core.space import mix
-from ..core.walk import AfterStep, OnStep, StepReport
+from ..core.walk import OnStep, StepReport
 from .inversion import check_axes
-from .mask import keep_source
+from .mask import inside, mask_weights
 
 
-class Branches(NamedTuple):
-    """Source and target model at one level: derivatives and clean predictions, each of the latent's shape."""
+class Blend(Protocol):
+    """Puts the target's latent together after a step."""
 
-    source_derivative: Tensor
-    target_derivative: Tensor
-    source_denoised: Tensor
-    target_denoised: Tensor
+    def __call__(self, number: int, total: int, sigma: float, latents: Sequence[Tensor]) -> Tensor:
+        """The target's new latent.
+
+        Args:
+            number: Step, 0 at the noisiest.
+            total: Steps of the whole edit.
+            sigma: Sigma that the step left.
+            latents: Those of the source, the target and the further branches: clean ones, or, in steps that sample the
+                target alone, noisy ones of one sigma.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class EditOptions:
+    """What an edit may be given beside its models and its latent.
+
+    Attributes:
+        seed: Seed of the noise, at least 0.
+        rows: Number of each row for the noise, where the batch is part of a larger one; None counts from 0.
+        mask: Weights on the latent grid from 0 (keep) to 1 (edit), broadcastable to the latent; where it is 0 the
+            result is x0 bit for bit.
+        on_step: Told after every step; ``denoised`` is the predicted end of the edit. Whatever it raises ends it.
+        both: Both models in one call, for states stacked along the batch, source first, where the target reads from
+            the source; None asks each by itself.
+        others: Branches beyond source and target in that call, stacked behind them.
+        blend: Told after every step, before the mask; None for no blend.
+    """
+
+    seed: int = 0
+    rows: Sequence[int] | None = None
+    mask: Tensor | None = None
+    on_step: OnStep | None = None
+    both: Denoiser | None = None
+    others: int = 0
+    blend: Blend | None = None
 
 
 class EditStep(NamedTuple):
-    """The edited latent after a level, and the clean latent at which a jump from this level would end the edit."""
+    """What a step moves the latents of the target and the further branches to, and the predicted end of the edit.
 
-    z: Tensor
-    denoised: Tensor
+    The end is None where it is the target's latent itself, whatever a blend makes of it.
+    """
+
+    latents: list[Tensor]
+    end: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class EditTask:
-    """One edit under way.
-
-    Attributes:
-        source: The model under the source conditioning.
-        target: The model under the target conditioning.
-        x0: The source's clean latent (B, C, [T,] H, W).
-        noises: Where noise is drawn from.
-        mask: Weights from 0 (keep) to 1 (edit), or None.
-        on_step: Told after every level, or None.
-        total: Levels of the whole edit.
-        both: Both models in one call, for states stacked along the batch, source first; None asks each by itself.
-    """
+    """One edit under way: both models, the source's clean latent, the sigmas from the noisiest down, the options."""
 
     source: Denoiser
     target: Denoiser
     x0: Tensor
+    falling: tuple[float, ...]
+    options: EditOptions
     noises: Noises
-    mask: Tensor | None
-    on_step: OnStep | None
-    total: int
-    both: Denoiser | None = None
+    weights: Tensor | None
 
-    def ask(self, source_state: Tensor, target_state: Tensor, sigma: float) -> Branches:
-        """Evaluate both models, each in its own state at one level; one call each, or one of both."""
-        if self.both is not None:
-            found = self.both.evaluate(torch.cat([source_state, target_state]), sigma)
-            return Branches(*found.derivative.chunk(2), *found.denoised.chunk(2))
-        source = self.source.evaluate(source_state, sigma)
-        target = self.target.evaluate(target_state, sigma)
-        return Branches(source.derivative, target.derivative, source.denoised, target.denoised)
+    @property
+    def total(self) -> int:
+        """Steps of the whole edit."""
+        return len(self.falling) - 1
+
+    def ask(self, states: Sequence[Tensor], sigma: float) -> list[Evaluation]:
+        """Evaluate the models of source, target and further branches, each in its own state."""
+        both = self.options.both
+        if both is None:
+            return [denoiser.evaluate(x, sigma) for denoiser, x in zip((self.source, self.target), states, strict=True)]
+        parts = (part.chunk(len(states)) for part in both.evaluate(torch.cat(list(states)), sigma))
+        return [Evaluation(*part) for part in zip(*parts, strict=True)]
 
     def alone(self, noise: Tensor) -> Denoiser:
         """The target's model for sampling it alone; the source that it may look at stands at x0 with this noise."""
-        both = self.both
+        both = self.options.both
         if both is None:
             return self.target
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            source_state = mix(self.x0, noise, sigma, both.space)
-            return both(torch.cat([source_state, x]), sigma).chunk(2)[1]
+            return both(torch.cat([mix(self.x0, noise, sigma, both.space), x]), sigma).chunk(2)[1]
 
         return Denoiser(denoise, both.space, both.sigma_floor)
 
-    def keep(self, state_of: Callable[[int], Tensor]) -> AfterStep | None:
-        """The hook that holds the source's own states outside the mask; None without a mask."""
-        if self.mask is None:
-            return None
-        return keep_source(self.mask, self.x0.shape, self.x0.dtype, state_of, self.x0.device)
+    def blended(self, number: int, source: Tensor, latents: Sequence[Tensor]) -> Tensor:
+        """The target's latent after a step, blended with the others where the edit has a blend."""
+        blend = self.options.blend
+        return latents[0] if blend is None else blend(number, self.total, self.falling[number], (source, *latents))
+
+    def masked(self, source: Tensor, latent: Tensor) -> Tensor:
+        """The target's latent with the source's outside the mask."""
+        return latent if self.weights is None else inside(self.weights, source, latent)
 
     def tell(self, report: StepReport, before: int = 0) -> None:
-        """Pass a report on as part of the whole edit, ``before`` levels into it."""
-        if self.on_step is not None:
-            self.on_step(replace(report, index=before + report.index, total=self.total))
+        """Pass a report on as part of the whole edit, ``before`` steps into it."""
+        if self.options.on_step is not None:
+            self.options.on_step(replace(report, index=before + report.index, total=self.total))
 
 
 class EditRule(Protocol):
-    """Moves the edited latent from one level to the next. May hold history, so every edit takes a fresh one."""
+    """Moves the latents from one sigma to the next. May hold history, so every edit takes a fresh one."""
 
-    def __call__(self, task: EditTask, z: Tensor, sigma: float, sigma_next: float) -> EditStep:
-        """The edited latent after the level sigma, with z untouched."""
+    def __call__(self, task: EditTask, latents: Sequence[Tensor], sigma: float, sigma_next: float) -> EditStep:
+        """The latents after the step, with those given untouched: the target's and those of further branches."""
 
 
-def edit_walk(task: EditTask, falling: Sequence[float], rule: EditRule) -> Tensor:
-    """Carry z = x0 down the levels.
+def edit_walk(task: EditTask, rule: EditRule, steps: int) -> Tensor:
+    """Carry all latents from x0 down the first steps of an edit.
 
     Args:
         task: The edit.
-        falling: Levels in walking order.
-        rule: How z moves at each level.
+        rule: How the latents move in each step.
+        steps: Steps to take.
 
     Returns:
         The edited latent, at the clean end.
     """
-    z = task.x0
-    keep = task.keep(lambda index: task.x0)
-    for index, (sigma, sigma_next) in enumerate(pairwise(falling)):
-        z, denoised = rule(task, z, sigma, sigma_next)
-        if keep is not None:
-            z = keep(z, 0)
-        task.tell(StepReport(index, task.total, sigma, sigma_next, z, denoised))
-    return z
+    latents = [task.x0] * (1 + task.options.others)
+    for number, (sigma, sigma_next) in enumerate(pairwise(task.falling[: steps + 1])):
+        (_, *others), end = moved = rule(task, latents, sigma, sigma_next)
+        blended = task.blended(number, task.x0, moved.latents)
+        latents = [task.masked(task.x0, blended), *others]
+        task.tell(StepReport(number, task.total, sigma, sigma_next, latents[0], blended if end is None else end))
+    return latents[0]
 
 
 @dataclass(frozen=True)
 class InversionFreeEdit(ABC):
-    """An edit by the paired rule. Its settings are the dataclass fields.
+    """An edit by such a rule. Its settings are the dataclass fields.
 
     Attributes:
         name: Name for messages.
@@ -147,11 +179,7 @@ class InversionFreeEdit(ABC):
         x0: Tensor,
         sigmas: Sequence[float],
         index: int,
-        seed: int = 0,
-        mask: Tensor | None = None,
-        rows: Sequence[int] | None = None,
-        on_step: OnStep | None = None,
-        both: Denoiser | None = None,
+        options: EditOptions = EditOptions(),
     ) -> Tensor:
         """Edit a clean latent towards the target conditioning.
 
@@ -159,16 +187,9 @@ class InversionFreeEdit(ABC):
             source: The model under a conditioning that describes x0.
             target: The model under the conditioning of the edit.
             x0: Clean latent (B, C, [T,] H, W), float32 or float64; left untouched.
-            sigmas: Ascending noise levels from 0.
+            sigmas: Ascending grid from 0.
             index: Index k to start from, 1 .. len(sigmas) - 1: the higher, the freer the edit.
-            seed: Seed of the noise, at least 0.
-            mask: Weights on the latent grid from 0 (keep) to 1 (edit), broadcastable to the latent; where it is 0
-                the result is x0 bit for bit.
-            rows: Number of each row for the noise, where the batch is part of a larger one; None counts from 0.
-            on_step: Told after every level; ``denoised`` is the predicted end of the edit. Whatever it raises ends
-                the edit.
-            both: Both models in one call, for states stacked along the batch, source first, where the target reads
-                from the source; None asks each by itself.
+            options: Seed, mask, listener and further branches.
 
         Returns:
             The edited latent, shape, dtype and device of x0.
@@ -186,15 +207,18 @@ class InversionFreeEdit(ABC):
             raise ValueError(f"sigmas must start at 0, got {shorten(grid)}; use the whole schedule.")
         check_index(index, grid)
         check_axes(x0)
-        self.check(index)
+        if options.others and options.both is None:
+            raise ValueError("both must be given for an edit of several branches, got None; evaluate them in one call.")
+        self.check(index, options.others)
         with torch.no_grad():
             clean = x0.detach()
-            noises = Noises(seed, clean, rows)
-            task = EditTask(source, target, clean, noises, mask, on_step, index, both)
-            return self._run(task, grid[index::-1])
+            noises = Noises(options.seed, clean, options.rows)
+            mask = options.mask
+            weights = None if mask is None else mask_weights(mask, clean.shape, clean.dtype, clean.device)
+            return self._run(EditTask(source, target, clean, grid[index::-1], options, noises, weights))
 
-    def check(self, index: int) -> None:  # noqa: B027 - most edits fit every level
-        """Refuse settings that do not fit an index.
+    def check(self, index: int, others: int = 0) -> None:  # noqa: B027 - most edits fit every index
+        """Refuse settings that do not fit an index to start from, or a number of further branches.
 
         Raises:
             ValueError: If they do not.
@@ -205,5 +229,5 @@ class InversionFreeEdit(ABC):
         """Calls of the source's and of the target's denoiser in an edit from index k."""
 
     @abstractmethod
-    def _run(self, task: EditTask, falling: Sequence[float]) -> Tensor:
-        """Carry z = x0 down the levels."""
+    def _run(self, task: EditTask) -> Tensor:
+        """Carry the latent from x0 to the clean end of the edit."""

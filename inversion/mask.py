@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,31 +32,16 @@ def blend(inversion: Inversion, mask: Tensor, device: torch.device | str = "cpu"
         ValueError: If the mask does not fit the latent or leaves 0 .. 1. The hook itself, if the noise was moved and
             there is no path.
     """
+    weights = mask_weights(mask, inversion.shape, inversion.dtype, device)
 
-    def state_of(index: int) -> Tensor:
-        return inversion.state_at(inversion.sigmas[index], device)
+    def after_step(x: Tensor, index: int) -> Tensor:
+        return inside(weights, inversion.state_at(inversion.sigmas[index], device), x)
 
-    return keep_source(mask, inversion.shape, inversion.dtype, state_of, device)
+    return after_step
 
 
-def keep_source(
-    mask: Tensor,
-    shape: Sequence[int],
-    dtype: torch.dtype,
-    state_of: Callable[[int], Tensor],
-    device: torch.device | str = "cpu",
-) -> AfterStep:
-    """A hook x <- mask * x + (1 - mask) * state_of(index), bit for bit where the mask is 0 or 1.
-
-    Args:
-        mask: Weights from 0 (keep) to 1 (edit), as in blend.
-        shape: Shape of the latent.
-        dtype: Precision of the states.
-        state_of: The source's own state at an index of the walk's grid.
-        device: Where the walk computes.
-
-    Returns:
-        The hook after_step(x, index) -> x.
+def mask_weights(mask: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """A mask as weights for latents of a shape.
 
     Raises:
         ValueError: If the mask does not fit the latent or leaves 0 .. 1.
@@ -74,11 +59,12 @@ def keep_source(
     # Written so that nan fails too.
     if not bool(((weights >= 0.0) & (weights <= 1.0)).all()):
         raise ValueError("mask must lie between 0 and 1, got values outside; clamp it.")
+    return weights
 
-    def after_step(x: Tensor, index: int) -> Tensor:
-        source = state_of(index).to(x)
-        mixed = torch.lerp(source, x, weights)
-        # Arithmetic alone would let an inf or a rounded sum through where the mask is exactly 0 or 1.
-        return torch.where(weights == 0.0, source, torch.where(weights == 1.0, x, mixed))
 
-    return after_step
+def inside(weights: Tensor, source: Tensor, x: Tensor) -> Tensor:
+    """Where the source is kept: w x + (1 - w) source, like x, bit for bit where a weight is 0 or 1."""
+    source = source.to(x)
+    mixed = torch.lerp(source, x, weights)
+    # Arithmetic alone would let an inf or a rounded sum through where the weight is exactly 0 or 1.
+    return torch.where(weights == 0.0, source, torch.where(weights == 1.0, x, mixed))

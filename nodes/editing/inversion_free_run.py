@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ...attention import SOURCE, TARGET, AttentionPlan
-from ...inversion import InfEdit, InversionFreeEdit
+from ...attention import SOURCE, TARGET, AttentionPlan, Step
+from ...inversion import EditOptions, InfEdit, InversionFreeEdit
 from ..attending.attended import Attended
 from ..host.checks import check_cfg, refuse_skipping
 from ..host.latents import into_model, keep_outside, out_of_model, source_samples
@@ -16,7 +17,6 @@ from ..host.masks import EditArea
 from ..host.parametrisation import model_sampling_of, space_of
 from ..host.session import Branch, Guider, Session
 from ..inverting.runs import extras_of
-from .branched import branched
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,25 @@ def run_inversion_free(
             # The third branch of unified control runs under the source's prompt.
             branches.update({name: source for name in attention.branches})
         attended = Attended(model, branches, attention)
-        edit = branched(edit, attention, attended)
+
+    def blend(number: int, total: int, sigma: float, latents: Sequence[torch.Tensor]) -> torch.Tensor:
+        assert attended is not None
+        return attended.running.blend(Step(number, total, sigma), dict(zip(branches, latents, strict=True)))
 
     def script(session: Session) -> torch.Tensor:
         state = clean.to(session.dtype).to(session.device)
         both = None if attended is None else session.denoiser()
         one, other = (session.denoiser(SOURCE), session.denoiser(TARGET)) if both is None else (both, both)
-        rows = latent.get("batch_index")
-        return edit.edit(one, other, state, start.sigmas, start.index, start.seed, grid, rows, session.tell, both).cpu()
+        options = EditOptions(
+            start.seed,
+            latent.get("batch_index"),
+            grid,
+            session.tell,
+            both,
+            len(branches) - 2,
+            blend if attention is not None and attention.latent_rules else None,
+        )
+        return edit.edit(one, other, state, start.sigmas, start.index, options).cpu()
 
     state = Guider(model, branches, attended).run(samples, start.sigmas[start.index :: -1], script)
     edited = out_of_model(model, state, samples.dtype)

@@ -10,7 +10,7 @@ from retrace.attention.tokens import Prompt, Segment, Token
 from retrace.attention.word_list import Word
 from retrace.backends.attended_infedit import attended_infedit
 from retrace.backends.diffusers_attention import attended_denoiser, attended_replay
-from retrace.inversion import InfEdit, blend, invert, relative_error, replay
+from retrace.inversion import EditOptions, InfEdit, blend, invert, relative_error, replay
 from retrace_tests.backends import tiny
 
 STEPS = 4
@@ -108,7 +108,7 @@ def test_infedit_without_rules_is_the_plain_edit(model):
     x0, sigmas = tiny.latent(), model.levels(*SIZE).grid(STEPS)
     with torch.inference_mode():
         denoisers = model.denoiser(x0, source), model.denoiser(x0, target, uncond, 2.0)
-        wanted = InfEdit().edit(*denoisers, x0, sigmas, STEPS, seed=5)
+        wanted = InfEdit().edit(*denoisers, x0, sigmas, STEPS, EditOptions(seed=5))
         found = attended_infedit(model, AttentionPlan(), x0, sigmas, STEPS, source, target, uncond, 2.0, seed=5)
     assert relative_error(found, wanted) < 1e-6 < 1e-3 < relative_error(found, x0)
 

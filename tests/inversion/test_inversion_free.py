@@ -1,51 +1,45 @@
-"""Edits without an inversion: InfEdit and FlowEdit on the exact mixture."""
+"""Edits without an inversion: InfEdit and FlowEdit on the exact mixture, alone, blended and with further branches."""
 
 import pytest
 import torch
 
-from retrace.inversion import Denoiser, FlowEdit, InfEdit, Noises, mix, relative_error
-from retrace_tests.inversion.problems import CLIP_SHAPE, Mixture, full_grid
+from retrace.inversion import Denoiser, EditOptions, FlowEdit, InfEdit, Noises, mix, relative_error
+from retrace_tests.inversion.problems import CLIP_SHAPE, SHAPE, Mixture, full_grid
 
-EDITS = {
-    "infedit": InfEdit(),
-    "infedit eta 0.4": InfEdit(eta=0.4),
-    "infedit eta 0": InfEdit(eta=0.0),
-    "flowedit": FlowEdit(),
-    "flowedit averaged": FlowEdit(n_avg=3),
-    "flowedit pulled": FlowEdit(pull=0.05),
-}
-SPACES = ("ve", "flow")
+EDITS = [InfEdit(), InfEdit(0.4), InfEdit(0.0), FlowEdit(), FlowEdit(n_avg=3), FlowEdit(pull=0.05), FlowEdit(n_min=3)]
+BOTH_SPACES = pytest.mark.parametrize("space", ["ve", "flow"])
 
 
-def edited(edit, space, source="source", target="target", cfgs=(1.0, 1.0), level=14, steps=20, batch=2, **changes):
+def edited(edit, space, target="target", cfgs=(1.0, 1.0), index=14, steps=20, batch=2, shape=SHAPE, **options):
     """Run an edit; returns (x0, result, source denoiser, target denoiser)."""
-    mixture = Mixture(space, changes.pop("shape", Mixture(space).shape))
-    clean = mixture.sample(batch)
-    denoisers = mixture.denoiser(source, cfgs[0]), mixture.denoiser(target, cfgs[1])
-    return clean, edit.edit(*denoisers, clean, full_grid(space, steps), level, **changes), *denoisers
+    mixture = Mixture(space, shape)
+    clean, grid = mixture.sample(batch), full_grid(space, steps)
+    source, target = mixture.denoiser("source", cfgs[0]), mixture.denoiser(target, cfgs[1])
+    return clean, edit.edit(source, target, clean, grid, index, EditOptions(**options)), source, target
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("name", EDITS)
-def test_equal_prompts_and_guidance_give_the_source_back(name, space):
+def stacked(*denoisers):
+    """One denoiser for states stacked along the batch."""
+
+    def denoise(x, sigma):
+        return torch.cat([each(part, sigma) for each, part in zip(denoisers, x.chunk(len(denoisers)), strict=True)])
+
+    return Denoiser(denoise, denoisers[0].space, denoisers[0].sigma_floor)
+
+
+@BOTH_SPACES
+@pytest.mark.parametrize("edit", [edit for edit in EDITS if not getattr(edit, "n_min", 0)], ids=repr)
+def test_only_a_difference_of_the_models_moves_the_latent(edit, space):
     for cfg in (1.0, 3.0):
-        clean, result, *_ = edited(EDITS[name], space, target="source", cfgs=(cfg, cfg))
-        # Better than the 1e-6 asked for: both models see the same bits at every level.
-        assert relative_error(result, clean) < 1e-14
-        assert result is not clean
+        clean, result, *_ = edited(edit, space, target="source", cfgs=(cfg, cfg))
+        # Both models see the same bits in every step.
+        assert relative_error(result, clean) < 1e-14 and result is not clean
+    assert relative_error(edited(edit, space)[1], clean) > 0.05
+    assert relative_error(edited(edit, space, target="source", cfgs=(1.0, 2.3))[1], clean) > 1e-3
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("name", EDITS)
-def test_another_prompt_or_guidance_does_not(name, space):
-    clean, result, *_ = edited(EDITS[name], space)
-    assert relative_error(result, clean) > 0.05
-    clean, result, *_ = edited(EDITS[name], space, target="source", cfgs=(1.0, 2.3))
-    assert relative_error(result, clean) > 1e-3
-
-
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("edit", [InfEdit(), FlowEdit()], ids=lambda edit: edit.name)
+@BOTH_SPACES
+@pytest.mark.parametrize("edit", [InfEdit(), FlowEdit()], ids=repr)
 def test_an_edit_comes_to_lie_under_the_target(edit, space):
     """Which prompt a latent belongs to is known exactly: by the likelihood ratio of the two mixtures."""
     mixture = Mixture(space)
@@ -59,7 +53,7 @@ def test_an_edit_comes_to_lie_under_the_target(edit, space):
     def leaning(x):
         return float((likelihood(x, "target") - likelihood(x, "source")).mean())
 
-    clean, result, *_ = edited(edit, space, level=30, steps=30, batch=32)
+    clean, result, *_ = edited(edit, space, index=30, steps=30, batch=32)
     before, after = leaning(clean), leaning(result)
     natural = leaning(mixture.sample(256, seed=3, prompt="target"))
     assert before < -0.5 and natural > 0.5
@@ -67,12 +61,12 @@ def test_an_edit_comes_to_lie_under_the_target(edit, space):
     assert after > 0.0 and after - before > 0.6 * (natural - before), (before, after, natural)
 
 
-@pytest.mark.parametrize("space", SPACES)
+@BOTH_SPACES
 @pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
 def test_infedit_is_the_published_update(space, eta):
-    """Algorithm of the paper in its own alpha-bar form, written for z = sqrt(abar) x and level-wise e."""
-    grid, level = full_grid(space, 8), 7
-    clean, result, source, target = edited(InfEdit(eta), space, level=level, steps=8, seed=5)
+    """Algorithm of the paper in its own alpha-bar form, written for z = sqrt(abar) x and e of each step."""
+    grid, index = full_grid(space, 8), 7
+    clean, result, source, target = edited(InfEdit(eta), space, index=index, steps=8, seed=5)
     noises = Noises(5, clean)
 
     def variance(i):  # 1 - abar; a flow state over sqrt((1-s)^2 + s^2) is a VP state
@@ -85,9 +79,9 @@ def test_infedit_is_the_published_update(space, eta):
         return (z - a * denoiser(z / scale, grid[i])) / b
 
     noise = noises.draw()
-    a, b = (1.0 - variance(level)) ** 0.5, variance(level) ** 0.5
+    a, b = (1.0 - variance(index)) ** 0.5, variance(index) ** 0.5
     z_source = z_target = a * clean + b * noise
-    for i in range(level, 0, -1):
+    for i in range(index, 0, -1):
         a, b = (1.0 - variance(i)) ** 0.5, variance(i) ** 0.5
         e_source, e_target = epsilon(source, z_source, i), epsilon(target, z_target, i)
         predicted = clean + ((z_target - z_source) - b * (e_target - e_source)) / a
@@ -104,15 +98,15 @@ def test_infedit_is_the_published_update(space, eta):
 
 def test_flowedit_is_the_published_update():
     """Velocities of a rectified flow, averaged, with FlowEdit's target path and its sampled end."""
-    grid, level = full_grid("flow", 10), 8
-    clean, result, source, target = edited(FlowEdit(n_avg=2, n_min=3), "flow", level=level, steps=10, seed=9)
+    grid, index = full_grid("flow", 10), 8
+    clean, result, source, target = edited(FlowEdit(n_avg=2, n_min=3), "flow", index=index, steps=10, seed=9)
     noises = Noises(9, clean)
 
     def velocity(denoiser, x, s):
         return (x - denoiser(x, s)) / s
 
     z = clean
-    for i in range(level, 3, -1):
+    for i in range(index, 3, -1):
         total = torch.zeros_like(clean)
         for _ in range(2):
             z_source = (1.0 - grid[i]) * clean + grid[i] * noises.draw()
@@ -125,137 +119,179 @@ def test_flowedit_is_the_published_update():
     assert relative_error(result, x) < 1e-12
 
 
-@pytest.mark.parametrize("space", SPACES)
+@BOTH_SPACES
 def test_a_step_of_flowedit_is_part_of_a_jump_of_infedit(space):
-    """z' = lerp(z, x0 + D_tgt - D_src, 1 - s'/s): from the source the last levels agree (s' = 0)."""
-    clean, flow_edit, *_ = edited(FlowEdit(), space, level=1)
-    _, infedit, *_ = edited(InfEdit(), space, level=1)
+    """z' = lerp(z, x0 + D_tgt - D_src, 1 - s'/s): from the source the last steps agree (s' = 0)."""
+    clean, flow_edit, *_ = edited(FlowEdit(), space, index=1)
+    infedit = edited(InfEdit(), space, index=1)[1]
     assert relative_error(flow_edit, infedit) < 1e-12 and relative_error(infedit, clean) > 1e-6
 
 
 def test_the_pull_holds_an_edit_back():
-    moved = []
-    for pull in (0.0, 0.02, 0.1):
-        clean, result, *_ = edited(FlowEdit(pull=pull), "flow")
-        moved.append(relative_error(result, clean))
+    clean = edited(FlowEdit(), "flow")[0]
+    moved = [relative_error(edited(FlowEdit(pull=pull), "flow")[1], clean) for pull in (0.0, 0.02, 0.1)]
     assert moved[0] > moved[1] > moved[2]
 
 
 @pytest.mark.parametrize(
-    ("edit", "level", "calls"),
+    ("edit", "index", "calls"),
     [
         (InfEdit(), 12, (12, 12)),
         (InfEdit(eta=0.0), 5, (5, 5)),
-        (FlowEdit(), 12, (12, 12)),
         (FlowEdit(n_avg=4), 6, (24, 24)),
         (FlowEdit(n_avg=2, n_min=4), 10, (12, 16)),
     ],
+    ids=str,
 )
-def test_evaluations(edit, level, calls):
+def test_calls_and_reports(edit, index, calls):
     reports = []
-    clean, result, source, target = edited(edit, "flow", level=level, on_step=reports.append)
-    assert (source.evaluations, target.evaluations) == calls == edit.evaluations(level)
-    assert [report.index for report in reports] == list(range(level))
-    assert {report.total for report in reports} == {level}
+    clean, result, source, target = edited(edit, "flow", index=index, on_step=reports.append)
+    assert (source.evaluations, target.evaluations) == calls == edit.evaluations(index)
+    assert [(report.index, report.total) for report in reports] == [(i, index) for i in range(index)]
     grid = full_grid("flow", 20)
-    assert [report.sigma for report in reports] == grid[level:0:-1] and reports[-1].sigma_next == 0.0
+    assert [report.sigma for report in reports] == grid[index:0:-1] and reports[-1].sigma_next == 0.0
     assert all(report.denoised.shape == clean.shape for report in reports)
     assert torch.equal(reports[-1].x, result)
+    if isinstance(edit, InfEdit):
+        assert all(torch.equal(report.denoised, report.x) for report in reports)
+
+    def stop(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        edited(edit, "flow", index=index, on_step=stop)
 
 
-@pytest.mark.parametrize("edit", [InfEdit(0.5), FlowEdit(n_avg=2, n_min=2)], ids=lambda edit: edit.name)
-def test_the_same_seed_gives_the_same_bits_and_another_others(edit):
-    state = torch.get_rng_state()
-    first, again, other = (edited(edit, "flow", seed=seed)[1] for seed in (4, 4, 5))
-    assert torch.equal(first, again) and relative_error(other, first) > 1e-3
-    # The global generator is not touched, and does not matter.
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(123)
-    assert torch.equal(edited(edit, "flow", seed=4)[1], first)
-    torch.set_rng_state(state)
-
-
-@pytest.mark.parametrize("edit", [InfEdit(0.5), FlowEdit(n_avg=2, n_min=2)], ids=lambda edit: edit.name)
-def test_a_row_does_not_depend_on_its_batch(edit):
+@pytest.mark.parametrize("edit", [InfEdit(0.5), FlowEdit(n_avg=2, n_min=2)], ids=repr)
+def test_noise_follows_the_seed_and_the_row_alone(edit):
     mixture = Mixture("ve")
-    clean, grid = mixture.sample(3), full_grid("ve", 10)
+    clean, grid, state = mixture.sample(3), full_grid("ve", 10), torch.get_rng_state()
 
-    def run(chosen, **changes):
-        return edit.edit(mixture.denoiser(), mixture.denoiser("target"), clean[chosen], grid, 8, **changes)
+    def run(chosen, **options):
+        before, latent = clean[chosen].clone(), clean[chosen]
+        out = edit.edit(mixture.denoiser(), mixture.denoiser("target"), latent, grid, 8, EditOptions(**options))
+        assert torch.equal(latent, before)
+        return out
 
     together = run([0, 1, 2], seed=7)
+    assert torch.equal(run([0, 1, 2], seed=7), together) and relative_error(run([0, 1, 2], seed=8), together) > 1e-3
     for row in range(3):
         alone = run([row], seed=7, rows=[row])
         assert relative_error(alone, together[row : row + 1]) < 1e-12
         assert torch.equal(alone, run([row], seed=7 + row))
-    # Equal pictures in one batch get noise of their own.
-    same = edit.edit(mixture.denoiser(), mixture.denoiser("target"), clean[[0, 0]], grid, 8)
-    assert relative_error(same[:1], same[1:]) > 1e-3
+    # Equal pictures in one batch get noise of their own; the global generator is not touched.
+    same = run([0, 0])
+    assert relative_error(same[:1], same[1:]) > 1e-3 and torch.equal(torch.get_rng_state(), state)
 
 
-def test_noise_is_one_for_all_precisions_and_seeds_wrap():
-    like = torch.zeros(2, 3, 4, 5)
-    single, double = Noises(3, like).draw(), Noises(3, like.double()).draw()
-    assert single.dtype == torch.float32 and torch.equal(single, double.float())
-    assert not torch.equal(double, single.double())
-    top = Noises(2**64 - 1, like).draw()
-    assert torch.equal(top[1], Noises(0, like[:1]).draw()[0])
-    assert abs(float(Noises(0, torch.zeros(1, 4, 64, 64)).draw().std()) - 1.0) < 0.02
-
-
-@pytest.mark.parametrize("space", SPACES)
+@BOTH_SPACES
 @pytest.mark.parametrize("edit", [InfEdit(), InfEdit(0.0), FlowEdit(), FlowEdit(n_min=4)], ids=str)
 def test_outside_a_mask_nothing_changes(edit, space):
     mask = torch.zeros(1, 1, 3, 5)
     mask[..., 3:] = 1.0
     mask[..., 2] = 0.5
-    seen = []
-    clean, result, *_ = edited(edit, space, mask=mask, on_step=lambda report: seen.append(report.x))
-    assert torch.equal(result[..., :2], clean[..., :2])
-    assert bool((result[..., 2:] != clean[..., 2:]).all())
-    paired = seen[: 14 - getattr(edit, "n_min", 0)]
-    assert all(torch.equal(x[..., :2], clean[..., :2]) for x in paired)
+    seen, last = [], getattr(edit, "n_min", 0)
+    clean, result, *_ = edited(edit, space, mask=mask, on_step=seen.append)
+    assert torch.equal(result[..., :2], clean[..., :2]) and bool((result[..., 2:] != clean[..., 2:]).all())
+    noises = Noises(0, clean)
+    noise = [noises.draw() for _ in range(14 - last + 1)][-1]
+    for report in seen:
+        # The states of the last n_min steps are one source, re-noised with one noise.
+        source = clean if report.index < 14 - last else mix(clean, noise, report.sigma_next, space)
+        assert torch.equal(report.x[..., :2], source[..., :2])
     whole = edited(edit, space)[1]
-    assert torch.equal(edited(edit, space, mask=torch.ones(1, 1, 1, 1).expand(1, 1, 3, 5))[1], whole)
+    assert torch.equal(edited(edit, space, mask=torch.ones(1, 1, 3, 5))[1], whole)
     assert torch.equal(edited(edit, space, mask=torch.zeros(1, 1, 3, 5))[1], clean)
 
 
-def test_the_sampled_end_keeps_the_source_at_every_level():
-    """Outside the mask the states of the last n_min levels are one source, re-noised with one noise."""
+@BOTH_SPACES
+@pytest.mark.parametrize("edit", EDITS, ids=repr)
+def test_a_blend_has_the_last_word_but_the_masks(edit, space):
+    """Told of each step once, with the source's state beside the edit's; what it gives is carried on."""
+    seen, index, last = [], 6, getattr(edit, "n_min", 0)
+
+    def watch(number, total, sigma, latents):
+        seen.append((number, total, sigma, *latents))
+        return latents[1]
+
+    def run(**options):
+        return edited(edit, space, index=index, steps=8, seed=4, **options)[1]
+
+    clean, plain = edited(edit, space, index=index, steps=8, seed=4)[:2]
+    assert torch.equal(run(blend=watch), plain) and torch.equal(seen[-1][4], plain)
+    grid = full_grid(space, 8)
+    assert [entry[:3] for entry in seen] == [(i, index, grid[index - i]) for i in range(index)]
+    noises = Noises(4, clean)
+    noise = [noises.draw() for _ in range((index - last) * getattr(edit, "n_avg", 1) + 1)][-1]
+    for number, _, _, source, _ in seen:
+        state = clean if number < index - last else mix(clean, noise, grid[index - 1 - number], space)
+        assert relative_error(source, state) < 1e-12, number
+    assert torch.equal(run(blend=lambda number, total, sigma, latents: latents[0]), clean)
+    late = run(blend=lambda number, total, sigma, latents: latents[number >= 2])
+    assert relative_error(late, plain) > 1e-6 and relative_error(late, clean) > 1e-6
     mask = torch.zeros(1, 1, 3, 5)
-    mask[..., 3:] = 1.0
-    seen = []
-    clean, *_ = edited(FlowEdit(n_min=4), "flow", level=6, mask=mask, on_step=seen.append)
-    noises = Noises(0, clean)
-    for _ in range(2):
-        noises.draw()
-    noise = noises.draw()
-    for report in seen[2:]:
-        wanted = mix(clean, noise, report.sigma_next, "flow")
-        assert torch.equal(report.x[..., :3], wanted[..., :3])
+    mask[..., 0] = 1.0
+    wild = run(blend=lambda number, total, sigma, latents: latents[1] + 1.0, mask=mask)
+    assert torch.equal(wild[..., 1:], clean[..., 1:]) and not torch.equal(wild[..., 0], clean[..., 0])
 
 
-@pytest.mark.parametrize("edit", [InfEdit(), FlowEdit(n_min=2)], ids=lambda edit: edit.name)
-def test_clips_pure_noise_and_float32(edit):
-    for space in SPACES:
-        clean, result, *_ = edited(edit, space, shape=CLIP_SHAPE, level=20)
-        assert result.shape == clean.shape and bool(result.isfinite().all())
-        mixture = Mixture(space)
-        single = mixture.sample(1).float()
-        denoisers = mixture.denoiser(), mixture.denoiser("target")
-        out = edit.edit(*denoisers, single, full_grid(space, 10), 10)
-        assert out.dtype == torch.float32
-        wide = edit.edit(*denoisers, single.double(), full_grid(space, 10), 10)
-        assert relative_error(out, wide) < 1e-3
+@BOTH_SPACES
+@pytest.mark.parametrize("edit", [InfEdit(), InfEdit(eta=0.4), FlowEdit(n_avg=2), FlowEdit(n_min=3)], ids=repr)
+def test_both_models_in_one_call_are_both_models(edit, space):
+    """A joint call sees the states of both, source first; where it does not couple them nothing changes."""
+    _, wanted, source, target = edited(edit, space)
+    both = stacked(source, target)
+    assert relative_error(edited(edit, space, both=both)[1], wanted) < 1e-14
+
+    def coupled(x, sigma):
+        first, second = both(x, sigma).chunk(2)
+        return torch.cat([first, first + 0.5 * (second - first)])
+
+    other = edited(edit, space, both=Denoiser(coupled, space, source.sigma_floor))[1]
+    assert relative_error(other, wanted) > 1e-3
 
 
-def test_the_latent_is_left_alone():
-    mixture = Mixture("flow")
-    clean = mixture.sample(1)
-    kept = clean.clone()
-    for edit in EDITS.values():
-        edit.edit(mixture.denoiser(), mixture.denoiser("target"), clean, full_grid("flow", 6), 5)
-        assert torch.equal(clean, kept)
+@BOTH_SPACES
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_target_does_not_feel_a_further_branch(space, eta):
+    """It is an edit of its own from the same noise, which the blend sees and the target does not."""
+    mixture, edit, seen = Mixture(space), InfEdit(eta), []
+    other = mixture.denoiser("target", 3.0)
+
+    def watch(number, total, sigma, latents):
+        seen.append(latents)
+        return latents[1]
+
+    _, alone, source, target = edited(edit, space, index=5, steps=6, seed=4)
+    _, found, *_ = edited(
+        edit, space, index=5, steps=6, seed=4, both=stacked(source, target, other), others=1, blend=watch
+    )
+    assert relative_error(found, alone) < 1e-12 and {len(latents) for latents in seen} == {3}
+    if eta == 1.0:
+        wanted = edited(edit, space, cfgs=(1.0, 3.0), index=5, steps=6, seed=4)[1]
+        assert relative_error(seen[-1][2], wanted) < 1e-12
+
+
+@BOTH_SPACES
+@pytest.mark.parametrize("edit", [InfEdit(), FlowEdit(n_min=2)], ids=repr)
+def test_clips_pure_noise_and_float32(edit, space):
+    clean, result, *_ = edited(edit, space, shape=CLIP_SHAPE, index=20)
+    assert result.shape == clean.shape and bool(result.isfinite().all())
+    mixture, grid = Mixture(space), full_grid(space, 10)
+    single = mixture.sample(1).float()
+    out = edit.edit(mixture.denoiser(), mixture.denoiser("target"), single, grid, 10)
+    assert out.dtype == torch.float32
+    assert (
+        relative_error(out, edit.edit(mixture.denoiser(), mixture.denoiser("target"), single.double(), grid, 10)) < 1e-3
+    )
+
+
+def misfit(space="ve", grid=None, edit=None, **options):
+    ve = Mixture("ve")
+    grid = full_grid("ve", 4) if grid is None else grid
+    return (edit or InfEdit()).edit(
+        ve.denoiser(), Mixture(space).denoiser(), ve.sample(2), grid, 3, EditOptions(**options)
+    )
 
 
 @pytest.mark.parametrize(
@@ -267,55 +303,21 @@ def test_the_latent_is_left_alone():
         (lambda: FlowEdit(n_avg=0), "n_avg must be at least 1, got 0"),
         (lambda: FlowEdit(n_min=-1), "n_min must not be negative, got -1"),
         (lambda: FlowEdit(pull=2.0), "pull must lie between 0 and 1, got 2"),
-        (lambda: edited(FlowEdit(n_min=5), "flow", level=5), "n_min must be below n_max 5, got 5"),
-        (lambda: edited(InfEdit(), "flow", level=21), "index must lie between 1 and the number of steps 20, got 21"),
-        (lambda: edited(InfEdit(), "flow", rows=[0]), "rows must number the 2 pictures of the latent, got 1 numbers"),
-        (lambda: edited(InfEdit(), "ve", mask=torch.ones(1, 1, 2, 2)), "mask must fit the latent (2, 4, 3, 5)"),
-        (lambda: edited(InfEdit(), "ve", mask=2 * torch.ones(1, 1, 3, 5)), "mask must lie between 0 and 1"),
+        (lambda: misfit(edit=FlowEdit(n_min=3)), "n_min must be below n_max 3, got 3"),
+        (lambda: edited(InfEdit(), "flow", index=21), "index must lie between 1 and the number of steps 20, got 21"),
+        (lambda: misfit(rows=[0]), "rows must number the 2 pictures of the latent, got 1 numbers"),
+        (lambda: misfit(mask=torch.ones(1, 1, 2, 2)), "mask must fit the latent (2, 4, 3, 5)"),
+        (lambda: misfit(mask=2 * torch.ones(1, 1, 3, 5)), "mask must lie between 0 and 1"),
+        (lambda: misfit("flow"), "source and target must be of one space, got 've' and 'flow'"),
+        (lambda: misfit(grid=full_grid("ve", 4)[1:]), "sigmas must start at 0"),
+        (lambda: misfit(others=1), "both must be given for an edit of several branches, got None"),
+        (
+            lambda: misfit(edit=FlowEdit(), both=Mixture("ve").denoiser(), others=1),
+            "FlowEdit must have no branches but source and target, got 1 more",
+        ),
     ],
 )
 def test_refusals(call, sentence):
     with pytest.raises(ValueError) as caught:
         call()
     assert sentence in str(caught.value) and str(caught.value).endswith(".")
-
-
-def test_misfit_of_models_and_grids():
-    ve, flow = Mixture("ve"), Mixture("flow")
-    clean = ve.sample(1)
-    with pytest.raises(ValueError, match="source and target must be of one space, got 've' and 'flow'"):
-        InfEdit().edit(ve.denoiser(), flow.denoiser(), clean, full_grid("ve", 4), 4)
-    with pytest.raises(ValueError, match="sigmas must start at 0"):
-        FlowEdit().edit(ve.denoiser(), ve.denoiser(), clean, full_grid("ve", 4)[1:], 2)
-    # A listener may stop an edit.
-    with pytest.raises(KeyboardInterrupt):
-
-        def stop(report):
-            raise KeyboardInterrupt
-
-        InfEdit().edit(ve.denoiser(), ve.denoiser(), clean, full_grid("ve", 4), 4, on_step=stop)
-
-
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("edit", [InfEdit(), InfEdit(eta=0.4), FlowEdit(n_avg=2), FlowEdit(n_min=3)], ids=repr)
-def test_both_models_in_one_call_are_both_models(edit, space):
-    """A coupled call sees the states of both, source first; where it does not couple them nothing changes."""
-    clean, wanted, source, target = edited(edit, space)
-    seen = []
-
-    def denoise(x, sigma):
-        seen.append(x.shape[0])
-        first, second = x.chunk(2)
-        return torch.cat([source(first, sigma), target(second, sigma)])
-
-    both = Denoiser(denoise, space, source.sigma_floor)
-    _, found, *_ = edited(edit, space, both=both)
-    assert relative_error(found, wanted) < 1e-14
-    assert set(seen) == {2 * clean.shape[0]}
-
-    def coupled(x, sigma):
-        first, second = denoise(x, sigma).chunk(2)
-        return torch.cat([first, first + 0.5 * (second - first)])
-
-    _, other, *_ = edited(edit, space, both=Denoiser(coupled, space, source.sigma_floor))
-    assert relative_error(other, wanted) > 1e-3

@@ -121,7 +121,7 @@ def check_paired_follows_the_core(pack):
             source = _stock_denoiser(pack, model, space, pack.tiny.conditioning(kind), negative, 1.5)
             target = _stock_denoiser(pack, model, space, pack.tiny.conditioning(kind, seed=9), negative, 2.5)
             clean = latents.into_model(model, latent["samples"])
-            wanted = latents.out_of_model(model, rule.edit(source, target, clean, levels, STEPS, 3))
+            wanted = latents.out_of_model(model, rule.edit(source, target, clean, levels, STEPS, core.EditOptions(3)))
             _, result = _edit(pack, node, kind, model, latent, source_cfg=1.5, target_cfg=2.5, negative=negative)
             # Stock guiders may put both prompts into one forward, which rounds otherwise.
             assert relative(result, wanted) < 1e-4, (node, kind, relative(result, wanted))
@@ -208,7 +208,7 @@ def check_paired_interrupt_and_progress(pack):
     def script(source, target, device, on_step):
         rule = core.FlowEdit(n_min=2)
         clean = torch.randn(1, 16, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        return rule.edit(source, target, clean, (0.0, 0.25, 0.5, 1.0), 3, on_step=on_step)
+        return rule.edit(source, target, clean, (0.0, 0.25, 0.5, 1.0), 3, core.EditOptions(on_step=on_step))
 
     sampler = paired.PairedSampler(script)
     guider = paired.PairedGuider(
