@@ -29,7 +29,6 @@ def _injected(pack, model, preset="masactrl", **changes):
 def check_every_preset_runs_on_every_architecture(pack):
     """Each preset of AttentionInject changes an edit on each family that it is for, and is refused on the others."""
     presets = pack.module("attention").PRESETS
-    family = {"hunyuan": "hunyuan_video", "sd35": "sd3", "chroma": "flux", "wan_i2v": "wan", "zimage": "lumina"}
     for kind in tiny_dits.KINDS:
         model, linked = inverted(pack, kind)
         before = snapshot(model)
@@ -43,7 +42,7 @@ def check_every_preset_runs_on_every_architecture(pack):
             if name == "pnp":
                 if kind not in tiny_dits.UNETS:
                     call = lambda m=model, n=name: _injected(pack, m, n, layers="")  # noqa: E731
-                    refuses(call, "pnp must run on sd15, sdxl", family.get(kind, kind))
+                    refuses(call, "pnp must run on sd15, sdxl", tiny_dits.TINY[kind].family)
                     continue
                 changes["feature_block"] = 1  # the tiny UNets have no output block 4
             rules, summary = _injected(pack, model, name, **changes)
