@@ -13,9 +13,13 @@ from typing import Any
 import comfy.sample
 import torch
 
-# Pixels of a cell of the latent by the host's latent format, for hosts that do not say it (0.3.64). All other formats
+# Pixels of a cell of the latent by the host's latent format, for hosts that do not say it (0.8.0). All other formats
 # have the 8 of the autoencoder of Stable Diffusion.
-_CELL, _CELLS = 8, {"SC_Prior": 42, "SC_B": 4, "LTXV": 32, "Wan22": 16, "HunyuanImage21": 32, "ChromaRadiance": 1}
+_CELL = 8
+_CELLS = {
+    "SC_Prior": 42, "SC_B": 4, "LTXV": 32, "Wan22": 16, "Flux2": 16, "HunyuanVideo15": 16, "HunyuanImage21": 32,
+    "ChromaRadiance": 1,
+}  # fmt: skip
 
 
 def pixels_of_a_cell(model: Any) -> int:

@@ -351,7 +351,7 @@ def check_the_picture_has_the_size_of_the_latent_format(pack):
     """Pixels of a cell as the host's formats have them, on hosts that say so and on those that do not."""
     latents, formats = pack.module("nodes.host.latents"), comfy.latent_formats
     for kind in tiny_dits.KINDS:
-        assert latents.pixels_of_a_cell(tiny_dits.model(kind)) == (32 if kind == "ltx" else 8), kind
+        assert latents.pixels_of_a_cell(tiny_dits.model(kind)) == tiny_dits.TINY[kind].pixels, kind
     assert latents.pixels_of_a_cell(_shapes(pack, "eps")[0]) == 4
     model = tiny_dits.model("wan")
     known = {"Wan22": 16, "HunyuanImage21": 32, "Flux": 8, "Mochi": 8, "SC_B": 4, "ChromaRadiance": 1}

@@ -28,6 +28,7 @@ class Tiny:
         family: Family of its resolver.
         build: Returns the host's configuration and what makes the model of it.
         channels: Channels of its latent.
+        pixels: Pixels of the picture along a side of a latent cell.
         frames: Most frames of its latent, 0 where it has no such axis.
         text: Tokens of a prompt.
         extras: Further entries of a CONDITIONING, from its rows, tokens and a generator.
@@ -43,6 +44,7 @@ class Tiny:
     family: str
     build: Callable
     channels: int = 16
+    pixels: int = 8
     frames: int = 0
     text: int = TEXT
     extras: Callable = lambda batch, tokens, generator: {}
@@ -195,13 +197,15 @@ TINY = {
     ),
     "chroma": Tiny("flux", _chroma, extras=_unpooled, residual=32),
     # The host fills its text up to 512 tokens from the front.
-    "flux2": Tiny("flux2", _flux2, channels=128, extras=_unpooled, front=512 - TEXT, residual=32),
+    "flux2": Tiny("flux2", _flux2, channels=128, pixels=16, extras=_unpooled, front=512 - TEXT, residual=32),
     "qwen": Tiny("qwen", _qwen, frames=1, residual=48),
     "wan": Tiny("wan", lambda: _changed("wan", num_layers=2), frames=CLIP),
     "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen),
     "hunyuan": Tiny("hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), whole=True),
-    "hunyuan_15": Tiny("hunyuan_video_15", _hunyuan_15, channels=32, frames=CLIP, extras=_unpooled, mixed=("text",)),
-    "ltx": Tiny("ltx", _ltx, channels=128, frames=CLIP, extras=_mask),
+    "hunyuan_15": Tiny(
+        "hunyuan_video_15", _hunyuan_15, channels=32, pixels=16, frames=CLIP, extras=_unpooled, mixed=("text",)
+    ),
+    "ltx": Tiny("ltx", _ltx, channels=128, pixels=32, frames=CLIP, extras=_mask),
     "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=("image", "text")),
     # Text and picture are filled up to a multiple of 32 tokens; 5 leaves both with some to fill here.
     "zimage": Tiny("lumina", _zimage, mixed=("image", "text"), filled=5),
