@@ -1,147 +1,120 @@
 """Rules beside what other packs do to a model, and what is left when a run ends early."""
 
 import logging
+from unittest import mock
 
 import comfy.controlnet
 import comfy.hooks
+import comfy.ldm.modules.attention
 import comfy.model_management
+import comfy.samplers
 import nodes
 import tiny_dits
 import torch
-from attending import edited, inverted, plan, resampled, target_of
+from attending import edited, forwards, inverted, plan, resampled, target_of
 from comfy.patcher_extension import WrappersMP
 from helpers import Counter, no_interrupt, refuses, relative, same_snapshot, snapshot
 
-ROUNDING = 2e-5
+ROUNDING, SEEN = 2e-5, 1e-4
+_SLOT = "optimized_attention_override"
 
 
-class _Seen:
-    """An attention override of another pack: counts its calls and may change them."""
+class _Override:
+    """An attention override of another pack: counts its calls, and may change them or break in one."""
 
-    def __init__(self, factor=1.0, previous=None):
-        self.calls = 0
-        self.factor = factor
-        self.previous = previous
+    def __init__(self, factor=1.0, previous=None, last=None):
+        self.calls, self.factor, self.previous, self.last = 0, factor, previous, last
 
     def __deepcopy__(self, memo):
         return self
 
     def __call__(self, func, *args, **kwargs):
-        self.calls += 1
-        found = func(*args, **kwargs) if self.previous is None else self.previous(func, *args, **kwargs)
-        if self.factor == 1.0:
-            return found
-        # Not the same for all channels, which a norm behind the attention would take away.
-        return found * torch.linspace(self.factor, 1.0, found.shape[-1])
-
-
-class _Failing(_Seen):
-    """Another pack's override that breaks in the midst of a forward."""
-
-    def __init__(self, calls):
-        super().__init__()
-        self.last = calls
-
-    def __call__(self, func, *args, **kwargs):
         if self.calls == self.last:
             raise RuntimeError("planted")
-        return super().__call__(func, *args, **kwargs)
+        self.calls += 1
+        answer = func(*args, **kwargs) if self.previous is None else self.previous(func, *args, **kwargs)
+        # Not the same for all channels, which a norm behind the attention would take away.
+        return answer if self.factor == 1.0 else answer * torch.linspace(self.factor, 1.0, answer.shape[-1])
 
 
 def _with_override(model, override):
     changed = model.clone()
-    changed.model_options["transformer_options"]["optimized_attention_override"] = override
+    changed.model_options["transformer_options"][_SLOT] = override
     return changed
+
+
+def _with(target, **entries):
+    """A conditioning with further entries."""
+    return [[text, {**extras, **entries}] for text, extras in target]
 
 
 def check_an_override_from_before_is_called(pack):
     """What another pack put into the slot is called for every call of the host, and does what it does."""
     for kind in tiny_dits.KINDS:
         model, linked = inverted(pack, kind)
-        rules = plan(pack)
-        wanted = resampled(pack, model, linked, kind, rules)
-        seen = _Seen()
-        found = resampled(pack, _with_override(model, seen), linked, kind, rules)
-        assert torch.equal(found, wanted) and seen.calls > 0, kind
-        other = _Seen(0.5)
-        halved = resampled(pack, _with_override(model, other), linked, kind, rules)
-        assert relative(halved, wanted) > 1e-4, kind
-
-
-_SLOT = "optimized_attention_override"
+        wanted = resampled(pack, model, linked, kind, plan(pack))
+        counts = _Override()
+        assert torch.equal(resampled(pack, _with_override(model, counts), linked, kind, plan(pack)), wanted), kind
+        halved = resampled(pack, _with_override(model, _Override(0.5)), linked, kind, plan(pack))
+        assert counts.calls > 0 and relative(halved, wanted) > SEEN, kind
 
 
 def check_an_override_from_behind(pack):
     """A pack that sets the slot inside the forward and chains what is there changes nothing; one that drops it is
     reported, since no rule acts."""
     for kind in tiny_dits.KINDS:
-        if kind in ("sd3", "sd35"):
-            continue  # the host lets nothing stand around their network
+        if not tiny_dits.TINY[kind].wrapped:
+            continue
         model, linked = inverted(pack, kind)
-        rules = plan(pack)
-        wanted = resampled(pack, model, linked, kind, rules)
+        wanted = resampled(pack, model, linked, kind, plan(pack))
         for chains in (True, False):
-            seen = []
+            overrides = []
 
-            def wrap(executor, *args, chains=chains, seen=seen, **kwargs):
+            def wrap(executor, *args, chains=chains, overrides=overrides, **kwargs):
                 # Some networks take the options by position, some by name.
                 named = dict(enumerate(args)) | kwargs
                 place = next(key for key, value in named.items() if isinstance(value, dict) and _SLOT in value)
-                seen.append(_Seen(previous=named[place][_SLOT] if chains else None))
-                named[place] = {**named[place], _SLOT: seen[-1]}
+                overrides.append(_Override(previous=named[place][_SLOT] if chains else None))
+                named[place] = {**named[place], _SLOT: overrides[-1]}
                 args = [named.pop(key) for key in range(len(args))]
                 return executor(*args, **named)
 
             late = model.clone()
             late.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "late", wrap)
             if chains:
-                assert torch.equal(resampled(pack, late, linked, kind, rules), wanted), kind
-                assert seen and seen[0].calls > 0
+                assert torch.equal(resampled(pack, late, linked, kind, plan(pack)), wanted), kind
+                assert overrides and overrides[0].calls > 0
             else:
-                refuses(
-                    lambda m=late, k=kind, b=linked, r=rules: resampled(pack, m, b, k, r),
-                    "layers of test must match", "no attention that passes through",
-                )  # fmt: skip
+                parts = ("layers of test must match", "no attention that passes through")
+                refuses(lambda m=late, k=kind, i=linked: resampled(pack, m, i, k, plan(pack)), *parts)
 
 
 def check_a_replaced_site_is_told(pack):
     """A foreign attn2 replacement keeps its site and is still called; the log says so once, and other rules act."""
     model, linked = inverted(pack, "sd15")
-    called = []
+    called, lines = [], []
 
     def replacement(q, k, v, extra):
         called.append(extra["block"])
-        return comfy_attention(q, k, v, extra["n_heads"])
-
-    from comfy.ldm.modules.attention import optimized_attention as comfy_attention
+        return comfy.ldm.modules.attention.optimized_attention(q, k, v, extra["n_heads"])
 
     other = model.clone()
     other.set_model_attn2_replace(replacement, "middle", 0)
     other.set_model_attn2_replace(replacement, "output", 0)
-    lines = []
-
-    class Listener(logging.Handler):
-        def emit(self, record):
-            lines.append(record.getMessage())
-
-    listener = Listener(logging.WARNING)
-    logging.getLogger().addHandler(listener)
-    try:
-        rules = plan(pack, kinds=("self", "cross"), group="all")
-        found = resampled(pack, other, linked, "sd15", rules)
-    finally:
-        logging.getLogger().removeHandler(listener)
+    with mock.patch.object(logging.Logger, "handle", lambda logger, record: lines.append(record.getMessage())):
+        found = resampled(pack, other, linked, "sd15", plan(pack, kinds=("self", "cross"), group="all"))
     told = [line for line in lines if "another pack has replaced the attention of 2 sites" in line]
     assert len(told) == 1 and "middle:0 (cross)" in told[0], lines
-    assert called and relative(found, resampled(pack, other, linked, "sd15", None)) > 1e-4
+    assert called and relative(found, resampled(pack, other, linked, "sd15", None)) > SEEN
 
 
 def check_other_block_patches_are_called(pack):
     """A pack's own replacement of a transformer block runs inside ours."""
+    resolver_for = pack.module("nodes.attending.resolvers").resolver_for
     for kind in tiny_dits.DITS:
-        if kind in ("lumina", "zimage"):
-            continue  # the host lets no block of theirs be replaced
         model, linked = inverted(pack, kind)
+        if "patches_replace" not in resolver_for(model.model.diffusion_model).mark({}):
+            continue  # the host lets no block of these be replaced
         called = []
 
         def block(args, extra, called=called):
@@ -154,120 +127,94 @@ def check_other_block_patches_are_called(pack):
         plain = resampled(pack, other, linked, kind, None)
         count = len(called)
         found = resampled(pack, other, linked, kind, plan(pack))
-        assert len(called) >= 2 * count > 0 and relative(found, plain) > 1e-4, kind
-        assert relative(found, resampled(pack, model, linked, kind, plan(pack))) > 1e-4, kind
+        assert len(called) >= 2 * count > 0 and relative(found, plain) > SEEN, kind
+        assert relative(found, resampled(pack, model, linked, kind, plan(pack))) > SEEN, kind
 
 
 class _Control(comfy.controlnet.ControlBase):
-    """A ControlNet that adds to the middle of a UNet."""
+    """A ControlNet that adds to the middle of a UNet, or to the picture's tokens in each block of a transformer."""
 
-    def __init__(self, weight):
+    def __init__(self, kind, resolver):
         super().__init__()
-        self.weight = weight
+        self.channels, self.resolver = tiny_dits.TINY[kind].residual, resolver
 
     def get_control(self, x, t, cond, batched, options=None):
-        middle = torch.full((x.shape[0], 64, x.shape[2] // 2, x.shape[3] // 2), self.weight)
-        return {"middle": [middle], "output": [], "input": []}
+        if not self.channels:
+            middle = torch.full((x.shape[0], 64, x.shape[2] // 2, x.shape[3] // 2), 0.3)
+            return {"middle": [middle], "output": [], "input": []}
+        _, rows, columns = self.resolver.grid_of(self.resolver.slots[0], x.shape)
+        # Norms take away what is the same in every channel.
+        channels = 0.3 * torch.randn(self.channels, generator=torch.Generator().manual_seed(2))
+        added = [channels.expand(x.shape[0], rows * columns, self.channels) for _ in range(2)]
+        return {"input": added, "output": added, "middle": []}
 
     def copy(self):
         return self
 
 
-def check_controlnet_and_areas(pack):
-    """With a ControlNet, or several prompts for parts of the picture, branches run one after the other; rules act."""
-    kind = "sd15"
-    model, linked = inverted(pack, kind, batch=2)
-    controlled = [[target_of(kind)[0][0], {"control": _Control(0.3), "control_apply_to_uncond": True}]]
-    left, right = (
-        [target_of(kind, seed)[0][0], {"area": (4, 3, 0, side), "strength": 1.0, "set_area_to_bounds": False}]
-        for seed, side in ((9, 0), (11, 3))
-    )
-    whole = target_of(kind)[0]
-    for target in (controlled, [whole, target_of(kind, 11)[0]], [left, right], [left, whole]):
-        for cfg in (1.0, 3.0):
-            plain = resampled(pack, model, linked, kind, None, cfg, target)
-            found = resampled(pack, model, linked, kind, plan(pack), cfg, target)
-            assert relative(found, plain) > 1e-4 and torch.isfinite(found).all()
-    # The part of the target that lies where the source's prompt stands alone reads the same part of the source.
-    prompts = [[linked.source[0][0], part[1]] for part in (left, right)]
-    free = plan(pack, "kv", source="free", kinds=("self", "cross"), group="all")
-    found = resampled(pack, model, linked, kind, free, 1.0, [left, right])
-    wanted = resampled(pack, model, linked, kind, free, 1.0, prompts)
-    assert relative(found, wanted) < ROUNDING, relative(found, wanted)
-
-
-class _Residuals(_Control):
-    """A ControlNet that adds to the image tokens of each block of a transformer."""
-
-    def get_control(self, x, t, cond, batched, options=None):
-        side = 64 * 2 if self.kind.startswith("sd3") else {"qwen": 48}.get(self.kind, 32)
-        tokens = (x.shape[-2] // 2) * (x.shape[-1] // 2)
-        # Norms take away what is the same in every channel.
-        channels = self.weight * torch.randn(side, generator=torch.Generator().manual_seed(2))
-        added = [channels.expand(x.shape[0], tokens, side) for _ in range(2)]
-        return {"input": added, "output": [] if self.kind == "qwen" else added, "middle": []}
+def _acts_beside(pack, kind, model, linked, changed, scales=(1.0, 3.0)):
+    """Rules act beside something that the target alone carries, and it beside them, in one forward as in two."""
+    before = snapshot(model)
+    for cfg in scales:
+        found = resampled(pack, model, linked, kind, plan(pack), cfg, changed)
+        assert torch.isfinite(found).all()
+        assert relative(found, resampled(pack, model, linked, kind, None, cfg, changed)) > SEEN, (kind, cfg)
+        assert relative(found, resampled(pack, model, linked, kind, plan(pack), cfg)) > SEEN, (kind, cfg)
+        one, two = (edited(pack, model, linked, kind, plan(pack), way, cfg, changed) for way in (True, False))
+        assert relative(one, two) < ROUNDING, (kind, cfg, relative(one, two))
+    same_snapshot(model, before)
 
 
 def check_controlnets(pack):
-    """The stock node's ControlNet on UNets and residuals on transformers: rules act beside it, and it beside them."""
-    for kind in (*tiny_dits.UNETS, "sd3", "sd35", "flux", "chroma", "qwen"):
-        model, linked = inverted(pack, kind, batch=2)
-        target = target_of(kind)
-        if kind in tiny_dits.UNETS:
-            image = torch.rand(1, 32, 48, 3, generator=torch.Generator().manual_seed(1))
-            apply = nodes.ControlNetApplyAdvanced().apply_controlnet
-            controlled = apply(target, target, pack.tiny.control_net(kind), image, 0.5, 0.0, 1.0)[0]
-        else:
-            control = _Residuals(0.3)
-            control.kind = kind
-            controlled = [[target[0][0], {**target[0][1], "control": control, "control_apply_to_uncond": True}]]
-        before = snapshot(model)
-        for cfg in (1.0, 3.0):
-            found = resampled(pack, model, linked, kind, plan(pack), cfg, controlled)
-            assert torch.isfinite(found).all()
-            assert relative(found, resampled(pack, model, linked, kind, None, cfg, controlled)) > 1e-4, (kind, cfg)
-            assert relative(found, resampled(pack, model, linked, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
-            # It belongs to the target alone, which no forward of both could tell.
-            one, two = (edited(pack, model, linked, kind, plan(pack), way, cfg, controlled) for way in (True, False))
-            assert relative(one, two) < ROUNDING, (kind, cfg, relative(one, two))
-        same_snapshot(model, before)
+    """A ControlNet on UNets, the stock node's too, and residuals on transformers."""
+    for kind in tiny_dits.KINDS:
+        if kind in tiny_dits.UNETS or tiny_dits.TINY[kind].residual:
+            model, linked = inverted(pack, kind, batch=2)
+            target = target_of(kind)
+            resolver = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model)
+            control = _with(target, control=_Control(kind, resolver), control_apply_to_uncond=True)
+            _acts_beside(pack, kind, model, linked, control)
+            if kind in tiny_dits.UNETS:
+                image = torch.rand(1, 32, 48, 3, generator=torch.Generator().manual_seed(1))
+                apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+                control = apply(target, target, pack.tiny.control_net(kind), image, 0.5, 0.0, 1.0)[0]
+                _acts_beside(pack, kind, model, linked, control)
 
 
-def check_lora_hooks(pack):
-    """Weights that a hook changes for the target alone: the branches run one after the other, and nothing stays."""
-    for kind in ("sd15", "flux", "wan"):
-        model, linked = inverted(pack, kind)
-        before = snapshot(model)
-        weights = comfy.hooks.get_patch_weights_from_model(tiny_dits.model(kind, seed=1))
-        hooks = comfy.hooks.create_hook_model_as_lora(weights, None, 0.3, 0.0)
-        target = target_of(kind)
-        hooked = [[target[0][0], {**target[0][1], "hooks": hooks}]]
+def check_areas(pack):
+    """With several prompts for parts of the picture, branches run one after the other; rules act."""
+    kind = "sd15"
+    model, linked = inverted(pack, kind, batch=2)
+    (whole,), (other,) = target_of(kind), target_of(kind, 11)
+    area = {"strength": 1.0, "set_area_to_bounds": False}
+    left, right = ((text, {**area, "area": (4, 3, 0, side)}) for text, side in ((whole[0], 0), (other[0], 3)))
+    for target in ([whole, other], [left, right], [left, whole]):
         for cfg in (1.0, 3.0):
-            found = resampled(pack, model, linked, kind, plan(pack), cfg, hooked)
-            assert torch.isfinite(found).all()
-            assert relative(found, resampled(pack, model, linked, kind, None, cfg, hooked)) > 1e-4, (kind, cfg)
-            assert relative(found, resampled(pack, model, linked, kind, plan(pack), cfg, target)) > 1e-4, (kind, cfg)
-            one, two = (edited(pack, model, linked, kind, plan(pack), way, cfg, hooked) for way in (True, False))
-            assert relative(one, two) < ROUNDING, (kind, cfg, relative(one, two))
-            # The source has no hook: a plan that takes nothing from it leaves the hooked edit as it is.
-            empty = resampled(pack, model, linked, kind, plan(pack, strength=0.0), cfg, hooked)
-            assert torch.equal(empty, resampled(pack, model, linked, kind, None, cfg, hooked)), (kind, cfg)
-        same_snapshot(model, before)
+            plain = resampled(pack, model, linked, kind, None, cfg, target)
+            found = resampled(pack, model, linked, kind, plan(pack), cfg, target)
+            assert relative(found, plain) > SEEN and torch.isfinite(found).all()
+    # The part of the target that lies where the source's prompt stands alone reads the same part of the source.
+    free = plan(pack, "kv", source="free", kinds=("self", "cross"), group="all")
+    prompts = [[linked.source[0][0], part[1]] for part in (left, right)]
+    found, wanted = (resampled(pack, model, linked, kind, free, 1.0, each) for each in ([left, right], prompts))
+    assert relative(found, wanted) < ROUNDING, relative(found, wanted)
 
 
 def check_loras(pack):
-    """Weights that a LoRA changes are the branches' weights."""
-    values = ("qkv.weight", "to_v.weight", "attn.v.weight", "w2v.weight")
+    """Weights that a hook changes for the target alone let the branches run one after the other, and nothing stays;
+    those that a LoRA changes are the weights of all branches."""
     for kind in tiny_dits.KINDS:
         model, linked = inverted(pack, kind)
-        name = next(key for key in model.model.state_dict() if key.endswith(values))
-        weight = model.model.state_dict()[name]
+        plain = resampled(pack, model, linked, kind, plan(pack))
+        weights = comfy.hooks.get_patch_weights_from_model(tiny_dits.model(kind, seed=1))
+        hooked = _with(target_of(kind), hooks=comfy.hooks.create_hook_model_as_lora(weights, None, 0.3, 0.0))
+        _acts_beside(pack, kind, model, linked, hooked, scales=(3.0,))
+        # The source has no hook: a plan that takes nothing from it leaves the hooked edit as it is.
+        rules = (plan(pack, strength=0.0), None)
+        assert torch.equal(*(resampled(pack, model, linked, kind, each, 3.0, hooked) for each in rules)), kind
         patched = model.clone()
-        patched.add_patches({name: (torch.full_like(weight, 0.05),)}, 1.0)
-        rules = plan(pack)
-        assert relative(
-            resampled(pack, patched, linked, kind, rules), resampled(pack, model, linked, kind, rules)
-        ) > 1e-5, kind  # fmt: skip
+        patched.add_patches({name: (weight,) for name, weight in weights.items()}, 0.3)
+        assert relative(resampled(pack, patched, linked, kind, plan(pack)), plain) > SEEN, kind
 
 
 def check_low_memory_splits(pack):
@@ -284,12 +231,8 @@ def check_low_memory_splits(pack):
         counted.set_model_unet_function_wrapper(count)
         roomy = resampled(pack, counted, linked, kind, plan(pack), 3.0)
         together, rows[:] = list(rows), []
-        original = comfy.model_management.get_free_memory
-        comfy.model_management.get_free_memory = lambda *args, **kwargs: 1 if not args[1:] and not kwargs else (1, 1)
-        try:
+        with mock.patch.object(comfy.model_management, "get_free_memory", lambda *args: (1, 1) if args[1:] else 1):
             full = resampled(pack, counted, linked, kind, plan(pack), 3.0)
-        finally:
-            comfy.model_management.get_free_memory = original
         assert max(together) == 4 and max(rows) == 2, (kind, together, rows)
         assert relative(full, roomy) < ROUNDING, kind
 
@@ -301,24 +244,21 @@ def _hooks(model):
 def check_features(pack):
     """The residual feature of one UNet block is taken for the rows of the target, in one forward as in two."""
     attention = pack.module("attention")
+
+    def of_block(index, **more):
+        return attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", index),), **more)
+
     for kind in tiny_dits.UNETS:
         model, linked = inverted(pack, kind, batch=2)
-        feature = attention.FeatureRule("feature", "output", 1)
+        none = edited(pack, model, linked, kind, attention.AttentionPlan(), True, 3.0)
         for serves in ("shared", "both"):
-            rules = attention.AttentionPlan(features=(feature,), source_for=serves)
-            one = edited(pack, model, linked, kind, rules, True, 3.0)
-            two = edited(pack, model, linked, kind, rules, False, 3.0)
-            none = edited(pack, model, linked, kind, attention.AttentionPlan(), True, 3.0)
-            assert relative(one, two) < ROUNDING and relative(one, none) > 1e-4, kind
+            rules = of_block(1, source_for=serves)
+            one, two = (edited(pack, model, linked, kind, rules, way, 3.0) for way in (True, False))
+            assert relative(one, two) < ROUNDING and relative(one, none) > SEEN, kind
         assert not _hooks(model)
-        lost = attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", 99),))
-        refuses(
-            lambda m=model, b=linked, k=kind, r=lost: resampled(pack, m, b, k, r),
-            "output:99 on a model",
-        )
+        refuses(lambda m=model, i=linked, k=kind: resampled(pack, m, i, k, of_block(99)), "output:99 on a model")
     model, linked = inverted(pack, "flux")
-    rules = attention.AttentionPlan(features=(feature,))
-    refuses(lambda: resampled(pack, model, linked, "flux", rules), "must be a UNet", "got Flux")
+    refuses(lambda: resampled(pack, model, linked, "flux", of_block(1)), "must be a UNet", "got Flux")
 
 
 def check_nothing_is_left_after_failure_and_interrupt(pack):
@@ -331,20 +271,15 @@ def check_nothing_is_left_after_failure_and_interrupt(pack):
             rules = rules.plus(attention.AttentionPlan(features=(attention.FeatureRule("feature", "output", 1),)))
         wanted = resampled(pack, model, linked, kind, rules, 3.0)
         before = snapshot(model)
-        counter = Counter(model, interrupt_after=2)
-        with no_interrupt():
-            try:
-                resampled(pack, counter.model, linked, kind, rules, 3.0)
-            except comfy.model_management.InterruptProcessingException:
-                pass
-            else:
-                raise AssertionError("the interrupt was swallowed")
-        try:
-            resampled(pack, _with_override(model, _Failing(calls=3)), linked, kind, rules, 3.0)
-        except RuntimeError as error:
-            assert "planted" in str(error)
-        else:
-            raise AssertionError("the error was swallowed")
+        interrupted = (Counter(model, interrupt_after=2).model, comfy.model_management.InterruptProcessingException)
+        for other, error in (interrupted, (_with_override(model, _Override(last=3)), RuntimeError)):
+            with no_interrupt():
+                try:
+                    resampled(pack, other, linked, kind, rules, 3.0)
+                except error as raised:
+                    assert error is not RuntimeError or "planted" in str(raised)
+                else:
+                    raise AssertionError(f"{error} was swallowed")
         assert not _hooks(model)
         same_snapshot(model, before)
         assert torch.equal(resampled(pack, model, linked, kind, rules, 3.0), wanted), kind
@@ -352,52 +287,44 @@ def check_nothing_is_left_after_failure_and_interrupt(pack):
 
 def check_refusals(pack):
     """Each misfit in one sentence, and the model still inverts."""
-    guiders, attention = pack.module("nodes.attending.branches"), pack.module("attention")
+    attention = pack.module("attention")
     model, linked = inverted(pack, "sd15")
-    refuses(lambda: resampled(pack, model, linked, "sd15", plan(pack, layers="output:40-50")), "layers", "output:40-50")
+
+    def refused(*parts, model=model, linked=linked, rules=None):
+        refuses(lambda: resampled(pack, model, linked, "sd15", plan(pack) if rules is None else rules), *parts)
+
+    refused("layers", "output:40-50", rules=plan(pack, layers="output:40-50"))
     compiled = model.clone()
-    compiled.add_wrapper_with_key(
-        WrappersMP.APPLY_MODEL, "torch.compile", lambda executor, *args, **kwargs: executor(*args, **kwargs)
-    )
-    refuses(lambda: resampled(pack, compiled, linked, "sd15", plan(pack)), "must not be compiled")
+    compiled.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "torch.compile", lambda go, *args, **more: go(*args, **more))
+    refused("must not be compiled", model=compiled)
     resampled(pack, compiled, linked, "sd15", None)
-
-    class Strange(type(model.model.diffusion_model)):
-        pass
-
     strange = tiny_dits.model("sd15")
-    strange.model.diffusion_model.__class__ = Strange
-    _, inversion = inverted(pack, "sd15", model=strange)
-    refuses(lambda: resampled(pack, strange, inversion, "sd15", plan(pack)), "got Strange", "leave attention out")
-    other = attention.AttentionPlan(rules=plan(pack).rules, branches=("mutual",))
-    refuses(lambda: resampled(pack, model, linked, "sd15", other), "got a plan with mutual")
-    cond = target_of("sd15")
-    turn = attention.Term(k=attention.Take("mutual"))
-    back = attention.Term(k=attention.Take("target"))
-    cyclic = attention.AttentionPlan(
-        rules=(attention.Rule("one", (turn,)), attention.Rule("two", (back,), branch="mutual")), branches=("mutual",)
-    )
-    branches = {name: guiders.Branch(cond) for name in ("source", "target", "mutual")}
-
-    class Once:
-        def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, mask=None, pbar=False):
-            return guider(noise, torch.full((noise.shape[0],), 1.0), **extra_args)
-
-        def max_denoise(self, *args):
-            return False
-
-    latent = torch.randn(3, 4, 4, 6, generator=torch.Generator().manual_seed(1))
-    for together, fits in ((True, True), (False, False)):
-        guider = guiders.BranchGuider(model, branches, cyclic, together)
-
-        def run(guider=guider):
-            with torch.inference_mode():
-                return guider.sample(latent, latent, Once(), torch.tensor([1.0, 0.0]), seed=0)
-
-        if fits:
-            assert torch.isfinite(run()).all()
-        else:
-            refuses(run, "branches that read from each other must share one forward")
+    strange.model.diffusion_model.__class__ = type("Strange", (type(model.model.diffusion_model),), {})
+    refused("got Strange", "leave attention out", model=strange, linked=inverted(pack, "sd15", model=strange)[1])
+    refused("got a plan with mutual", rules=attention.AttentionPlan(plan(pack).rules, branches=("mutual",)))
     guided = model.clone()
     guided.model_options["sampler_calc_cond_batch_function"] = lambda args: []
-    refuses(lambda: resampled(pack, guided, linked, "sd15", plan(pack)), "sampler_calc_cond_batch_function")
+    refused("sampler_calc_cond_batch_function", model=guided)
+
+
+def check_branches_that_read_from_each_other(pack):
+    """They run in one forward, and are refused where each needs its own."""
+    attention = pack.module("attention")
+    take = {name: attention.Term(k=attention.Take(name)) for name in ("mutual", "target")}
+    rules = (attention.Rule("one", (take["mutual"],)), attention.Rule("two", (take["target"],), branch="mutual"))
+    model, branch = tiny_dits.model("sd15"), pack.module("nodes.host.session").Branch(target_of("sd15"))
+    branches = dict.fromkeys(("source", "target", "mutual"), branch)
+    cyclic = attention.AttentionPlan(rules, branches=("mutual",))
+    guider = pack.module("nodes.attending.attended").attended_guider(model, branches, cyclic)
+    latent = torch.randn(3, 4, 4, 6, generator=torch.Generator().manual_seed(1))
+    once = comfy.samplers.KSAMPLER(
+        lambda model, x, sigmas, extra_args, **_: model(x, sigmas[:1].expand(3), **extra_args)
+    )
+
+    def run():
+        return guider.sample(latent, latent, once, torch.tensor([1.0, 0.0]), seed=0)
+
+    with torch.inference_mode():
+        assert torch.isfinite(run()).all()
+        with forwards(pack, False):
+            refuses(run, "branches that read from each other must share one forward")
