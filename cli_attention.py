@@ -68,8 +68,8 @@ def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversi
         record: The inversion.
         mask: Weights (1, 1, H, W) on the latent grid, or None.
     """
-    from .attention import Mask, Settings, get_preset
-    from .backends.diffusers_attention import attended_denoiser, family_of
+    from .attention import Mask, Settings
+    from .backends.diffusers_attention import attended_denoiser, preset_plan
 
     name, _, variant = options.attention.partition(":")
     start, end = _steps_of(options)
@@ -81,7 +81,7 @@ def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversi
         mask=None if mask is None else Mask(mask[:, 0].float().cpu()),
         variant=variant,
     )
-    plan = get_preset(name).build(settings, family_of(model.network))
+    plan = preset_plan(name, settings, model.network)
     source, target = model.prompt(str(record.meta["source_prompt"])), model.prompt(options.target)
     negative = None if options.cfg == 1.0 else model.prompt(options.negative)
     return attended_denoiser(model, record, plan, source, target, negative, options.cfg)

@@ -7,7 +7,7 @@ from .executor import Executor
 from .grid import to_grid
 from .masks import Mask, MaskSource, complement, protected, token_weights
 from .plan import AttentionPlan, AttentionRun, LatentRule
-from .preset import FAMILIES, Preset, Settings
+from .preset import Preset, Settings
 from .registry import PRESETS, get_preset
 from .rows import Rows
 from .rules import (
@@ -35,7 +35,6 @@ from .timing import Step, Window, place
 
 __all__ = [
     "ALL",
-    "FAMILIES",
     "KINDS",
     "OWN",
     "PRESETS",

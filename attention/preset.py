@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from .masks import Mask, MaskSource
 from .plan import AttentionPlan, Serves
-from .rules import Group
+from .rules import Group, Rule, Term
 from .sites import Layers
-from .timing import Window
+from .timing import ALWAYS, Window
 
-# UNets without and with pooled text, SD3 and 3.5, Flux.1 and Chroma, Flux.2 and LongCat-Image, Qwen-Image, Wan,
-# HunyuanVideo, its version 1.5, LTX, Lumina2 and Z-Image, AuraFlow.
-FAMILIES = (
-    "sd15",
-    "sdxl",
-    "sd3",
-    "flux",
-    "flux2",
-    "qwen",
-    "wan",
-    "hunyuan_video",
-    "hunyuan_video_15",
-    "ltx",
-    "lumina",
-    "aura",
-)
-UNETS = ("sd15", "sdxl")
 OTHERS = "*"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,35 +53,58 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Where:
-    """Settings with the defaults filled in.
+    """Settings with the defaults filled in, and what rules are made of them.
 
     Attributes:
+        name: Name of the preset.
+        settings: What the user chose.
         family: Family of networks.
-        variant: Variant.
+        variant: Variant, "" where there is one form.
         layers: Layers.
         window: Steps.
-        strength: Share of the edit.
-        mask: Weights of image tokens, or None.
-        source_mask: The same for the source's tokens; the target's where none was given.
         group: Tokens on which it acts.
-        text: Token map, or None.
-        chosen: Whether the user chose the layers.
-        renormalise: Whether mapped probabilities are made to add up to 1 again.
-        feature: Block whose residual feature is taken, None for the preset's own.
+        source_for: Chunks that read from the source.
     """
 
+    name: str
+    settings: Settings
     family: str
     variant: str
     layers: Layers
     window: Window
-    strength: float
-    mask: Mask | MaskSource | None
-    source_mask: Mask | MaskSource | None
     group: Group
-    text: Any
-    chosen: bool
-    renormalise: bool
-    feature: int | None = None
+    source_for: Serves
+
+    def rule(self, *terms: Term, name: str = "", **changes: Any) -> Rule:
+        """A rule with these terms; a name goes behind that of the preset."""
+        rule = Rule(
+            f"{self.name} {name}".strip(),
+            terms,
+            self.layers,
+            window=self.window,
+            strength=self.settings.strength,
+            mask=self.settings.mask,
+            group=self.group,
+        )
+        return replace(rule, **changes)
+
+    def words(self, *terms: Term) -> Rule:
+        """A rule for what the picture takes from words, in the windows of the token map."""
+        return self.rule(
+            *terms,
+            name="words",
+            kinds=("cross", "joint"),
+            window=ALWAYS,
+            chunks=("cond",),
+            group="all",
+            queries="image",
+            gate=self.settings.text.is_active,
+            renormalise=self.settings.renormalise,
+        )
+
+    def plan(self, *rules: Rule, **more: Any) -> AttentionPlan:
+        """A plan of these rules."""
+        return AttentionPlan(rules, source_for=self.source_for, **more)
 
 
 class Preset(ABC):
@@ -109,8 +117,8 @@ class Preset(ABC):
         reference: Paper and arXiv id.
         added: Version of the pack in which it appeared.
         variants: Names of its variants, the default first; empty if it has one form.
-        layers: Default layer text by family, or by "family variant"; "*" for all other families. A family that has
-            none is not supported.
+        layers: Layer text by family, or by "family variant", where the authors give one; "*" for all other families.
+            A family that has none, and gives none itself, is not supported.
         windows: Default window by family or by variant; "*" for all others.
         groups: Default token group by family; "*" for all others.
         mask_note: What white in a mask means.
@@ -139,85 +147,93 @@ class Preset(ABC):
 
     @classmethod
     def families(cls) -> tuple[str, ...]:
-        """Families for which it has default layers."""
-        return tuple(family for family in FAMILIES if cls._layers(family, cls.variants[0] if cls.variants else ""))
+        """Families for which it has layers of its own."""
+        return tuple(dict.fromkeys(key.split()[0] for key in cls.layers if key != OTHERS))
 
     @classmethod
-    def default_layers(cls, family: str, variant: str = "") -> str:
+    def layers_of(cls, family: str, variant: str = "", own: Mapping[str, str] = NONE) -> str | None:
+        """Its layer text for a family, None if it does not exist for it; arguments as in default_layers."""
+        chosen = variant or cls._first()
+        texts = [own.get(f"{cls.name} {chosen}"), own.get(cls.name)]
+        texts += [cls.layers.get(key) for key in (f"{family} {chosen}", family, OTHERS)]
+        return next((text for text in texts if text is not None), None)
+
+    @classmethod
+    def default_layers(cls, family: str, variant: str = "", own: Mapping[str, str] = NONE) -> str:
         """Its layer text for a family.
+
+        Args:
+            family: Family of networks.
+            variant: One of its variants, "" for the first.
+            own: What the family itself says: layer text by preset or by "preset variant".
 
         Raises:
             ValueError: If it does not exist for the family.
         """
-        found = cls._layers(family, variant or (cls.variants[0] if cls.variants else ""))
-        if found is None:
+        text = cls.layers_of(family, variant, own)
+        if text is None:
             raise ValueError(
                 f"Preset {cls.name} must run on {', '.join(cls.families())}, got {family}; choose another preset."
             )
-        return found
+        return text
 
     @classmethod
-    def _layers(cls, family: str, variant: str) -> str | None:
-        return next((cls.layers[key] for key in (f"{family} {variant}", family, OTHERS) if key in cls.layers), None)
+    def _first(cls) -> str:
+        return cls.variants[0] if cls.variants else ""
 
     @classmethod
     def default_window(cls, family: str, variant: str = "") -> tuple[float, float]:
         """Its window for a family."""
-        chosen = variant or (cls.variants[0] if cls.variants else "")
-        return next(cls.windows[key] for key in (chosen, family, OTHERS) if key in cls.windows)
+        keys = (variant or cls._first(), family, OTHERS)
+        return next(cls.windows[key] for key in keys if key in cls.windows)
 
-    def build(self, settings: Settings | None = None, family: str = "sd15") -> AttentionPlan:
+    def build(
+        self, settings: Settings | None = None, family: str = "sd15", own: Mapping[str, str] = NONE
+    ) -> AttentionPlan:
         """The preset as a plan.
 
         Args:
             settings: What differs from the defaults.
-            family: Family of networks, one of FAMILIES or any other name.
+            family: Family of networks, any name.
+            own: Layers that the family itself gives to presets, as in default_layers.
 
         Raises:
             ValueError: If a setting is out of its range, or a mask or token map is missing.
         """
-        given = Settings() if settings is None else settings
-        variant = given.variant or (self.variants[0] if self.variants else "")
-        if given.variant and variant not in self.variants:
+        chosen = Settings() if settings is None else settings
+        variant = chosen.variant or self._first()
+        if chosen.variant and variant not in self.variants:
             listed = ", ".join(self.variants) or "none"
             raise ValueError(f"variant of {self.name} must be one of {listed}, got {variant!r}; leave it empty.")
-        if given.mask is None and (OTHERS in self.needs_mask or variant in self.needs_mask):
+        full = f"{self.name} {variant}".strip()
+        if chosen.mask is None and (OTHERS in self.needs_mask or variant in self.needs_mask):
+            raise ValueError(f"Preset {full} must have a mask, got none; connect one.")
+        if chosen.source_mask is not None and variant not in self.tells_source:
             raise ValueError(
-                f"Preset {' '.join((self.name, variant)).strip()} must have a mask, got none; connect one."
+                f"source_mask must be left out for preset {full}, got one; the preset that reads it is masactrl masked."
             )
-        if given.source_mask is not None and variant not in self.tells_source:
+        if chosen.feature is not None and not self.takes_feature:
             raise ValueError(
-                f"source_mask must be left out for preset {' '.join((self.name, variant)).strip()}, got one; "
-                "it is read by masactrl masked alone."
+                f"feature_block must be left out for preset {self.name}, got {chosen.feature}; the preset that reads "
+                "it is pnp."
             )
-        if given.feature is not None and not self.takes_feature:
-            raise ValueError(
-                f"feature_block must be left out for preset {self.name}, got {given.feature}; it is read by pnp alone."
-            )
-        if given.text is None and self.needs_text:
+        if chosen.text is None and self.needs_text:
             raise ValueError(f"Preset {self.name} must have a token map, got none; use PromptToPrompt.")
+        layers = self.default_layers(family, variant, own)
         start, end = self.default_window(family, variant)
-        where = Where(
-            family,
-            variant,
-            Layers.parse(given.layers.strip() or self.default_layers(family, variant)),
-            Window(start if given.start is None else given.start, end if given.end is None else given.end),
-            given.strength,
-            given.mask,
-            given.mask if given.source_mask is None else given.source_mask,
-            given.group or self.groups.get(family, self.groups[OTHERS]),
-            given.text,
-            bool(given.layers.strip()),
-            given.renormalise,
-            given.feature,
+        return self.plan(
+            Where(
+                self.name,
+                chosen,
+                family,
+                variant,
+                Layers.parse(chosen.layers.strip() or layers),
+                Window(start if chosen.start is None else chosen.start, end if chosen.end is None else chosen.end),
+                chosen.group or self.groups.get(family, self.groups[OTHERS]),
+                chosen.source_for or self.source_for,
+            )
         )
-        return self.plan(where, given.source_for or self.source_for)
 
     @abstractmethod
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
-        """The rules.
-
-        Args:
-            where: Settings with the defaults filled in.
-            source_for: Which chunks read from the source.
-        """
+    def plan(self, where: Where) -> AttentionPlan:
+        """The rules, of the settings with their defaults filled in."""

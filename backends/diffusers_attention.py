@@ -16,10 +16,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Kind, Rows, Site, Step, place
+from ..attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Kind, Rows, Settings, Site, Step, get_preset, place
 from ..inversion import AfterStep, Denoiser, Inversion, replay
 from .diffusers import Cond, DiffusersModel
 
+# Layer text by family and preset where the preset's authors give none, as in ComfyUI's resolvers.
+PRESET_LAYERS: dict[str, dict[str, str]] = {
+    "sdxl": {"structure": "output:0-5", "reference replace": "self#4-69"},
+    "sd3": {"masactrl": "all"},
+    "flux": {"reference replace": "0.01-1.0"},
+}
 _ATTEND = nn.functional.scaled_dot_product_attention
 # Arguments of it behind q, k and v, in torch's order.
 _ARGUMENTS = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -51,6 +57,16 @@ def family_of(network: nn.Module) -> str:
     if name not in known:
         raise ValueError(f"network must be of SD1.5, SDXL, SD3 or Flux type to control attention, got {name}.")
     return known[name]
+
+
+def preset_plan(name: str, settings: Settings, network: nn.Module) -> AttentionPlan:
+    """A preset for a network, in the layers that its family has for it.
+
+    Raises:
+        ValueError: As in family_of and in the preset itself.
+    """
+    family = family_of(network)
+    return get_preset(name).build(settings, family, PRESET_LAYERS.get(family, {}))
 
 
 def slots_of(network: nn.Module) -> dict[nn.Module, Slot]:
@@ -101,7 +117,7 @@ def _unet(network: Any) -> Iterator[tuple[nn.Module, _Place]]:
 
 
 def _blocks(network: Any) -> Iterator[tuple[nn.Module, _Place]]:
-    stacks = (("block", network.transformer_blocks),)
+    stacks: tuple[tuple[str, Any], ...] = (("block", network.transformer_blocks),)
     if family_of(network) == "flux":
         stacks = (("double", network.transformer_blocks), ("single", network.single_transformer_blocks))
     for stack, blocks in stacks:
@@ -199,7 +215,7 @@ class Attention:
             # Strided convolutions with padding round a side up.
             rows, columns = (math.ceil(side / 2**slot.level) for side in self._size)
             return rows, columns
-        patch = 2 if self._family == "flux" else int(self.network.config.patch_size)  # type: ignore[union-attr]
+        patch = 2 if self._family == "flux" else int(self.network.config.patch_size)  # type: ignore[union-attr, arg-type]
         return self._size[0] // patch, self._size[1] // patch
 
 

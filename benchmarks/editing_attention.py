@@ -12,14 +12,14 @@ import torch
 from editing_methods import Batch, Edit, Entry, Finish, Setting, both, calls_of, fitting
 from torch import Tensor
 
-from retrace.attention import AttentionPlan, Settings, Step, Window, get_preset
+from retrace.attention import AttentionPlan, Settings, Step, Window
 from retrace.attention.local_blend import LocalBlend, with_local_blend
 from retrace.attention.token_map import Mode, token_map
 from retrace.attention.tokens import Prompt, Segment, Token, roles
 from retrace.attention.word_list import Word
 from retrace.backends.attended_infedit import attended_infedit
 from retrace.backends.diffusers import Cond
-from retrace.backends.diffusers_attention import attended_replay, family_of
+from retrace.backends.diffusers_attention import attended_replay, preset_plan
 from retrace.demo import models, world
 from retrace.inversion import Denoiser, Inversion, blend, get_method, invert
 
@@ -113,7 +113,7 @@ def attended(
     def edit(batch: Batch, setting: Setting) -> Finish:
         weight = calls_of(setting)
         if words is None:
-            plan = get_preset(preset).build(Settings(**settings), family_of(batch.model.network))
+            plan = preset_plan(preset, Settings(**settings), batch.model.network)
             groups = [(list(range(len(batch.x0))), plan)]
         else:
             groups = grouped(batch, preset, words, **settings)
@@ -199,7 +199,7 @@ def grouped(batch: Batch, preset: str, words: Words, **settings: Any) -> list[tu
         if words.look is not None and _keeps_layout(source, target):
             window, end = words.look
         text = token_map(_prompt(source), _prompt(target), words.mode, window=window, cosine=near)
-        plan = get_preset(preset).build(Settings(text=text, end=end, **settings), family_of(batch.model.network))
+        plan = preset_plan(preset, Settings(text=text, end=end, **settings), batch.model.network)
         named = nouns(source, target)
         if words.blend is not None and named:
             plan = with_local_blend(plan, words.blend, named)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..masks import complement
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import Rule, Take, Term
+from ..rules import Take, Term
+from .masactrl import MasaCtrl
 
 
 class FreeFlux(Preset):
@@ -24,29 +25,19 @@ class FreeFlux(Preset):
     added = (0, 1, 0)
     variants = ("add", "non_rigid", "background")
     layers = {
+        **MasaCtrl.layers,
         "flux add": "double:1,2,4; single:7,11,35,36",
         "flux non_rigid": "double:0,7-10,18; single:6,9,18,23,26,31,37",
         "flux background": "all",
-        "sd15": "self#10-15",
-        "sdxl": "self#44-69",
-        "hunyuan_video": "single:21-39",
-        "*": "0.33-1.0",
     }
     windows = {"background": (0.0, 0.88), "*": (0.0, 1.0)}
     needs_mask = ("background",)
     mask_note = 'For "add", white is where the object may appear; else the target reads the source where it is white.'
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule."""
-        adds = where.variant == "add" and where.mask is not None
+        mask = where.settings.mask
         term = Term(v=Take()) if where.variant == "background" else Term(k=Take(), v=Take())
-        rule = Rule(
-            self.name,
-            (term,),
-            where.layers,
-            window=where.window,
-            strength=where.strength,
-            mask=complement(where.mask) if adds and where.mask is not None else where.mask,
-            group=where.group,
-        )
-        return AttentionPlan((rule,), source_for=source_for)
+        if where.variant == "add" and mask is not None:
+            mask = complement(mask)
+        return where.plan(where.rule(term, mask=mask))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..masks import complement, protected
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import Rule, Take, Term
+from ..rules import Take, Term
 
 
 class KVEdit(Preset):
@@ -24,16 +24,8 @@ class KVEdit(Preset):
     needs_mask = ("*",)
     mask_note = "White is made anew; keys and values are the source's where the mask is black."
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule."""
-        assert where.mask is not None
-        rule = Rule(
-            self.name,
-            (Term(k=Take(), v=Take()),),
-            where.layers,
-            window=where.window,
-            strength=where.strength,
-            mask=complement(protected(where.mask)),
-            group=where.group,
-        )
-        return AttentionPlan((rule,), source_for=source_for)
+        mask = where.settings.mask
+        assert mask is not None
+        return where.plan(where.rule(Term(k=Take(), v=Take()), mask=complement(protected(mask))))

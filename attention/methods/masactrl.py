@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..masks import complement
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import OWN, SOURCE, Gather, Join, Rule, Take, Term
+from ..rules import OWN, SOURCE, Gather, Join, Take, Term
 
 
 class MasaCtrl(Preset):
@@ -28,8 +28,6 @@ class MasaCtrl(Preset):
         "sd15": "self#10-15",
         "sdxl": "self#44-69",
         "flux": "double:0,7-10,18; single:6,9,18,23,26,31,37",
-        "sd3": "all",
-        "hunyuan_video": "single:21-39",
         "*": "0.33-1.0",
     }
     windows = {"*": (0.08, 1.0)}
@@ -37,23 +35,15 @@ class MasaCtrl(Preset):
     tells_source = ("masked",)
     mask_note = 'The target reads the source where the mask is white; for "masked", white is the foreground.'
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule."""
-        mask = where.mask
-        if where.variant == "union":
-            both = Join((OWN, SOURCE))
-            terms: tuple[Term, ...] = (Term(k=both, v=both),)
-        elif where.variant == "masked":
-            assert where.mask is not None and where.source_mask is not None
-            front, back = Gather(SOURCE, where.source_mask), Gather(SOURCE, complement(where.source_mask))
-            terms = (
-                Term(k=front, v=front, where=where.mask),
-                Term(k=back, v=back, where=complement(where.mask)),
-            )
-            mask = None
-        else:
-            terms = (Term(k=Take(), v=Take()),)
-        rule = Rule(
-            self.name, terms, where.layers, window=where.window, strength=where.strength, mask=mask, group=where.group
-        )
-        return AttentionPlan((rule,), source_for=source_for)
+        settings = where.settings
+        if where.variant == "masked":
+            assert settings.mask is not None
+            source_mask = settings.mask if settings.source_mask is None else settings.source_mask
+            front, back = Gather(SOURCE, source_mask), Gather(SOURCE, complement(source_mask))
+            inside = Term(k=front, v=front, where=settings.mask)
+            outside = Term(k=back, v=back, where=complement(settings.mask))
+            return where.plan(where.rule(inside, outside, mask=None))
+        both = Join((OWN, SOURCE)) if where.variant == "union" else Take()
+        return where.plan(where.rule(Term(k=both, v=both)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..plan import AttentionPlan, Serves
-from ..preset import UNETS, Preset, Where
-from ..rules import Rule, Take, Term, ValueMap
+from ..plan import AttentionPlan
+from ..preset import Preset, Where
+from ..rules import Take, Term, ValueMap
 from ..sites import Layers
 
 # Self-attention of the source up to 32 x 32 tokens of a 64 x 64 latent, as in the notebook for real pictures.
-SELF_LIMIT = 0.5
+SELF_LIMITS = {"sd15": 0.5, "sdxl": 0.5}
 # Shin et al., who give q and k on transformers, leave the second attention of SD3.5-medium alone.
 SELF_LAYERS = {"sd3": "joint"}
 
@@ -33,49 +33,24 @@ class PromptToPrompt(Preset):
     reference = "Hertz et al. 2022, Prompt-to-Prompt, arXiv:2208.01626"
     added = (0, 1, 0)
     variants = ("text", "joint", "reweight")
-    layers = {"flux": "double; single:0-25", "hunyuan_video": "double; single:0-25", "*": "all"}
+    layers = {"flux": "double; single:0-25", "*": "all"}
     windows = {"sd15": (0.0, 0.4), "sdxl": (0.0, 0.4), "*": (0.0, 0.2)}
     needs_text = True
     source_for = "cond"
     mask_note = "Attention follows the source where the mask is white."
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """The rule for words, and the rule for self-attention unless it only reweights."""
-        words = self._words(where)
+        text, rest = where.settings.text, 1.0 if where.variant == "joint" else 0.0
         if where.variant == "reweight":
-            return AttentionPlan((words,), text=where.text, source_for=source_for)
-        own = Rule(
-            f"{self.name} self",
-            (Term(q=Take(), k=Take()),),
-            where.layers if where.chosen else Layers.parse(SELF_LAYERS.get(where.family, "all")),
-            window=where.window,
-            strength=where.strength,
-            mask=where.mask,
-            limit=SELF_LIMIT if where.family in UNETS else None,
+            return where.plan(where.words(Term(values=ValueMap(text.reweighted))), text=text)
+        words = where.words(
+            Term(q=Take(), k=Take(), values=ValueMap(text.taken, rest)), Term(values=ValueMap(text.own, 1.0 - rest))
         )
-        closed = where.window.start >= where.window.end
-        return AttentionPlan((words,) if closed else (own, words), text=where.text, source_for=source_for)
-
-    def _words(self, where: Where) -> Rule:
-        text = where.text
-        if where.variant == "reweight":
-            terms: tuple[Term, ...] = (Term(values=ValueMap(text.reweighted)),)
-        else:
-            rest = 1.0 if where.variant == "joint" else 0.0
-            terms = (
-                Term(q=Take(), k=Take(), values=ValueMap(text.taken, rest)),
-                Term(values=ValueMap(text.own, 1.0 - rest)),
-            )
-        return Rule(
-            f"{self.name} words",
-            terms,
-            where.layers,
-            kinds=("cross", "joint"),
-            chunks=("cond",),
-            strength=where.strength,
-            mask=where.mask,
-            group="all",
-            queries="image",
-            gate=text.is_active,
-            renormalise=where.renormalise,
+        if where.window.start >= where.window.end:
+            return where.plan(words, text=text)
+        layers = where.layers if where.settings.layers.strip() else Layers.parse(SELF_LAYERS.get(where.family, "all"))
+        limit = SELF_LIMITS.get(where.family)
+        return where.plan(
+            where.rule(Term(q=Take(), k=Take()), name="self", layers=layers, limit=limit), words, text=text
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ..plan import AttentionPlan, Serves
-from ..preset import Preset, Where
-from ..rules import FeatureRule, Rule, Take, Term
+from ..plan import AttentionPlan
+from ..preset import OTHERS, Preset, Where
+from ..rules import FeatureRule, Take, Term
+from ..timing import Window
 
 # Block of the decoder whose residual branch is taken: 16 x 16 of a 512 px picture. SDXL has no official one; 1 is the
 # middle block of its 32 x 32 stage.
-FEATURE = {"sd15": 4, "sdxl": 1}
+FEATURES = {"sdxl": 1, OTHERS: 4}
 # The feature stays for 0.8 of the steps where q and k stay for 0.5.
 LONGER = 1.6
 
@@ -31,19 +32,10 @@ class PlugAndPlay(Preset):
     takes_feature = True
     mask_note = "Attention follows the source where the mask is white; the feature is taken everywhere."
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule and one feature rule."""
-        rule = Rule(
-            self.name,
-            (Term(q=Take(), k=Take()),),
-            where.layers,
-            window=where.window,
-            strength=where.strength,
-            mask=where.mask,
-            group=where.group,
-        )
-        self.default_layers(where.family)
-        longer = type(where.window)(where.window.start, min(1.0, LONGER * where.window.end))
-        block = FEATURE[where.family] if where.feature is None else where.feature
-        feature = FeatureRule(f"{self.name} feature", "output", block, window=longer, strength=where.strength)
-        return AttentionPlan((rule,), (feature,), source_for=source_for)
+        rule, chosen = where.rule(Term(q=Take(), k=Take())), where.settings.feature
+        block = FEATURES.get(where.family, FEATURES[OTHERS]) if chosen is None else chosen
+        longer = Window(where.window.start, min(1.0, LONGER * where.window.end))
+        feature = FeatureRule(f"{self.name} feature", "output", block, window=longer, strength=rule.strength)
+        return where.plan(rule, features=(feature,))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import OWN, SOURCE, Join, Rule, Take, Term
+from ..rules import OWN, SOURCE, Join, Take, Term
 
 
 class Reference(Preset):
@@ -20,20 +20,10 @@ class Reference(Preset):
     reference = "Hertz et al. 2023, StyleAligned, arXiv:2312.02133"
     added = (0, 1, 0)
     variants = ("join", "replace")
-    layers = {"sd15 replace": "self#1-15", "sdxl replace": "self#4-69", "flux replace": "0.01-1.0", "*": "all"}
+    layers = {"sd15 replace": "self#1-15", "*": "all"}
     mask_note = "The target reads the reference where the mask is white."
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule."""
         both = Join((OWN, SOURCE))
-        term = Term(k=both, v=both) if where.variant == "join" else Term(k=Take(), v=Take())
-        rule = Rule(
-            self.name,
-            (term,),
-            where.layers,
-            window=where.window,
-            strength=where.strength,
-            mask=where.mask,
-            group=where.group,
-        )
-        return AttentionPlan((rule,), source_for=source_for)
+        return where.plan(where.rule(Term(k=both, v=both) if where.variant == "join" else Term(k=Take(), v=Take())))

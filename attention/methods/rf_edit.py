@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import Add, Rule, Take, Term
+from ..rules import Add, Take, Term
 
 
 class RFEdit(Preset):
@@ -26,15 +26,6 @@ class RFEdit(Preset):
     windows = {"hunyuan_video": (0.0, 0.12), "*": (0.0, 0.2)}
     groups = {"flux": "all", "*": "image"}
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule."""
-        rule = Rule(
-            self.name,
-            (Term(v=Add() if where.variant == "add" else Take()),),
-            where.layers,
-            window=where.window,
-            strength=where.strength,
-            mask=where.mask,
-            group=where.group,
-        )
-        return AttentionPlan((rule,), source_for=source_for)
+        return where.plan(where.rule(Term(v=Add() if where.variant == "add" else Take())))

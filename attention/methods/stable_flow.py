@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import Rule, Take, Term
+from ..rules import Take, Term
+from .masactrl import MasaCtrl
 
 
 class StableFlow(Preset):
@@ -20,23 +21,8 @@ class StableFlow(Preset):
     description = "Small changes and additions on Flux that leave the rest of the picture alone."
     reference = "Avrahami et al. 2024, Stable Flow, arXiv:2411.14430"
     added = (0, 1, 0)
-    layers = {
-        "flux": "double:0,1,17,18; single:6,9,34,35,37",
-        "sd15": "self#10-15",
-        "sdxl": "self#44-69",
-        "hunyuan_video": "single:21-39",
-        "*": "0.33-1.0",
-    }
+    layers = {**MasaCtrl.layers, "flux": "double:0,1,17,18; single:6,9,34,35,37"}
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule."""
-        rule = Rule(
-            self.name,
-            (Term(k=Take(), v=Take()),),
-            where.layers,
-            window=where.window,
-            strength=where.strength,
-            mask=where.mask,
-            group=where.group,
-        )
-        return AttentionPlan((rule,), source_for=source_for)
+        return where.plan(where.rule(Term(k=Take(), v=Take())))

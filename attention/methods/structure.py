@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import Rule, Take, Term
+from ..rules import Take, Term
 
 
 class Structure(Preset):
@@ -21,18 +21,9 @@ class Structure(Preset):
     description = "Keeps the layout of the source while the prompt changes material, colour or style."
     reference = "Tumanyan et al. 2022, Plug-and-Play, arXiv:2211.12572"
     added = (0, 1, 0)
-    layers = {"sd15": "output:4-11", "sdxl": "output:0-5", "sd3": "joint", "flux": "single", "*": "all"}
+    layers = {"sd15": "output:4-11", "sd3": "joint", "flux": "single", "*": "all"}
     windows = {"sd15": (0.0, 0.5), "sdxl": (0.0, 0.5), "*": (0.0, 0.2)}
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """One rule."""
-        rule = Rule(
-            self.name,
-            (Term(q=Take(), k=Take()),),
-            where.layers,
-            window=where.window,
-            strength=where.strength,
-            mask=where.mask,
-            group=where.group,
-        )
-        return AttentionPlan((rule,), source_for=source_for)
+        return where.plan(where.rule(Term(q=Take(), k=Take())))

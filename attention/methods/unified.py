@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..plan import AttentionPlan, Serves
+from ..plan import AttentionPlan
 from ..preset import Preset, Where
-from ..rules import SOURCE, TARGET, Rule, Take, Term, ValueMap
+from ..rules import SOURCE, TARGET, Take, Term, ValueMap
 from ..timing import Window
 
 MUTUAL = "mutual"
@@ -35,48 +35,17 @@ class Unified(Preset):
     source_for = "both"
     mask_note = "Attention is controlled where the mask is white."
 
-    def plan(self, where: Where, source_for: Serves) -> AttentionPlan:
+    def plan(self, where: Where) -> AttentionPlan:
         """Four rules and one more branch."""
-        swap, every = Term(q=Take(), k=Take()), Term(q=Take(), k=Take(), v=Take())
-        after = Window(where.window.end, 1.0)
+        text, base = where.settings.text, MUTUAL if where.variant == "mutual" else SOURCE
         late = Term(q=Take(TARGET), k=Take(), v=Take())
-        rules = [
-            self._self(where, "target", swap, TARGET, where.window),
-            self._self(where, "mutual", every, MUTUAL, where.window),
-            self._self(where, "mutual late", late, MUTUAL, after),
-            self._words(where),
-        ]
-        kept = tuple(rule for rule in rules if rule.window.start < rule.window.end)
-        return AttentionPlan(kept, branches=(MUTUAL,), text=where.text, source_for=source_for)
-
-    def _self(self, where: Where, name: str, term: Term, branch: str, window: Window) -> Rule:
-        return Rule(
-            f"{self.name} {name}",
-            (term,),
-            where.layers,
-            window=window,
-            branch=branch,
-            strength=where.strength,
-            mask=where.mask,
-            group=where.group,
+        rules = (
+            where.rule(Term(q=Take(), k=Take()), name="target"),
+            where.rule(Term(q=Take(), k=Take(), v=Take()), name="mutual", branch=MUTUAL),
+            where.rule(late, name="mutual late", branch=MUTUAL, window=Window(where.window.end, 1.0)),
+            where.words(
+                Term(q=Take(base), k=Take(base), values=ValueMap(text.taken, 0.0)), Term(values=ValueMap(text.own, 1.0))
+            ),
         )
-
-    def _words(self, where: Where) -> Rule:
-        base = MUTUAL if where.variant == "mutual" else SOURCE
-        terms = (
-            Term(q=Take(base), k=Take(base), values=ValueMap(where.text.taken, 0.0)),
-            Term(values=ValueMap(where.text.own, 1.0)),
-        )
-        return Rule(
-            f"{self.name} words",
-            terms,
-            where.layers,
-            kinds=("cross", "joint"),
-            chunks=("cond",),
-            strength=where.strength,
-            mask=where.mask,
-            group="all",
-            queries="image",
-            gate=where.text.is_active,
-            renormalise=where.renormalise,
-        )
+        acting = (rule for rule in rules if rule.window.start < rule.window.end)
+        return where.plan(*acting, branches=(MUTUAL,), text=text)

@@ -214,7 +214,7 @@ class AttentionInject(io.ComfyNode):
             source_for=_chosen(source_for),
             feature=None if feature_block == OWN_BLOCK else feature_block,
         )
-        plan = replace(get_preset(preset).build(settings, resolver.family), source=source)
+        plan = replace(get_preset(preset).build(settings, resolver.family, resolver.preset_layers), source=source)
         summary = check_layers(plan, resolver, _ANY_SHAPE)
         show_progress_text(getattr(getattr(cls, "hidden", None), "unique_id", None), summary)
         return io.NodeOutput(plan if attention is None else attention.plus(plan), summary)

@@ -29,9 +29,9 @@ def listing(resolver: Resolver, shape: Sequence[int]) -> str:
         lines.append(f"  {kind}#0-{len(inside) - 1}  {_about(inside)}")
     lines += ["", "Presets of AttentionInject"]
     for preset in offered():
-        if resolver.family in preset.families():
+        layers = preset.layers_of(resolver.family, own=resolver.preset_layers)
+        if layers is not None:
             start, end = preset.default_window(resolver.family)
-            layers = preset.default_layers(resolver.family)
             hit = sum(1 for site in sites if _covers(preset, layers, site))
             lines.append(f"  {preset.name}: {layers}  steps {start:g} to {end:g}, {hit} layers of this model")
         else:

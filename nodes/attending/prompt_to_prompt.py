@@ -190,7 +190,7 @@ class PromptToPrompt(io.ComfyNode):
         settings = Settings(
             layers=layers, start=0.0, end=self_end, variant=REWEIGHT if mode == REWEIGHT else "", text=text
         )
-        plan = replace(get_preset("p2p").build(settings, resolver.family), source=source)
+        plan = replace(get_preset("p2p").build(settings, resolver.family, resolver.preset_layers), source=source)
         if blend_words.strip():
             plan = with_local_blend(plan, LocalBlend(), parse_words(blend_words), Layers.parse(resolver.word_layers))
         summary = alignment_text(text)

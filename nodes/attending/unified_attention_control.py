@@ -171,14 +171,14 @@ class UnifiedAttentionControl(io.ComfyNode):
     ) -> io.NodeOutput:
         """Encode both prompts and make the plan."""
         refuse_compiled_model(model)
-        family = resolver_for(model.model.diffusion_model).family
+        resolver = resolver_for(model.model.diffusion_model)
         before, before_cond = encode(clip, source_text)
         after, after_cond = encode(clip, target_text)
         near = cosines(before_cond, after_cond) if mode == _MODE else None
         text = token_map(before, after, mode, parse_weights(weights), (0.0, cross_end), cosine=near)
         text = replace(text, encoded=encodings(source=before_cond, target=after_cond))
         settings = Settings(layers=layers, start=0.0, end=self_end, variant=base, text=text)
-        plan = get_preset("unified").build(settings, family)
+        plan = get_preset("unified").build(settings, resolver.family, resolver.preset_layers)
         flow = space_of(model_sampling_of(model)) == "flow"
         blend = UnifiedBlend(edited_threshold=target_threshold, kept_threshold=source_threshold, flow=flow)
         where = Layers.parse(layers) if layers.strip() else ALL

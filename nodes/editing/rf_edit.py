@@ -278,7 +278,7 @@ class RFEdit(io.ComfyNode):
         )
         refuse_compiled_model(model)
         resolver = resolver_for(model.model.diffusion_model)
-        plan = get_preset("rf_edit").build(settings, resolver.family)
+        plan = get_preset("rf_edit").build(settings, resolver.family, resolver.preset_layers)
         lines = [check_layers(plan, resolver, _ANY_SHAPE)]
         node = getattr(getattr(cls, "hidden", None), "unique_id", None)
 

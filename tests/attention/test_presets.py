@@ -1,19 +1,19 @@
 """Presets: what each method does to q, k and v, its official defaults, and what all of them share."""
 
+import contextlib
 import math
 
 import pytest
 import torch
 
 from retrace.attention import (
-    FAMILIES,
     OWN,
     PRESETS,
     SOURCE,
     TARGET,
     Add,
+    Gather,
     Join,
-    Layers,
     Mask,
     Rows,
     Settings,
@@ -25,6 +25,7 @@ from retrace.attention import (
 )
 from retrace.attention.token_map import token_map
 from retrace.attention.word_list import Word, WordWeight
+from retrace_tests.attention.official import BLOCKS, OTHER, ROWS, met, own_layers, ranges
 from retrace_tests.attention.problems import (
     Counted,
     attend,
@@ -38,6 +39,7 @@ from retrace_tests.attention.prompts import sd15
 
 LENGTH = sd15("").length
 MASK = Mask((torch.arange(16).reshape(1, 4, 4) % 3 > 0).float())
+FAMILY_LAYERS = own_layers()
 EVERY = [(name, variant) for name in PRESETS for variant in PRESETS[name].variants or ("",)]
 SITES = {
     "self": self_site(),
@@ -62,8 +64,7 @@ def rows_of(run, chunks=("cond", "uncond")):
 
 
 @pytest.mark.parametrize("site", SITES)
-# Adding doubles the values of equal rows.
-@pytest.mark.parametrize(("name", "variant"), [entry for entry in EVERY if entry != ("rf_edit", "add")])
+@pytest.mark.parametrize(("name", "variant"), EVERY)
 def test_equal_branches_stay_equal(name, variant, site):
     """Same prompt, latent and noise: the edit is the source, whatever the method and the step."""
     same = words(target="a red cat")
@@ -73,13 +74,14 @@ def test_equal_branches_stay_equal(name, variant, site):
     one = tensors(SITES[site], rows=1)
     q, k, v = (tensor.repeat(len(rows), 1, 1, 1) for tensor in one)
     whole = attend(*one)
-    gathered = variant == "masked" and site != "cross"
+    # Adding doubles the values of equal rows; reading the foreground alone is another softmax, for equal rows too.
+    others = [term.v for rule in run.rules if rule.covers(SITES[site]) for term in rule.terms]
+    another = any(isinstance(operand, Add | Gather) for operand in others)
     for index in (0, 4, 9):
         out = run.run(SITES[site], rows, Step(index, 10, 1.0), q, k, v, attend)
         for row in range(len(rows)):
             edited = rows.branches[row] != "source"
-            # Reading the foreground alone is another softmax, for equal rows too.
-            assert (edited and gathered) or float((out[row] - whole[0]).abs().max()) <= 2e-6
+            assert (edited and another) or float((out[row] - whole[0]).abs().max()) <= 2e-6
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -101,7 +103,7 @@ def test_the_source_stays_untouched_and_the_rest_is_finite(name, variant, site):
 def test_it_changes_something_within_its_default_window_and_nothing_at_strength_0(name, variant):
     preset = get_preset(name)
     for family, sites in (("sd15", ("self", "cross")), ("flux", ("joint",))):
-        if family not in preset.families():
+        if preset.layers_of(family, variant) is None:
             continue
         start, end = preset.default_window(family, variant)
         step = Step(math.ceil(start * 50), 50, 1.0)
@@ -118,65 +120,67 @@ def test_it_changes_something_within_its_default_window_and_nothing_at_strength_
             assert start < end
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "something new"])
-@pytest.mark.parametrize(("name", "variant"), EVERY)
-def test_every_default_can_be_read(name, variant, family):
-    preset = get_preset(name)
-    if name == "pnp" and family not in ("sd15", "sdxl"):
-        with pytest.raises(ValueError, match="Preset pnp must run on sd15, sdxl, got"):
-            preset.build(Settings(), family)
-        return
-    Layers.parse(preset.default_layers(family, variant))
-    plan = built(name, variant, family, layers="", start=None, end=None)
-    assert plan.rules and plan.source_for == preset.source_for
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_it_tells_what_it_is(preset):
     assert preset.label and preset.description.endswith(".") and "arXiv:" in preset.reference
     assert preset.__doc__ and preset.mask_note.endswith(".")
 
 
-# Layers of the official codes, as running numbers of their lists.
-FLUX = {
-    "stable_flow": [0, 1, 17, 18, 25, 28, 53, 54, 56],
-    "free_flux": [1, 2, 4, 26, 30, 54, 55],
-    "rf_edit": list(range(39, 57)),
-    "structure": list(range(19, 57)),
-}
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_it_refuses_what_it_misses_and_what_it_would_not_read(name, variant):
+    preset = PRESETS[name]
+    full = f"{name} {variant}".strip()
+    for refused, sentence, about in (
+        ({variant, "*"} & {*preset.needs_mask}, f"Preset {full} must have a mask, got none", {"mask": None}),
+        (preset.needs_text, f"Preset {name} must have a token map", {"text": None}),
+        (variant not in preset.tells_source, f"source_mask must be left out for preset {full}", {"source_mask": MASK}),
+        (not preset.takes_feature, f"feature_block must be left out for preset {name}, got 2", {"feature": 2}),
+        (True, f"variant of {name} must be one of .*, got 'join them'", {"variant": "join them"}),
+    ):
+        with pytest.raises(ValueError, match=sentence) if refused else contextlib.nullcontext():
+            built(name, **{"variant": variant, **about})
 
 
-@pytest.mark.parametrize("name", FLUX)
-def test_official_layers_of_flux(name):
-    layers = Layers.parse(get_preset(name).default_layers("flux"))
-    doubles = [joint_site(stack="double", index=i, number=i, depth=i / 56) for i in range(19)]
-    singles = [joint_site(stack="single", index=i, number=19 + i, depth=(19 + i) / 56) for i in range(38)]
-    assert [site.number for site in doubles + singles if layers.matches(site)] == FLUX[name]
+def by_default(preset, variant, family):
+    """The plan of a preset on a family, with nothing chosen that it does not need."""
+    settings = Settings(variant=variant, mask=MASK, text=words() if preset.needs_text else None)
+    return preset().build(settings, family, FAMILY_LAYERS.get(family, {}))
 
 
-def test_official_layers_of_sd15():
-    """Self sites in running order: input 1, 2, 4, 5, 7, 8, the middle, output 3 to 11."""
-    blocks = [("input", i) for i in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", i) for i in range(3, 12)]
-    sites = [self_site(stack=s, index=i, number=n, depth=n / 15) for n, (s, i) in enumerate(blocks)]
+@pytest.mark.parametrize(("name", "variant"), EVERY)
+def test_its_defaults_meet_layers_of_every_family(name, variant):
+    """On every family that it or the nodes name, and on one that nobody knows of."""
+    preset = PRESETS[name]
+    for family in (*preset.families(), *FAMILY_LAYERS, OTHER):
+        if preset.layers_of(family, variant, FAMILY_LAYERS.get(family, {})) is None:
+            with pytest.raises(ValueError, match=f"Preset {name} must run on .*, got {family}; choose another"):
+                by_default(preset, variant, family)
+            continue
+        plan = by_default(preset, variant, family)
+        assert plan.rules and plan.source_for == preset.source_for
+        for rule in plan.rules:
+            assert met(rule, family if family in BLOCKS else OTHER), (family, rule.name)
+            assert 0.0 <= rule.window.start < rule.window.end <= 1.0
+        if family in (*preset.families(), OTHER) or any(
+            key.split()[0] == name for key in FAMILY_LAYERS.get(family, {})
+        ):
+            rows = [row for row in ROWS if row[0] == name and row[3] == family and row[1] in ("", variant)]
+            assert {f"{name} {row[2]}".strip() for row in rows} >= {rule.name for rule in plan.rules}, (
+                f"{name} {variant} on {family} has no row in official.py"
+            )
 
-    def of(name, variant=""):
-        layers = Layers.parse(get_preset(name).default_layers("sd15", variant))
-        return [site.number for site in sites if layers.matches(site)]
 
-    assert of("masactrl") == list(range(10, 16)) and of("reference", "replace") == list(range(1, 16))
-    assert of("structure") == of("pnp") == list(range(8, 16))
-
-
-def test_windows_of_the_papers():
-    def steps(name, family, total, variant=""):
-        window = get_preset(name).default_window(family, variant)
-        rule = built(name, variant, family, start=window[0], end=window[1]).rules[0]
-        return [index for index in range(total) if rule.acts(Step(index, total, 1.0))]
-
-    assert steps("masactrl", "sd15", 50) == list(range(4, 50))
-    assert steps("pnp", "sd15", 50) == list(range(25))
-    assert steps("rf_edit", "flux", 25) == list(range(5)) and steps("rf_edit", "hunyuan_video", 25) == list(range(3))
-    assert steps("p2p", "sd15", 50) == list(range(20))
-    assert steps("free_flux", "flux", 50, "background") == list(range(44))
-    feature = built("pnp", start=None, end=None).features[0]
-    assert [i for i in range(50) if feature.acts(Step(i, 50, 1.0))] == list(range(40))
-    assert (feature.stack, feature.index) == ("output", 4)
+@pytest.mark.parametrize(("name", "variant", "suffix", "family", "layers", "steps", "source"), ROWS)
+def test_layers_and_steps_are_those_of_the_table(name, variant, suffix, family, layers, steps, source):
+    special = {row[1] for row in ROWS if (row[0], *row[2:4]) == (name, suffix, family)} - {variant}
+    for chosen in (variant,) if variant else set(PRESETS[name].variants or ("",)) - special:
+        plan = by_default(PRESETS[name], chosen, family)
+        acting = {rule.name: rule for rule in (*plan.rules, *plan.features)}.get(f"{name} {suffix}".strip())
+        if acting is None:
+            assert (chosen, suffix) == ("reweight", "self")
+            continue
+        assert met(acting, family) == layers
+        assert ranges([index for index in range(50) if acting.window.holds(Step(index, 50, 1.0))]) == steps
 
 
 def test_operands():
@@ -198,9 +202,6 @@ def test_kv_edit_keeps_its_hands_off_every_cell_of_the_mask():
     on = rule.mask.on((1, 4, 4))
     assert on.sum() == 15.0 and on[0, 5] == 0.0
     assert torch.equal(on, complement(protected(Mask(weights))).on((1, 4, 4)))
-    for name, variant in (("kv_edit", ""), ("masactrl", "masked"), ("free_flux", "background")):
-        with pytest.raises(ValueError, match="must have a mask, got none"):
-            built(name, variant, mask=None)
 
 
 def test_masked_mutual_attention_tells_foreground_from_background():
@@ -272,15 +273,8 @@ def test_self_attention_of_prompt_to_prompt_on_small_grids_of_a_unet_only():
     fine, coarse = self_site(grid=(1, 8, 8), latent=(1, 8, 8)), self_site(grid=(1, 4, 4), latent=(1, 8, 8))
     unet, flux = (built("p2p", family=family).rules[0] for family in ("sd15", "flux"))
     assert (unet.covers(fine), unet.covers(coarse)) == (False, True) and flux.covers(fine)
-
-
-@pytest.mark.parametrize("name", ["structure", "p2p"])
-def test_queries_and_keys_leave_the_second_attention_of_sd35_medium_alone(name):
-    """Shin et al. 2025: it sees the image only. Whoever writes "all" has it too; keys and values take it as well."""
-    whole, second = joint_site(stack="block", depth=0.0), self_site(stack="block", depth=0.0)
-    own, every = (built(name, family="sd3", layers=layers).rules[0] for layers in ("", "all"))
-    assert (own.covers(whole), own.covers(second)) == (True, False) and every.covers(second)
-    assert built("masactrl", family="sd3", layers="").rules[0].covers(second)
+    # Whoever writes "all" has the second attention of SD3.5-medium too.
+    assert built("p2p", family="sd3", layers="all").rules[0].covers(fine)
 
 
 def test_reweight_alone_reads_no_source():
@@ -318,28 +312,11 @@ def test_unified_control_of_three_branches(base):
     assert torch.equal(out[[0, 2]], attend(q, k, v)[[0, 2]])
 
 
-def test_a_mask_of_the_source_is_read_or_refused():
-    """Masked MasaCtrl reads it; every other preset and variant would ignore it."""
-    for name, variant in EVERY:
-        if (name, variant) == ("masactrl", "masked"):
-            built(name, variant, source_mask=MASK)
-            continue
-        with pytest.raises(ValueError, match=f"source_mask must be left out for preset {name}"):
-            built(name, variant, source_mask=MASK)
-
-
-def test_the_feature_of_plug_and_play_is_chosen_or_refused():
-    assert [built("pnp").features[0].index, built("pnp", family="sdxl").features[0].index] == [4, 1]
+def test_the_feature_of_plug_and_play_is_chosen():
     chosen = built("pnp", feature=2).features[0]
     assert (chosen.stack, chosen.index, chosen.window.end) == ("output", 2, 1.0)
-    with pytest.raises(ValueError, match="feature_block must be left out for preset structure, got 2"):
-        built("structure", feature=2)
 
 
-def test_unknown_names_are_refused():
+def test_unknown_presets_are_refused():
     with pytest.raises(ValueError, match="preset must be one of .* got 'value'"):
         get_preset("value")
-    with pytest.raises(ValueError, match="variant of masactrl must be one of mutual, union, masked, got 'join'"):
-        get_preset("masactrl").build(Settings(variant="join"))
-    with pytest.raises(ValueError, match="Preset p2p must have a token map"):
-        get_preset("p2p").build(Settings())

@@ -5,8 +5,9 @@ import torch
 
 from retrace.attention import AttentionPlan, Layers, Mask, Rule, Settings, Take, Term, Window, get_preset
 from retrace.attention.timing import place
-from retrace.backends.diffusers_attention import Attention, attended_denoiser, family_of, slots_of
+from retrace.backends.diffusers_attention import PRESET_LAYERS, Attention, attended_denoiser, preset_plan, slots_of
 from retrace.inversion import invert, relative_error, replay
+from retrace_tests.attention.official import own_layers
 from retrace_tests.backends import tiny
 
 FAMILIES = ("sd15", "sdxl", "sd3", "flux")
@@ -161,7 +162,7 @@ def test_presets_run(family, name):
     source, target, uncond = tiny.cond(rows=2), tiny.cond(1, rows=2), tiny.cond(2, rows=2)
     mask = torch.zeros(1, 8, 12)
     mask[:, :4, :4] = 1.0
-    made = get_preset(name).build(Settings(layers="all", mask=Mask(mask)), family_of(model.network))
+    made = preset_plan(name, Settings(layers="all", mask=Mask(mask)), model.network)
     with torch.inference_mode():
         record = inverted(model, source)
         plain = model.denoiser(record.x0, target, uncond, 2.0)
@@ -173,3 +174,8 @@ def test_presets_run(family, name):
 def test_a_plan_with_features_is_refused():
     with pytest.raises(ValueError, match="run it in ComfyUI"):
         Attention(tiny.unet(), get_preset("pnp").build(Settings(), "sd15"), (8, 12))
+
+
+def test_families_give_presets_the_layers_that_they_give_in_comfyui():
+    theirs = own_layers()
+    assert {family: theirs[family] for family in FAMILIES if family in theirs} == PRESET_LAYERS

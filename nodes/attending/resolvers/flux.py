@@ -13,6 +13,7 @@ class Flux(Blocks):
     family = "flux"
     labels = ("Flux", "Chroma")
     networks = ("flux.model.Flux", "chroma.model.Chroma")
+    preset_layers = {"reference replace": "0.01-1.0"}
     # Shin et al. 2025, arXiv:2508.07519.
     word_layers = "double:11-18"
     stacks = DOUBLE_SINGLE

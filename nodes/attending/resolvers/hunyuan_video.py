@@ -15,6 +15,12 @@ class HunyuanVideo(Blocks):
     family = "hunyuan_video"
     labels = ("HunyuanVideo",)
     networks = ("hunyuan_video.model.HunyuanVideo",)
+    preset_layers = {
+        "masactrl": "single:21-39",
+        "stable_flow": "single:21-39",
+        "free_flux": "single:21-39",
+        "p2p": "double; single:0-25",
+    }
     stacks = DOUBLE_SINGLE
 
     @classmethod

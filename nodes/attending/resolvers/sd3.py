@@ -14,6 +14,7 @@ class SD3(Blocks):
     family = "sd3"
     labels = ("SD3",)
     networks = ("modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",)
+    preset_layers = {"masactrl": "all"}
     stacks = (("block", "joint_blocks", "double_block"),)
 
     def kinds_of(self, block: Any) -> tuple[Kind | None, ...]:

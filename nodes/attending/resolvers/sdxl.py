@@ -12,6 +12,7 @@ class SDXL(SD15):
 
     family = "sdxl"
     labels = ("SDXL",)
+    preset_layers = {"structure": "output:0-5", "reference replace": "self#4-69"}
 
     @classmethod
     def of_family(cls, network: Any) -> bool:

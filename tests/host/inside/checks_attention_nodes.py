@@ -136,7 +136,7 @@ def check_what_would_do_nothing_is_refused(pack):
     refuses(lambda: _injected(pack, sd15, "structure", feature_block=1), "feature_block must be left out")
     for name, changes in (("masactrl", {}), ("masactrl", {"variant": "union"}), ("kv_edit", {}), ("rf_edit", {})):
         call = lambda n=name, c=changes: _injected(pack, sd15, n, mask=mask, source_mask=mask, **c)  # noqa: E731
-        refuses(call, f"source_mask must be left out for preset {name}", "masactrl masked alone")
+        refuses(call, f"source_mask must be left out for preset {name}", "reads it is masactrl masked")
     _injected(pack, sd15, variant="masked", mask=mask, source_mask=mask)
     for name in ("masactrl", "rf_edit", "reference"):
         call = lambda n=name: _injected(pack, sd15, n, tokens="text")  # noqa: E731
