@@ -12,6 +12,7 @@ class HunyuanVideo15(HunyuanVideo):
 
     family = "hunyuan_video_15"
     labels = ("HunyuanVideo 1.5",)
+    preset_layers = {}
 
     @classmethod
     def of_family(cls, network: Any) -> bool:
