@@ -28,7 +28,7 @@ def find_hosts() -> list[Path]:
 
 
 def host_version(host: Path) -> tuple[int, ...]:
-    """Return the version of a checkout as numbers, e.g. (0, 3, 64)."""
+    """Return the version of a checkout as numbers, e.g. (0, 8, 0)."""
     text = (host / VERSION_FILE).read_text(encoding="utf-8")
     numbers = re.search(r'__version__\s*=\s*"([\d.]+)', text)
     return tuple(int(n) for n in numbers.group(1).strip(".").split(".")) if numbers else ()

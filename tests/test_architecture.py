@@ -212,7 +212,7 @@ def test_version_is_the_same_everywhere(project):
 def test_registry_fields_are_complete(project):
     assert "comfyui" not in project["project"]["name"].lower()
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
-    assert project["tool"]["comfy"]["requires-comfyui"] == ">=0.3.64"
+    assert project["tool"]["comfy"]["requires-comfyui"] == ">=0.8.0"
     assert project["tool"]["comfy"]["PublisherId"] and project["tool"]["comfy"]["DisplayName"]
 
 

@@ -17,6 +17,7 @@ import comfy.patcher_extension
 import torch
 
 from ...attention import AttentionRun, Rows, Step, place
+from ..host.compat import Uncopied
 from .resolver import Resolver
 from .unet_features import features_in
 
@@ -45,7 +46,7 @@ class Layout:
     size: tuple[int, ...]
 
 
-class Forwards:
+class Forwards(Uncopied):
     """The forwards of one evaluation of some branches; opaque to the host, which copies lists and dicts.
 
     Args:
@@ -65,10 +66,6 @@ class Forwards:
         self._step = step
         self._features = features
         self._entries: Counter[tuple[int, ...]] = Counter()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Forwards:
-        # Hosts before 0.14 copy model_options in depth when a MODEL is cloned.
-        return self
 
     def options(self, model_options: dict[str, Any]) -> dict[str, Any]:
         """Return model_options under which the forwards follow the rules."""

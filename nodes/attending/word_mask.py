@@ -9,9 +9,9 @@ from comfy_api.latest import io
 
 from ...attention.heat_maps import THRESHOLDS
 from ...attention.word_list import parse_words
-from ..host.compat import declare, schema
+from ..host.compat import declare, pixels_of_a_cell, schema
 from ..host.inputs import text_input
-from ..host.latents import pixels_of_a_cell, source_samples
+from ..host.latents import source_samples
 from ..host.prompts import encode
 from ..inverting.link import InversionType, LinkedInversion, source_samples_of, standing_at
 from ..inverting.runs import check_model_fits

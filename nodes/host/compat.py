@@ -1,34 +1,45 @@
-"""What differs between the hosts that the pack supports, in one place.
-
-The host's schema and input classes grow new keyword arguments with every release, and an unknown one raises a
-TypeError at registration, which makes the whole pack vanish. Everything the pack declares goes through
-:func:`schema` and :func:`declare`, which drop what this host does not know.
-"""
+"""What differs between the hosts that the pack supports: 0.8.0 and newer. Every fork by the host's version is here."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import torch
 from comfy_api.latest import io
+from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
 
+# Pixels of a cell of the latent by the host's latent format, for hosts that do not say it (0.8.0). All other formats
+# have the 8 of the autoencoder of Stable Diffusion.
+_CELL = 8
+_CELLS = {
+    "SC_Prior": 42, "SC_B": 4, "LTXV": 32, "Wan22": 16, "Flux2": 16, "HunyuanVideo15": 16, "HunyuanImage21": 32,
+    "ChromaRadiance": 1,
+}  # fmt: skip
 
-def schema(**values: Any) -> io.Schema:
-    """Build an ``io.Schema`` from the keywords that this host knows.
+
+def known(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return those keywords that a function or class of this host takes.
 
     Args:
-        values: Keywords of the newest host's ``io.Schema``.
-
-    Returns:
-        The schema without the keywords that this host would refuse.
+        function: Of the host.
+        values: Keywords of the newest host; an unknown one is a TypeError, at registration for the whole pack.
     """
-    known = {field.name for field in dataclasses.fields(io.Schema)}
-    return io.Schema(**{key: value for key, value in values.items() if key in known})
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in values.items() if name in names}
+
+
+def schema(**values: Any) -> io.Schema:
+    """Build an ``io.Schema`` from the keywords that this host knows; ``search_aliases`` is younger than 0.8.0."""
+    return io.Schema(**known(io.Schema, values))
 
 
 def declare(factory: Callable[..., T], name: str | None = None, **values: Any) -> T:
@@ -42,9 +53,8 @@ def declare(factory: Callable[..., T], name: str | None = None, **values: Any) -
     Returns:
         The instance without the keywords that this host would refuse.
     """
-    known = inspect.signature(factory.__init__).parameters  # type: ignore[misc]
-    kept = {key: value for key, value in values.items() if key in known}
-    return factory(name, **kept) if name is not None else factory(**kept)
+    values = known(factory, values)
+    return factory(name, **values) if name is not None else factory(**values)
 
 
 def host_version() -> str:
@@ -62,3 +72,85 @@ def show_progress_text(node_id: str | None, text: str) -> None:
     instance = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if node_id is not None and instance is not None:
         instance.send_progress_text(text, node_id)
+
+
+class Uncopied:
+    """An object among model options that is handed on as it is: hosts before 0.14 copy them in depth."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Uncopied:
+        return self
+
+
+def pixels_of_a_cell(model: Any) -> int:
+    """Return how many pixels of the picture a cell of a MODEL's latent stands for, along each side."""
+    latent_format = model.get_model_object("latent_format")
+    told = getattr(latent_format, "spacial_downscale_ratio", None)
+    if told is not None:
+        return int(told)
+    return next((_CELLS[base.__name__] for base in type(latent_format).__mro__ if base.__name__ in _CELLS), _CELL)
+
+
+def text_is_first(block: Any) -> bool:
+    """Return whether a block of HunyuanVideo has the text in front of the clip; host 0.8.0 has it behind."""
+    return not getattr(block, "flipped_img_txt", False)
+
+
+def clip_of(target: Any, tensors: dict[str, Any], disable_dynamic: bool, **values: Any) -> comfy.sd.CLIP:
+    """Build a CLIP; ``disable_dynamic`` leaves out the streaming of weights, on hosts that stream them."""
+    return comfy.sd.CLIP(
+        target, state_dict=tensors, **known(comfy.sd.CLIP, {"disable_dynamic": disable_dynamic}), **values
+    )
+
+
+def patcher_class(disable_dynamic: bool) -> Any:
+    """Return the class around a network; ``disable_dynamic`` as in `clip_of`."""
+    plain = comfy.model_patcher.ModelPatcher
+    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+
+
+def is_streamed(patcher: Any) -> bool:
+    """Return whether the host streams the weights of a model, through buffers that the next layer overwrites."""
+    dynamic = getattr(patcher, "is_dynamic", None)
+    return callable(dynamic) and bool(dynamic())
+
+
+def whole_model(model: Any) -> Any:
+    """Return a MODEL whose weights stay in place for a backward pass: of a streamed one, a copy."""
+    return model.get_non_dynamic_delegate() if is_streamed(model) else model
+
+
+class _PlainRotation(TorchFunctionMode):
+    """Computes the rotary kernels, which have no gradient, by products, as newer hosts do while they train."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name == "apply_rope1":
+            return _rotated(*args)
+        if name == "apply_rope":
+            return _rotated(args[0], args[2]), _rotated(args[1], args[2])
+        return function(*args, **(kwargs or {}))
+
+
+def _rotated(x: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
+    """Return x (..., 2 n), whose neighbours are the pairs that each of the n (2, 2) rotations turns."""
+    pairs = x.to(rotations.dtype).reshape(*x.shape[:-1], -1, 1, 2)
+    turned = rotations[..., 0] * pairs[..., 0] + rotations[..., 1] * pairs[..., 1]
+    return turned.reshape(x.shape).type_as(x)
+
+
+@contextlib.contextmanager
+def training_switch() -> Iterator[None]:
+    """Let the host's custom kernels give way to differentiable ones; hosts from 0.14 on have a switch for that."""
+    management: Any = comfy.model_management
+    if not hasattr(management, "in_training"):
+        with _PlainRotation():
+            yield
+        return
+    before = management.in_training
+    management.in_training = True
+    try:
+        yield
+    finally:
+        management.in_training = before

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
-import comfy.model_management
 import torch
+
+from .compat import training_switch
 
 # Attention kernels that have no backward pass.
 _FORWARD_ONLY = ("attention_sage", "attention_flash", "attention3_sage")
@@ -56,7 +57,7 @@ def differentiable(*networks: torch.nn.Module) -> Iterator[None]:
         stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
         for network in networks:
             stack.enter_context(normal_weights(network))
-        stack.enter_context(_host_training_switch())
+        stack.enter_context(training_switch())
         yield
 
 
@@ -157,28 +158,6 @@ def refuse_quantised(model: Any) -> None:
                 f"model must have weights of 16 bits or more to be differentiated, got {kind}; "
                 "load it unquantised, in float16, bfloat16 or float32."
             )
-
-
-def whole_model(model: Any) -> Any:
-    """Return a MODEL whose weights stay in place: on hosts that stream them, a copy that does not."""
-    # Streamed weights share buffers, which the next layer overwrites before the backward pass reads them.
-    dynamic = getattr(model, "is_dynamic", None)
-    return model.get_non_dynamic_delegate() if callable(dynamic) and dynamic() else model
-
-
-@contextlib.contextmanager
-def _host_training_switch() -> Iterator[None]:
-    """Set the host's own switch (from 0.14 on) by which its custom kernels give way to differentiable ones."""
-    management: Any = comfy.model_management
-    before = getattr(management, "in_training", None)
-    if before is None:
-        yield
-        return
-    management.in_training = True
-    try:
-        yield
-    finally:
-        management.in_training = before
 
 
 def _same_storage(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,27 +13,6 @@ from typing import Any
 import comfy.sample
 import torch
 
-# Pixels of a cell of the latent by the host's latent format, for hosts that do not say it (0.8.0). All other formats
-# have the 8 of the autoencoder of Stable Diffusion.
-_CELL = 8
-_CELLS = {
-    "SC_Prior": 42, "SC_B": 4, "LTXV": 32, "Wan22": 16, "Flux2": 16, "HunyuanVideo15": 16, "HunyuanImage21": 32,
-    "ChromaRadiance": 1,
-}  # fmt: skip
-
-
-def pixels_of_a_cell(model: Any) -> int:
-    """Return how many pixels of the picture a cell of the model's latent stands for, along each side.
-
-    Args:
-        model: The MODEL.
-    """
-    latent_format = model.get_model_object("latent_format")
-    told = getattr(latent_format, "spacial_downscale_ratio", None)
-    if told is not None:
-        return int(told)
-    return next((_CELLS[base.__name__] for base in type(latent_format).__mro__ if base.__name__ in _CELLS), _CELL)
-
 
 def source_samples(model: Any, latent: dict[str, Any], what: str = "latent") -> torch.Tensor:
     """Return the samples of a LATENT, given the channels and dimensions that the model samples in.

@@ -19,7 +19,8 @@ from ...inversion import (
     with_noise,
 )
 from ..host.checks import check_cfg, refuse_skipping
-from ..host.gradients import refuse_quantised, whole_model
+from ..host.compat import whole_model
+from ..host.gradients import refuse_quantised
 from ..host.latents import into_model, source_samples
 from ..host.masks import EditArea
 from ..host.session import Branch, Guider, Session

@@ -10,7 +10,8 @@ from typing import Any
 from ...inversion import FitReport, Inversion, null_text, with_embeddings
 from ...inversion.null_text import by_euler
 from ..host.checks import check_cfg, refuse_other_guidance, refuse_skipping
-from ..host.gradients import refuse_quantised, whole_model
+from ..host.compat import whole_model
+from ..host.gradients import refuse_quantised
 from ..host.negative import unconditional_embedding
 from ..host.session import Branch, Guider, Session
 from ..host.unfinished import keep_unfinished

@@ -16,9 +16,9 @@ from ...inversion import Inversion, Method, adopt, blend, check_fit, invert, own
 from ...version import VERSION
 from ..attending.attended import Attended
 from ..host.checks import check_cfg, refuse_skipping
-from ..host.compat import host_version
+from ..host.compat import host_version, whole_model
 from ..host.fingerprint import fingerprint_conditioning, fingerprint_model
-from ..host.gradients import refuse_quantised, whole_model
+from ..host.gradients import refuse_quantised
 from ..host.latents import into_model, keep_outside, out_of_model, source_samples
 from ..host.masks import EditArea
 from ..host.parametrisation import model_sampling_of, space_of

@@ -27,6 +27,7 @@ from ...restoration.solvers.latent import (
 from ...restoration.solvers.red_diff import red_diff
 from ...restoration.solvers.temporal import TemporalConsistency
 from ..host.checks import refuse_inpainting, refuse_skipping
+from ..host.compat import is_streamed
 from ..host.gradients import differentiable
 from ..host.misfits import explained
 from ..host.parametrisation import coefficients, space_of
@@ -391,8 +392,7 @@ def refuse_streamed(patcher: Any, what: str) -> None:
     Raises:
         ValueError: If the host streams the weights of this model.
     """
-    dynamic = getattr(patcher, "is_dynamic", None)
-    if callable(dynamic) and dynamic():
+    if is_streamed(patcher):
         raise ValueError(
             f"{what} must hold its weights in place for gradients, got streamed ones; "
             "choose another latent_method, RestoreDDS, or start the host with --disable-dynamic-vram."

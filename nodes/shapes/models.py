@@ -7,7 +7,6 @@ on them: patches, prompt weights, offloading.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import comfy.utils
 import folder_paths
 
 from ...demo.models import KINDS, LCM_LORA, WEIGHTS
+from ..host.compat import clip_of, is_streamed, patcher_class
 from .network_classes import ShapesLatent, ShapesSD3, ShapesSD15, clip_target, mmdit_config, unet_config, vae_config
 from .weights import (
     check_complete,
@@ -71,8 +71,8 @@ def load_model(kind: str, weights: Path = WEIGHTS, disable_dynamic: bool = False
     check_complete(set(network.diffusion_model.state_dict()), tensors, folder)
     if not management.is_device_cpu(offload_device):
         network.to(offload_device)
-    patcher = _patcher_class(disable_dynamic)(network, load_device=load_device, offload_device=offload_device)
-    dynamic = {"assign": True} if _is_dynamic(patcher) else {}
+    patcher = patcher_class(disable_dynamic)(network, load_device=load_device, offload_device=offload_device)
+    dynamic = {"assign": True} if is_streamed(patcher) else {}
     network.load_model_weights(tensors, "", **dynamic)
     patcher.cached_patcher_init = (load_model, (kind, weights))
     return patcher
@@ -132,20 +132,16 @@ def load_clip(weights: Path = WEIGHTS, disable_dynamic: bool = False) -> comfy.s
     config, tensors = read_part(folder)
     read_json(weights / "tokenizer" / "vocab.json")
     tensors = text_tensors(tensors)
-    # Newer hosts take the tensors at once, because they may move the network to its device right away.
-    known = inspect.signature(comfy.sd.CLIP.__init__).parameters
-    offered = {"state_dict": tensors, "disable_dynamic": disable_dynamic}
-    clip = comfy.sd.CLIP(
+    clip = clip_of(
         clip_target(config, weights / "tokenizer"),
+        tensors,
+        disable_dynamic,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(tensors),
-        **{name: value for name, value in offered.items() if name in known},
     )
     # CLIP's temperature is of no use to a denoiser and not among the files.
     names = {name for name in clip.cond_stage_model.state_dict() if not name.endswith(".logit_scale")}
     check_complete(names, tensors, folder)
-    if "state_dict" not in known:
-        clip.load_sd(tensors, full_model=True)
     clip.patcher.cached_patcher_init = (_load_clip_patcher, (weights,))
     return clip
 
@@ -186,12 +182,3 @@ def _latent_format(weights: Path) -> ShapesLatent:
     preview = weights / "vae" / "latent_rgb.json"
     scale = read_json(weights / "vae" / "config.json")["scaling_factor"]
     return ShapesLatent(scale, read_json(preview) if preview.is_file() else None)
-
-
-def _patcher_class(disable_dynamic: bool) -> Any:
-    plain = comfy.model_patcher.ModelPatcher
-    return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
-
-
-def _is_dynamic(patcher: Any) -> bool:
-    return bool(getattr(patcher, "is_dynamic", lambda: False)())

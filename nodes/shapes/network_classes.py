@@ -25,7 +25,7 @@ class ShapesLatent(comfy.latent_formats.LatentFormat):
     """
 
     latent_channels = 4
-    # Newer hosts resize the zeros of EmptyLatentImage by this; host 0.3.64 does not know it.
+    # Newer hosts resize the zeros of EmptyLatentImage by this; host 0.8.0 does not know it.
     spacial_downscale_ratio = 4
 
     def __init__(self, scale: float = 1.0, preview: dict[str, Any] | None = None) -> None:

@@ -309,7 +309,7 @@ def origin(about: dict[str, Any]) -> dict[str, str]:
         project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
         found = {key: re.search(rf'^{key} = "(.+)"$', project, re.M) for key in ("name", "version")}
         return {"cnr_id": found["name"][1], "ver": found["version"][1]}  # type: ignore[index]
-    return {"cnr_id": "comfy-core", "ver": "0.3.64"}
+    return {"cnr_id": "comfy-core", "ver": "0.8.0"}
 
 
 def height_of(node: Node, about: dict[str, Any]) -> int:

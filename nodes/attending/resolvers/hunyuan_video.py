@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....attention.sites import Grid, Kind, Span
+from ...host.compat import text_is_first
 from ..blocks import DOUBLE_SINGLE, Blocks
 
 
@@ -37,8 +38,7 @@ class HunyuanVideo(Blocks):
         return (1, *patch) if len(patch) == 2 else patch
 
     def parts(self, kind: Kind, queries: int, keys: int, tokens: int) -> tuple[Span, Span | None]:
-        # Host 0.8.0 has the text last.
-        if getattr(self.network.double_blocks[0], "flipped_img_txt", False):
-            end = queries - self._text
-            return (end - tokens, end), (keys - self._text, keys)
-        return (queries - tokens, queries), (0, self._text)
+        if text_is_first(self.network.double_blocks[0]):
+            return (queries - tokens, queries), (0, self._text)
+        end = queries - self._text
+        return (end - tokens, end), (keys - self._text, keys)

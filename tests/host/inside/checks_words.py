@@ -349,16 +349,16 @@ def check_word_maps_of_every_architecture(pack):
 
 def check_the_picture_has_the_size_of_the_latent_format(pack):
     """Pixels of a cell as the host's formats have them, on hosts that say so and on those that do not."""
-    latents, formats = pack.module("nodes.host.latents"), comfy.latent_formats
+    compat, formats = pack.module("nodes.host.compat"), comfy.latent_formats
     for kind in tiny_dits.KINDS:
-        assert latents.pixels_of_a_cell(tiny_dits.model(kind)) == tiny_dits.TINY[kind].pixels, kind
-    assert latents.pixels_of_a_cell(_shapes(pack, "eps")[0]) == 4
+        assert compat.pixels_of_a_cell(tiny_dits.model(kind)) == tiny_dits.TINY[kind].pixels, kind
+    assert compat.pixels_of_a_cell(_shapes(pack, "eps")[0]) == 4
     model = tiny_dits.model("wan")
     known = {"Wan22": 16, "HunyuanImage21": 32, "Flux": 8, "Mochi": 8, "SC_B": 4, "ChromaRadiance": 1}
     for name, pixels in known.items():
         other = model.clone()
         other.add_object_patch("latent_format", getattr(formats, name)())
-        assert latents.pixels_of_a_cell(other) == pixels, name
+        assert compat.pixels_of_a_cell(other) == pixels, name
 
     class Silent(formats.Wan22):
         """A format of a host that does not say it, in a class of another pack."""
@@ -366,7 +366,7 @@ def check_the_picture_has_the_size_of_the_latent_format(pack):
         spacial_downscale_ratio = None
 
     other.add_object_patch("latent_format", Silent())
-    assert latents.pixels_of_a_cell(other) == 16
+    assert compat.pixels_of_a_cell(other) == 16
 
 
 def check_prompts_of_another_node_are_told(pack):
