@@ -61,55 +61,31 @@ def check_resample_with_attention(pack):
 
 def check_each_branch_has_its_own(pack):
     """Source and target under ControlNets of their own and one negative: each answers as it would alone."""
-    runs, guiders, paired, branches = (
-        pack.module(f"nodes.host.{name}") for name in ("runs", "guider", "paired", "branches")
-    )
-    samplers = pack.module("nodes.inverting.sampling")
+    session, attended = pack.module("nodes.host.session"), pack.module("nodes.attending.attended")
     for kind in UNETS:
         model, samples = pack.tiny.model(kind), pack.tiny.latent(kind)["samples"]
         plain, negative, (one, other), _ = _prompts(pack, kind)
 
-        def answer(guider, branch=None, samples=samples):
-            def ask(denoiser, device, on_step):
-                return denoiser(samples.double(), 2.0)
-
-            sampler = paired.PairedSampler(lambda a, b, *rest: ask(a if branch == "source" else b, *rest))
-            if branch is None:
-                sampler = samplers.ScriptedSampler(ask)
+        def answer(guider, *names, samples=samples, sigmas=(2.0, 0.0)):
+            copies = torch.cat([samples] * max(1, len(names))).double()
             with torch.inference_mode():
-                runs.drive(guider, sampler, samples, (2.0, 0.0))
-            return sampler.result
+                return guider.run(samples, sigmas, lambda run: run.denoiser(*names)(copies, 2.0))
 
         for source, target in ((one, other), (plain, other), (one, plain)):
-            both = paired.PairedGuider(model, source, target, negative, CFG, CFG)
-            wanted = {
-                "source": answer(guiders.SteadyGuider(model, source, negative, CFG)),
-                "target": answer(guiders.SteadyGuider(model, target, negative, CFG)),
-            }
-            for branch, alone in wanted.items():
-                assert torch.equal(answer(both, branch), alone), (kind, branch)
-            sides = {
-                "source": branches.Branch(source, negative, CFG),
-                "target": branches.Branch(target, negative, CFG),
-            }
+            sides = {"source": session.Branch(source, negative, CFG), "target": session.Branch(target, negative, CFG)}
+            wanted = {name: answer(session.Guider(model, {name: side})) for name, side in sides.items()}
+            for name, alone in wanted.items():
+                assert torch.equal(answer(session.Guider(model, sides), name), alone), (kind, name)
             for strength, window in ((0.0, (0.0, 1.0)), (1.0, (0.9, 1.0))):
-                rules = plan(pack, strength=strength, window=window)
-                guider = branches.BranchGuider(model, sides, rules)
-
-                def ask_both(denoiser, device, on_step, samples=samples):
-                    return denoiser(torch.cat([samples, samples]).double(), 2.0)
-
-                sampler = samplers.ScriptedSampler(ask_both)
-                with torch.inference_mode():
-                    runs.drive(guider, sampler, samples, (2.0, 1.0, 0.5, 0.0))
-                found = dict(zip(("source", "target"), sampler.result.chunk(2), strict=True))
-                for branch, alone in wanted.items():
-                    assert relative(found[branch], alone) < 1e-6, (kind, branch, strength)
+                guider = attended.attended_guider(model, sides, plan(pack, strength=strength, window=window))
+                both = answer(guider, *sides, sigmas=(2.0, 1.0, 0.5, 0.0)).chunk(2)
+                for (name, alone), ours in zip(wanted.items(), both, strict=True):
+                    assert relative(ours, alone) < 1e-6, (kind, name, strength)
 
 
 def check_what_is_brought_into_a_negative(pack):
     """GLIGEN as ControlNet; what the negative has stays, and parts of the picture are left out."""
-    completed = pack.module("nodes.host.guider").completed
+    completed = pack.module("nodes.host.session").completed
     net, own, boxes = object(), object(), ("position", None, [])
     asking = {"control": net, "control_apply_to_uncond": True}
     assert completed([asking], [{"uuid": 1}]) == [{"uuid": 1, "control": net}]

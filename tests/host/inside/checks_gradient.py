@@ -41,7 +41,7 @@ def _interrupted(call):
 
 def check_walk_gradient_is_that_of_finite_differences(pack):
     """At the noise of every kind and at the negative's embedding, on models built in inference mode, to 1e-3."""
-    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
+    session, inversion = pack.module("nodes.host.session"), pack.module("inversion")
     for kind in pack.tiny.KINDS:
         for method in ("fireflow",) if kind != "sd15" else ("fireflow", "midpoint"):
             model = pack.tiny.model(kind)
@@ -50,8 +50,8 @@ def check_walk_gradient_is_that_of_finite_differences(pack):
             stepper = inversion.get_method(method).down
             start = torch.randn(1, 8 if kind == "wan" else 77, pack.tiny.CONTEXT, generator=torch.Generator())
 
-            def slopes(denoiser, device, on_step, kind=kind, stepper=stepper, start=start, weights=weights, x=samples):
-                x = x.double()
+            def slopes(run, kind=kind, stepper=stepper, start=start, weights=weights, x=samples):
+                denoiser, x = run.denoiser(), x.double()
                 stages = () if kind == "flux" else (start,)
 
                 def value(state, embeddings):
@@ -84,9 +84,8 @@ def check_walk_gradient_is_that_of_finite_differences(pack):
                 assert all(tensor.is_inference() for tensor in tensors)
                 negative = None if kind == "flux" else pack.tiny.conditioning(kind, seed=5)
                 cfg = 1.0 if kind == "flux" else CFG
-                found = runs.run_script(
-                    model, pack.tiny.conditioning(kind), negative, cfg, samples, FALLING, slopes, gradients=True
-                )
+                source = session.Branch(pack.tiny.conditioning(kind), negative, cfg)
+                found = session.Guider(model, {"source": source}).run(samples, FALLING, slopes, gradients=True)
                 now = list(model.model.parameters()) + list(model.model.buffers())
                 assert all(a is b for a, b in zip(tensors, now, strict=True)), "weights were not put back"
             assert [part for part, *_ in found] == (["noise"] if kind == "flux" else ["noise", "embedding"])
@@ -260,13 +259,13 @@ def check_attention_reads_the_source_and_not_its_moved_noise(pack):
 
 def check_rows_of_different_size_in_half_precision(pack):
     """Through a float16 network a row whose loss counts a billionth of its neighbour's has the same gradient."""
-    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
+    session, inversion = pack.module("nodes.host.session"), pack.module("inversion")
     stepper = inversion.get_method("euler").down
     for kind in ("sd15", "sd3"):
         model, samples = pack.tiny.model(kind, dtype=torch.float16), pack.tiny.latent(kind, batch=2)["samples"]
 
-        def slopes(denoiser, device, on_step, x=samples):
-            found = []
+        def slopes(run, x=samples):
+            denoiser, found = run.denoiser(), []
             for weight in (1.0, 2.0**30):
                 weights = torch.tensor([1.0, weight], dtype=torch.float64).reshape(2, 1, 1, 1)
                 loss = inversion.walk_gradient(
@@ -276,9 +275,8 @@ def check_rows_of_different_size_in_half_precision(pack):
             return found
 
         with torch.inference_mode():
-            alike, apart = runs.run_script(
-                model, pack.tiny.conditioning(kind), None, 1.0, samples, FALLING, slopes, gradients=True
-            )
+            guider = session.Guider(model, {"source": session.Branch(pack.tiny.conditioning(kind))})
+            alike, apart = guider.run(samples, FALLING, slopes, gradients=True)
         for row in range(2):
             assert bool(alike[row].any()) and relative(apart[row], alike[row]) < 0.01, (kind, row)
 

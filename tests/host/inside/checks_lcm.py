@@ -212,8 +212,8 @@ def check_lcm_lora_is_that_of_diffusers(pack):
             guider = comfy.samplers.CFGGuider(model)
             guider.set_conds(_encode(clip, caption), _encode(clip, ""))
             guider.set_cfg(1.0)
-            probe = pack.module("nodes.inverting.sampling").ScriptedSampler(
-                lambda denoiser, device, on_step, x=x, sigma=sigma: denoiser(x.double(), sigma)
+            probe = pack.module("nodes.host.session").ScriptSampler(
+                lambda run, x=x, sigma=sigma: run.denoiser()(x.double(), sigma), standing_in=True
             )
             zeros = torch.zeros_like(x)
             guider.sample(zeros, zeros, probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)

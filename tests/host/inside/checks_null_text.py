@@ -31,20 +31,20 @@ def _fit(pack, kind, batch=1, model=None, inversion=None, **changes):
     return model, latent, inversion, pack.call("NullTextOptimize", **inputs)
 
 
-class _Gradient(comfy.samplers.Sampler):
-    """Compares gradients of one answer, and of the loss of a step, with central differences along them."""
+class _Gradient:
+    """A script that compares gradients of one answer, and of the loss of a step, with central differences."""
 
     def __init__(self, pack, x, sigma):
         self.pack, self.x, self.sigma = pack, x, sigma
 
-    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, quiet=True):
-        fit, gradients = self.pack.module("nodes.inverting.null_text_run"), self.pack.module("nodes.host.gradients")
+    def __call__(self, run):
+        guider, gradients = run.guider, self.pack.module("nodes.host.gradients")
         negative, core = self.pack.module("nodes.host.negative"), self.pack.module("inversion.null_text")
         before, conds = list(guider.inner_model.parameters()), guider.conds
         assert all(weight.is_inference() for weight in before)
         with gradients.differentiable(guider.inner_model):
             guider.conds = {name: gradients.deinference(cond) for name, cond in conds.items()}
-            source, unconditional = fit.branches(guider, extra_args, torch.float64)
+            source, unconditional = (run.denoiser("source", chunk=chunk) for chunk in ("cond", "uncond"))
             x, generator = self.x.clone(), torch.Generator().manual_seed(1)
             start = negative.unconditional_embedding(guider).float().expand(len(x), -1, -1).clone()
             own = guider.conds["negative"]
@@ -76,7 +76,6 @@ class _Gradient(comfy.samplers.Sampler):
             guider.conds = conds
         after = list(guider.inner_model.parameters())
         assert all(a is b for a, b in zip(before, after, strict=True)), "weights were not put back"
-        return noise
 
 
 def check_gradient_is_that_of_finite_differences(pack):
@@ -89,13 +88,11 @@ def check_gradient_is_that_of_finite_differences(pack):
             model, prompts, latent = trained(pack, kind, 3)
             latent = latent["samples"].repeat(2, 1, 1, 1)
         with torch.inference_mode():
-            guider = pack.module("nodes.host.guider").SteadyGuider(model, *prompts, CFG)
-            sampler = _Gradient(pack, latent.double(), 0.6)
-            guider.sample(
-                torch.zeros_like(latent), latent, sampler, torch.tensor([0.6, 0.0]), disable_pbar=True, seed=0
-            )
-        assert set(sampler.errors) == {"answer", "loss"}
-        assert max(sampler.errors.values()) < 1e-3, (kind, sampler.errors)
+            session = pack.module("nodes.host.session")
+            script = _Gradient(pack, latent.double(), 0.6)
+            session.Guider(model, {"source": session.Branch(*prompts, CFG)}).run(latent, (0.6, 0.0), script)
+        assert set(script.errors) == {"answer", "loss"}
+        assert max(script.errors.values()) < 1e-3, (kind, script.errors)
 
 
 def check_null_text_on_every_kind(pack):

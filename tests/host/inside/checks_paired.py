@@ -92,19 +92,19 @@ def check_paired_evaluates_as_the_method_says(pack):
 
 def _stock_denoiser(pack, model, space, positive, negative, cfg):
     """The model under one prompt, where each call is a run of a stock guider of its own."""
-    core, samplers = pack.module("inversion"), pack.module("nodes.inverting.sampling")
+    core, session = pack.module("inversion"), pack.module("nodes.host.session")
 
     def denoise(x, sigma):
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        probe = samplers.ScriptedSampler(lambda denoiser, device, on_step: denoiser(x, sigma))
+        probe = session.ScriptSampler(lambda run: run.denoiser()(x, sigma), standing_in=True)
         zeros = torch.zeros_like(x, dtype=torch.float32)
         with torch.inference_mode():
             guider.sample(zeros, zeros, probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
         return probe.result
 
-    floor = pack.module("nodes.host.denoiser").sigma_floor(
+    floor = pack.module("nodes.host.parametrisation").sigma_floor(
         model.get_model_object("model_sampling"), space, torch.float64
     )
     return core.Denoiser(denoise, space, floor)
@@ -191,7 +191,7 @@ def check_paired_leaves_everything_as_it_was(pack):
 
 def check_paired_interrupt_and_progress(pack):
     """An interrupt ends a run within one model call; progress counts the levels and shows finite pictures."""
-    paired, core = pack.module("nodes.editing.inversion_free_run"), pack.module("inversion")
+    session, core = pack.module("nodes.host.session"), pack.module("inversion")
     for node in INPUTS:
         with no_interrupt():
             counter = Counter(pack.tiny.model("sd15"), interrupt_after=3)
@@ -205,15 +205,15 @@ def check_paired_interrupt_and_progress(pack):
         _edit(pack, node, "sd15")
     seen = []
 
-    def script(source, target, device, on_step):
+    def script(run):
         rule = core.FlowEdit(n_min=2)
         clean = torch.randn(1, 16, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        return rule.edit(source, target, clean, (0.0, 0.25, 0.5, 1.0), 3, core.EditOptions(on_step=on_step))
+        source, target = run.denoiser("source"), run.denoiser("target")
+        return rule.edit(source, target, clean, (0.0, 0.25, 0.5, 1.0), 3, core.EditOptions(on_step=run.tell))
 
-    sampler = paired.PairedSampler(script)
-    guider = paired.PairedGuider(
-        pack.tiny.model("sd3"), pack.tiny.conditioning("sd3"), pack.tiny.conditioning("sd3", seed=9), None, 1.0, 1.0
-    )
+    sampler = session.ScriptSampler(script, standing_in=True)
+    prompts = {name: pack.tiny.conditioning("sd3", seed=seed) for name, seed in (("source", 0), ("target", 9))}
+    guider = session.Guider(pack.tiny.model("sd3"), {name: session.Branch(prompt) for name, prompt in prompts.items()})
     with torch.inference_mode():
         guider.sample(
             torch.zeros(1, 16, 8, 12),

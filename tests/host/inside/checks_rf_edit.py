@@ -41,97 +41,72 @@ def _rf_edit(pack, kind, model, batch=1, **changes):
 
 
 def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2):
-    """The same edit with the source in the same forward, put where the climb was asked, and the method written out."""
-    branches, plans = pack.module("nodes.attending.branches"), pack.module("attention")
-    runs, inversion = pack.module("nodes.inverting.runs"), pack.module("inversion")
-    record = linked
+    """The same edit with the source in the same run, put where the climb was asked, and the method written out."""
+    plans, library, session = pack.module("attention"), pack.module("inversion"), pack.module("nodes.host.session")
+    attended = pack.module("nodes.attending.attended")
     seen = {}
 
     def watch(denoiser):
         def answer(x, sigma):
             # What the first evaluation of a step sees is read at the upper end of the step, if not aligned.
-            levels = record.sigmas
-            at = next((i for i, s in enumerate(levels) if abs(s - sigma) < 1e-9), None)
+            sigmas = linked.sigmas
+            at = next((i for i, s in enumerate(sigmas) if abs(s - sigma) < 1e-9), None)
             first = at is not None or sigma <= denoiser.sigma_floor
             if first and not aligned:
                 at = 0 if at is None else at
-                key = levels[at + 1] if at + 1 < len(levels) else None
+                key = sigmas[at + 1] if at + 1 < len(sigmas) else None
             else:
                 key = sigma
             if key is not None:
                 seen[round(float(key), 6)] = (x.clone(), sigma)
             return denoiser(x, sigma)
 
-        return inversion.Denoiser(answer, denoiser.space, denoiser.sigma_floor)
+        return library.Denoiser(answer, denoiser.space, denoiser.sigma_floor)
 
-    def climb(denoiser, device, on_step):
-        again = inversion.invert(watch(denoiser), record.x0, record.sigmas, record.index, method)
-        assert torch.equal(again.x, record.x), "the climb that keeps attention must be the inversion"
+    def climb(run):
+        again = library.invert(watch(run.denoiser()), linked.x0, linked.sigmas, linked.index, method)
+        assert torch.equal(again.x, linked.x), "the climb that keeps attention must be the inversion"
         if aligned:
-            seen[round(record.sigma, 6)] = (record.x, record.sigma)
-        return again
+            seen[round(linked.sigma, 6)] = (linked.x, linked.sigma)
 
-    runs.run_script(model, linked.source, None, 1.0, linked.samples, record.falling, climb)
+    source = session.Branch(linked.source)
+    session.Guider(model, {"source": source}).run(linked.samples, linked.falling, climb)
     family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
-    settings = plans.Settings(layers="all", start=0.0, end=inject / record.index)
+    settings = plans.Settings(layers="all", start=0.0, end=inject / linked.index)
     plan = plans.get_preset("rf_edit").build(settings, family)
 
-    class Beside:
-        """Both branches in one call; a source of another level than the target has a row of its own level."""
+    def seen_at(sigma):
+        key = round(sigma, 6)
+        if key not in seen:  # FireFlow's first evaluation of the way down
+            key = round(0.5 * (linked.falling[0] + linked.falling[1]), 6)
+        return seen[key]
 
-        def __init__(self, guider):
-            self.guider = guider
+    class OwnSigmas(attended.Attended):
+        """Each branch at its own sigma, in a forward of its own."""
 
-        def __call__(self, x, sigma, model_options=None, seed=None):
-            guider = self.guider
-            if not guider.active(model_options, float(sigma[0])):
-                options = guider.asking(model_options, ["target"], ["target"])
-                return guider(x, sigma, model_options=options, seed=seed)
-            key = round(float(sigma[0]), 6)
-            if key not in seen:  # FireFlow's first evaluation of the way down
-                levels = record.falling
-                key = round(0.5 * (levels[0] + levels[1]), 6)
-            state, level = seen[key]
-            options = guider.asking(model_options, ["source", "target"], ["target"])
-            both = torch.cat([state.to(x), x])
-            guider.levels = torch.cat([torch.full_like(sigma, max(level, 1e-8)), sigma])
-            return guider(both, torch.cat([sigma, sigma]), model_options=options, seed=seed)[-x.shape[0] :]
+        together = False
 
-    class Own(branches.BranchGuider):
-        """Each branch at its own level."""
-
-        def _evaluate(self, asked, states, rows, options, step):
-            items = rows.shape[0]
-            found = {}
-            for chunk in ("cond", "uncond"):
-                for place, name in enumerate(asked.names):
-                    if chunk not in self._chunks(name, asked, options):
-                        continue
-                    level = rows if len(asked.names) == 1 else self.levels[place * items : (place + 1) * items]
-                    layout = branches.Layout((name,), chunk, items, tuple(states[name].shape[-2:]))
-                    cond = self.conds[name if chunk == "cond" else self._negatives[name]]
-                    found[name, chunk] = self._forward(layout, cond, states[name], level, options, step, {})
-            return found
+        def forwards(self, guider, call, states, sigmas, options, answers):
+            for forward in super().forwards(guider, call, states, sigmas, options, answers):
+                if torch.equal(forward.x, states["source"]):
+                    own = max(seen_at(float(sigmas[0]))[1], 1e-8)
+                    forward.sigmas = torch.full_like(forward.sigmas, own)
+                yield forward
 
     uncond = None if cfg == 1.0 else negative_of(kind)
-    source = branches.Branch(linked.source)
-    guider = Own(model, {"source": source, "target": branches.Branch(target_of(kind), uncond, cfg)}, plan)
+    sides = {
+        "source": session.Branch(linked.source, at=lambda sigma, device: seen_at(sigma)[0]),
+        "target": session.Branch(target_of(kind), uncond, cfg),
+    }
 
-    def descend(denoiser, device, on_step):
-        return inversion.replay(record, denoiser, denoiser)
+    def descend(run):
+        denoiser = run.denoiser()
+        return library.replay(linked, denoiser, denoiser)
 
-    class Sampler(pack.module("nodes.inverting.sampling").ScriptedSampler):
-        def sample(self, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
-            denoiser = pack.module("nodes.host.denoiser").denoiser_of(
-                Beside(guider), guider.inner_model.model_sampling, extra_args, torch.float64, guider
-            )
-            self.result = descend(denoiser, noise.device, None)
-            return torch.zeros_like(noise)
-
-    sampler = Sampler(None)
     with torch.inference_mode():
-        runs.drive(guider, sampler, linked.samples, record.falling)
-    return pack.module("nodes.host.latents").out_of_model(model, sampler.result, torch.float32)
+        guider = session.Guider(model, sides, OwnSigmas(model, sides, plan))
+        state = guider.run(linked.samples, linked.falling, descend)
+    return pack.module("nodes.host.latents").out_of_model(model, state, torch.float32)
 
 
 def check_bank_is_sharing(pack):
@@ -243,7 +218,7 @@ def check_rf_edit_interrupt(pack):
         with no_interrupt():
             try:
                 _rf_edit(pack, "sd3", counter.model)
-            except pack.module("nodes.host.denoiser").comfy.model_management.InterruptProcessingException:
+            except pack.module("nodes.host.session").comfy.model_management.InterruptProcessingException:
                 pass
             else:
                 raise AssertionError("the run must have been interrupted")

@@ -336,10 +336,10 @@ def check_word_maps_of_every_architecture(pack):
         before = snapshot(model)
         prompt, conditioning = _by_table(pack, kind, "a red cat on a mat", kind in tiny_dits.READS_CLIP)
         samples = tiny_dits.latent(kind, batch=2, size=(4, 6), frames=2)["samples"]
-        levels = maps.levels_of(model, 0.3, 0.7, 2)
+        sigmas = maps.sigmas_of(model, 0.3, 0.7, 2)
         states = maps.latent_states(model, samples, 0)
         with torch.inference_mode():
-            heat = maps.read_words(model, prompt, conditioning, words, samples, levels, states, "all")
+            heat = maps.read_words(model, prompt, conditioning, words, samples, sigmas, states, "all")
         frames = samples.shape[2] if samples.ndim == 5 else 1
         assert heat.shape[:3] == (2, 2, frames) and heat.shape[3] * 3 == heat.shape[4] * 2, (kind, heat.shape)
         assert bool((heat > 0).all()) and float(heat.sum(1).max()) <= 1.0, kind
