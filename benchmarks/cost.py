@@ -67,7 +67,7 @@ class Bench:
         shape = (1, overhead.TOKENS, overhead.CONTEXT)
         self.source, self.target, self.negative = ([[torch.randn(shape, generator=draw), {}]] for _ in range(3))
         self.latent = {"samples": torch.randn(1, 4, size, size, generator=draw)}
-        self.levels = self.part("nodes.host.grid").rising_sigmas(self.model, "normal", steps)
+        self.levels = self.part("nodes.host.schedule").rising_sigmas(self.model, "normal", steps)
 
     def part(self, dotted: str) -> Any:
         """A module of the pack."""
@@ -97,11 +97,15 @@ class Bench:
         sigma = torch.full((1,), 1.0, dtype=x.dtype)
         return self.model.model.apply_model(x, sigma, c_crossattn=text, transformer_options={})
 
+    def branch(self, prompt: Any = None) -> Any:
+        """A prompt, that of the source if none is given, as a branch of a run at cfg 1."""
+        return self.part("nodes.host.session").Branch(self.source if prompt is None else prompt)
+
     def there_and_back(self, name: str) -> Row:
         """A method of the registry, up and down."""
         import torch
 
-        inversion, runs = self.part("inversion"), self.part("nodes.host.runs")
+        inversion, runs = self.part("inversion"), self.part("nodes.inverting.runs")
         cls = inversion.METHODS[name]
         shorter = {"iterations": ITERATIONS, "stop": 0.0} if cls.needs_gradients else {}
         known = {setting.name for setting in cls.parameters()}
@@ -110,8 +114,8 @@ class Bench:
 
         def run() -> None:
             with torch.inference_mode():
-                linked = runs.run_invert(self.model, self.source, self.latent, self.levels, 1.0, method)
-                runs.run_replay(self.model, linked)
+                climb = runs.Climb(self.levels, self.steps, method)
+                runs.run_replay(self.model, runs.run_invert(self.model, self.branch(), self.latent, climb))
 
         calls = method.evaluations(self.steps) + method.evaluations(self.steps, rising=False)
 
@@ -125,13 +129,13 @@ class Bench:
         """An edit without an inversion."""
         import torch
 
-        rule, paired = cls(), self.part("nodes.host.paired")
+        rule, edits = cls(), self.part("nodes.editing.inversion_free_run")
 
         def run() -> None:
             with torch.inference_mode():
-                paired.run_paired(
-                    self.model, self.source, self.target, None, self.latent, self.levels, self.steps, rule, 0, 1.0, 1.0
-                )
+                start = edits.Start(self.levels, self.steps, 0)
+                sides = self.branch(), self.branch(self.target)
+                edits.run_inversion_free(self.model, *sides, self.latent, rule, start)
 
         calls = sum(rule.evaluations(self.steps))
         return Row(rule.name, "plain", run, lambda: self.forwards(calls), calls)
@@ -142,19 +146,19 @@ class Bench:
         import torch
 
         more, steps = 3, 2
-        fit, runs, inversion = (self.part(name) for name in ("nodes.host.null_text", "nodes.host.runs", "inversion"))
-        levels = self.part("nodes.host.grid").rising_sigmas(self.model, "normal", steps)
+        fit, runs = self.part("nodes.inverting.null_text_run"), self.part("nodes.inverting.runs")
+        climb = runs.climb_of(
+            self.model, steps, "normal", 1.0, self.part("inversion").get_method("ddim"), keep_path=True
+        )
         with torch.inference_mode():
-            linked = runs.run_invert(
-                self.model, self.source, self.latent, levels, 1.0, inversion.get_method("ddim"), keep_path=True
-            )
+            inversion = runs.run_invert(self.model, self.branch(), self.latent, climb)
 
         def timed(inner: int) -> dict[str, float]:
             settings = fit.FitSettings(7.5, inner, 0.01, 0.0, 0.0)
 
             def run() -> None:
                 with torch.inference_mode():
-                    fit.run_null_text(self.model, linked, self.negative, settings, save_unfinished=False)
+                    fit.run_null_text(self.model, inversion, self.negative, settings, save_unfinished=False)
 
             return overhead.measure(run, self.counter)
 
@@ -179,16 +183,16 @@ class Bench:
         """Differentiate a walk in a run of the host; `around` may wrap the denoiser."""
         import torch
 
-        inversion, runs = self.part("inversion"), self.part("nodes.host.runs")
+        inversion, session = self.part("inversion"), self.part("nodes.host.session")
 
-        def script(denoiser: Any, device: Any, on_step: Any) -> Any:
-            stepper = inversion.get_method("euler").down
+        def script(run: Any) -> Any:
+            denoiser, stepper = run.denoiser(), inversion.get_method("euler").down
             x = float(falling[0]) * self.latent["samples"].double()
             return inversion.walk_gradient(around(denoiser), x, falling, stepper, lambda end: end.square().sum())
 
         samples = self.latent["samples"]
         with torch.inference_mode():
-            runs.run_script(self.model, self.source, None, 1.0, samples, tuple(falling), script, gradients=True)
+            session.Guider(self.model, {"source": self.branch()}).run(samples, tuple(falling), script, gradients=True)
 
     def rows(self) -> list[Row]:
         """Everything that there is to measure."""

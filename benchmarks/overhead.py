@@ -132,7 +132,7 @@ def inside(steps: int, repeats: int, channels: int, size: int) -> None:
 
     sys.argv = own
     pack = runpy.run_path(str(ROOT / "_standalone.py"))["load_package"]()
-    invert_node = importlib.import_module(f"{pack.__name__}.nodes.invert").Invert
+    invert_node = importlib.import_module(f"{pack.__name__}.nodes.inverting.invert").Invert
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import provenance
 
