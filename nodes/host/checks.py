@@ -79,14 +79,14 @@ def _patch_names(model: Any) -> Iterator[str]:
             yield getattr(patch, "__qualname__", type(patch).__qualname__)
 
 
-def check_state_fits(record: Inversion, shape: Sequence[int]) -> None:
-    """Refuse a latent of another size than the record's.
+def check_state_fits(inversion: Inversion, shape: Sequence[int]) -> None:
+    """Refuse a latent of another size than the inversion's.
 
     Raises:
         ValueError: If the shapes differ.
     """
-    if tuple(shape) != record.shape:
+    if tuple(shape) != inversion.shape:
         raise ValueError(
-            f"latent must have the record's size {record.shape}, got {tuple(shape)}; "
+            f"latent must have the inversion's size {inversion.shape}, got {tuple(shape)}; "
             "connect the LATENT output of Invert, or invert again at this size."
         )

@@ -8,13 +8,13 @@ from pathlib import Path
 import folder_paths
 
 SUFFIX = ".safetensors"
-NOTHING_SAVED = "(no record saved yet)"
+NOTHING_SAVED = "(nothing saved yet)"
 
 _FOLDERS = ("output", "input")
 
 
-def list_records() -> list[str]:
-    """Return the record files of the output and input folders, newest first, each marked with its folder."""
+def list_saved() -> list[str]:
+    """Return the saved inversions in the output and input folders, newest first, each marked with its folder."""
     found: list[tuple[float, str]] = []
     for folder in _FOLDERS:
         base = Path(_base(folder))
@@ -26,8 +26,8 @@ def list_records() -> list[str]:
     return [name for _, name in sorted(found, key=lambda pair: (-pair[0], pair[1]))]
 
 
-def resolve_record(name: str) -> Path:
-    """Return the file that a record's name stands for.
+def resolve_saved(name: str) -> Path:
+    """Return the file that a name stands for.
 
     Args:
         name: Path within the output or input folder, with " [output]" or " [input]" behind it; without a mark the
@@ -49,19 +49,19 @@ def resolve_record(name: str) -> Path:
             return path
     if all(_inside(_base(folder), text) is None for folder in folders):
         raise ValueError(
-            f"record must lie in the output or input folder, got {name!r}; move the file there and give its name."
+            f"file must lie in the output or input folder, got {name!r}; move the file there and give its name."
         )
-    raise ValueError(f"record must name a saved {SUFFIX} file, got {name!r}; save one with SaveInversion first.")
+    raise ValueError(f"file must name a saved {SUFFIX} file, got {name!r}; save one with SaveInversion first.")
 
 
-def new_record_path(prefix: str) -> tuple[Path, str]:
-    """Return a free path for a record in the output folder, making its subfolder.
+def new_path(prefix: str) -> tuple[Path, str]:
+    """Return a free path for an inversion in the output folder, making its subfolder.
 
     Args:
         prefix: Name, with subfolders before it if wanted; the host's %year% and the like are filled in.
 
     Returns:
-        The path and the name under which :func:`resolve_record` finds it.
+        The path and the name under which :func:`resolve_saved` finds it.
 
     Raises:
         ValueError: If the prefix is empty or leaves the output folder.

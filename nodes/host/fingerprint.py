@@ -24,7 +24,7 @@ def fingerprint_model(model: Any) -> str:
     It hashes the class names of model and network, the parametrisation, the names and sizes of all weight
     matrices, and the signs of a sample of their entries. Signs survive every cast (float32, float16, bfloat16,
     float8), so that the same file loaded in another format on another machine keeps its fingerprint; LoRA patches
-    are looked through, so that a record can be edited with a LoRA that was not there when it was made.
+    are looked through, so that an inversion can be edited with a LoRA that was not there when it was made.
 
     Args:
         model: The MODEL, loaded or not.

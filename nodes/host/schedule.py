@@ -100,6 +100,6 @@ def read_sigmas(sigmas: torch.Tensor) -> tuple[float, ...]:
     return tuple(unique)
 
 
-def falling_tensor(record: Inversion) -> torch.Tensor:
-    """Return the way down from a record's state as the host's SIGMAS: shape (level + 1,), float32 on the CPU."""
-    return torch.tensor(record.falling, dtype=torch.float32)
+def falling_tensor(inversion: Inversion) -> torch.Tensor:
+    """Return the way down from an inversion's state as the host's SIGMAS: shape (index + 1,), float32 on the CPU."""
+    return torch.tensor(inversion.falling, dtype=torch.float32)

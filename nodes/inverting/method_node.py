@@ -42,7 +42,7 @@ class MethodNode(io.ComfyNode):
 
     @classmethod
     def outputs(cls) -> list[Any]:
-        """What comes out: a record whose states fit neither a LATENT nor a NOISE travels in the INVERSION alone."""
+        """What comes out: an inversion whose states fit neither a LATENT nor a NOISE travels in the INVERSION alone."""
         return [inversion_output(), sigmas_output()]
 
     @classmethod

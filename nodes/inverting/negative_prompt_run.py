@@ -1,4 +1,4 @@
-"""Negative-prompt inversion on a model of the host: a record's way down with the source as its own negative."""
+"""Negative-prompt inversion on a model of the host: an inversion's way down with the source as its own negative."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class NoiseOptimize(io.ComfyNode):
                     "save_unfinished",
                     default=True,
                     optional=True,
-                    tooltip="When stopped, save the best noise so far as a record in output/retrace.",
+                    tooltip="When stopped, save the best noise so far as a file in output/retrace.",
                 ),
             ],
             outputs=[

@@ -100,7 +100,7 @@ class NullTextOptimize(io.ComfyNode):
                     "save_unfinished",
                     default=True,
                     optional=True,
-                    tooltip="When stopped, save the steps that are done as a record in output/retrace. Load it with "
+                    tooltip="When stopped, save the steps that are done as a file in output/retrace. Load it with "
                     "LoadInversion and connect it here to go on.",
                 ),
             ],

@@ -1,4 +1,4 @@
-"""SaveInversion and LoadInversion: records as files."""
+"""SaveInversion and LoadInversion: inversions as files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ...inversion import load, save
 from ..host.compat import declare, schema
-from ..host.files import NOTHING_SAVED, list_records, new_record_path, resolve_record
+from ..host.files import NOTHING_SAVED, list_saved, new_path, resolve_saved
 from .link import InversionType, LinkedInversion
 
 
@@ -43,7 +43,7 @@ class SaveInversion(io.ComfyNode):
             outputs=[
                 declare(
                     io.String.Output,
-                    display_name="record",
+                    display_name="file",
                     tooltip="Name of the saved file, for the path input of LoadInversion.",
                 )
             ],
@@ -51,8 +51,8 @@ class SaveInversion(io.ComfyNode):
 
     @classmethod
     def execute(cls, inversion: LinkedInversion, filename_prefix: str, half: bool) -> io.NodeOutput:
-        """Write the record."""
-        path, name = new_record_path(filename_prefix)
+        """Write the file."""
+        path, name = new_path(filename_prefix)
         save(inversion, path, half)
         return io.NodeOutput(name, ui=ui.PreviewText(f"Saved {name}, {path.stat().st_size:,} bytes"))
 
@@ -73,9 +73,9 @@ class LoadInversion(io.ComfyNode):
             inputs=[
                 declare(
                     io.Combo.Input,
-                    "record",
-                    options=list_records() or [NOTHING_SAVED],
-                    tooltip="A record in the output or input folder. Press R to refresh the list.",
+                    "file",
+                    options=list_saved() or [NOTHING_SAVED],
+                    tooltip="A saved inversion in the output or input folder. Press R to refresh the list.",
                 ),
                 declare(
                     io.String.Input,
@@ -95,33 +95,33 @@ class LoadInversion(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, record: str | None = None, path: str | None = "") -> bool | str:
+    def validate_inputs(cls, file: str | None = None, path: str | None = "") -> bool | str:
         """Refuse a name that stands for no file, in a sentence, before anything runs.
 
         The host hands None for an input that comes over a link, whose value is not known yet.
         """
         try:
-            if path is not None and (path or record is not None):
-                resolve_record(path or record or "")
+            if path is not None and (path or file is not None):
+                resolve_saved(path or file or "")
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, record: str | None = None, path: str | None = None) -> str:
-        """Change with the file, so that a record that was overwritten is read again."""
+    def fingerprint_inputs(cls, file: str | None = None, path: str | None = None) -> str:
+        """Change with the file, so that a file that was overwritten is read again."""
         try:
-            file = resolve_record(path or record or "")
+            file = resolve_saved(path or file or "")
         except ValueError:
             return "missing"
         status = file.stat()
         return f"{file}:{status.st_mtime_ns}:{status.st_size}"
 
     @classmethod
-    def execute(cls, record: str, path: str | None = None) -> io.NodeOutput:
-        """Read the record."""
-        loaded = load(resolve_record(path or record))
-        # The command marks its records so; its fingerprints of models and prompts are of another kind.
+    def execute(cls, file: str, path: str | None = None) -> io.NodeOutput:
+        """Read the file."""
+        loaded = load(resolve_saved(path or file))
+        # The command marks its own so; its fingerprints of models and prompts are of another kind.
         if "retrace" in loaded.meta and "host" not in loaded.meta:
             raise ValueError(
                 "file must be made in ComfyUI, got one of the standalone command; "

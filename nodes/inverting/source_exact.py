@@ -1,4 +1,4 @@
-"""Methods whose record holds what each step of the source misses, as nodes: DirectInversion and NoiseMapInvert."""
+"""Methods whose inversion holds what each step of the source misses, as nodes: DirectInversion and NoiseMapInvert."""
 
 from __future__ import annotations
 

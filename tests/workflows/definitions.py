@@ -25,7 +25,7 @@ from retrace_tests.workflows.parts import side_by_side as _side_by_side
 from retrace_tests.workflows.parts import start as _start
 
 # The list's own entry for an empty folder: a template must not name a file of ours.
-NOTHING_SAVED = "(no record saved yet)"
+NOTHING_SAVED = "(nothing saved yet)"
 
 
 def invert_and_reconstruct() -> Graph:
@@ -174,7 +174,7 @@ def save_and_load() -> Graph:
     negative = _prompt(graph, start, 1, "Negative prompt", "")
     inversion = graph.add("Invert", 2, model=start.model[0], source=start.source[0], latent=start.latent[0])
     saved = graph.add("SaveInversion", 3, inversion=inversion[0], filename_prefix=f"retrace/{graph.name}")
-    loaded = graph.add("LoadInversion", 3, record=NOTHING_SAVED, path=saved[0])
+    loaded = graph.add("LoadInversion", 3, file=NOTHING_SAVED, path=saved[0])
     back = graph.add(
         "Resample",
         4,

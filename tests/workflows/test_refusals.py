@@ -153,9 +153,9 @@ def test_a_mask_of_another_batch(server):
     refused(server, prompt, "mask", "got 3")
 
 
-def loading(record, **changed):
+def loading(saved_file, **changed):
     prompt = start()
-    prompt["load"] = node("LoadInversion", record=record, **changed)
+    prompt["load"] = node("LoadInversion", file=saved_file, **changed)
     prompt["edit"] = edit(["load", 0])
     prompt["keep"] = keep(["edit", 0], "loaded_made_by_test")
     return prompt
@@ -185,17 +185,17 @@ def test_a_record_that_is_gone(server):
 @pytest.mark.parametrize(
     "name", ["../outside.safetensors", "a/../../outside.safetensors", "{base}/outside.safetensors"]
 )
-@pytest.mark.parametrize("way", ["record", "path"])
+@pytest.mark.parametrize("way", ["file", "path"])
 def test_loading_from_outside(server, saved, name, way):
     # A good record, so that nothing but the place can be wrong.
     shutil.copy(saved[1], server.base / "outside.safetensors")
     name = name.format(base=server.base)
-    if way == "record":
+    if way == "file":
         prompt = loading(f"{name} [output]")
     else:
-        prompt = loading("(no record saved yet)", path=["text", 0])
+        prompt = loading("(nothing saved yet)", path=["text", 0])
         prompt["text"] = node("PrimitiveString", value=name)
-    refused(server, prompt, "record must lie in the output or input folder")
+    refused(server, prompt, "file must lie in the output or input folder")
 
 
 @pytest.mark.parametrize("prefix", ["../escaped", "/tmp/escaped", "a/../../escaped"])

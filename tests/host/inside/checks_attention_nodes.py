@@ -285,7 +285,7 @@ def check_loaded_and_fitted_records(pack):
     """A record from a file asks for its source; fitted embeddings stand in for the negative beside a source too."""
     model, linked = inverted(pack, "sd15")
     (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/attended", half=False)
-    (loaded,) = pack.call("LoadInversion", record=name)
+    (loaded,) = pack.call("LoadInversion", file=name)
     rules = plan(pack)
     refuses(lambda: resampled(pack, model, loaded, "sd15", rules), "source must be connected to control attention")
     found = resampled(pack, model, loaded, "sd15", rules, source=linked.source)

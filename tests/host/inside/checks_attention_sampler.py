@@ -188,7 +188,7 @@ def check_attended_samplers_refuse(pack):
     refuses(lambda: advanced(model, target_of(kind), _rf(pack, linked, rules), sigmas, small), "the record's size")
     refuses(runs(_rf(pack, linked, rules), model=tiny_dits.model(kind, seed=1)), "model must be the one")
     (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/sampler", half=False)
-    (loaded,) = pack.call("LoadInversion", record=name)
+    (loaded,) = pack.call("LoadInversion", file=name)
     for make in (_rf, _resume):
         refuses(lambda m=make: m(pack, loaded, rules), "source must be connected to control attention")
         found = runs(make(pack, loaded, rules, source=linked.source))()

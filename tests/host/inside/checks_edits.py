@@ -38,6 +38,7 @@ def check_outside_the_mask_is_bit_equal(pack):
 
 def check_masks_hold_at_every_step(pack):
     """Not only at the end: after each step the state outside is the source's own, recorded or re-noised."""
+    Branch, EditArea = pack.module("nodes.host.session").Branch, pack.module("nodes.host.masks").EditArea  # noqa: N806
     runs = pack.module("nodes.inverting.runs")
     for kind in ("sd15", "flux", "wan"):
         for keep_path in (False, True):
@@ -53,7 +54,7 @@ def check_masks_hold_at_every_step(pack):
                 assert torch.equal(report.x[outside], record.state_at(record.sigmas[level])[outside]), level
 
             with torch.inference_mode():
-                runs.run_replay(model, linked, pack.tiny.conditioning(kind, seed=9), mask=mask, tap=tap)
+                runs.run_replay(model, linked, Branch(pack.tiny.conditioning(kind, seed=9)), EditArea(mask), tap=tap)
             assert levels == list(range(STEPS))[::-1]
 
 
@@ -64,7 +65,7 @@ def check_mask_survives_the_file(pack):
         latent["samples"][..., 0, :] = 0.0
         model, _, _, (linked, *_) = invert(pack, kind, latent=latent)
         (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="masks/one", half=False)
-        (loaded,) = pack.call("LoadInversion", record=name)
+        (loaded,) = pack.call("LoadInversion", file=name)
         assert loaded.samples is None and loaded.source is None
         target = pack.tiny.conditioning(kind, seed=9)
         inputs = {"model": model, "cfg": 1.0, "positive": target, "mask": _mask(latent)}

@@ -184,7 +184,7 @@ def check_interrupted_optimisation_keeps_the_best(pack):
         counter = Counter(model, interrupt_after=70)
         _interrupted(lambda: _optimize(pack, "sd15", model=counter.model, inversion=inversion, iterations=8))
     (kept,) = files() - before
-    (loaded,) = pack.call("LoadInversion", record=f"retrace/{kept.name} [output]")
+    (loaded,) = pack.call("LoadInversion", file=f"retrace/{kept.name} [output]")
     # Two noises were judged by then: the inverted one, and that of the first update.
     _, _, (short, *_) = _optimize(pack, "sd15", model=model, inversion=inversion, iterations=1)
     assert relative(loaded.x, short.x) < 1e-6
@@ -216,7 +216,7 @@ def check_gradient_refusals(pack):
     refused("mask must mark some of every picture", mask=torch.zeros(1, 64, 96))
     refused("cfg must be 1 without a negative", negative=None)
     (name,) = pack.call("SaveInversion", inversion=inversion, filename_prefix="retrace/bare", half=False)
-    (loaded,) = pack.call("LoadInversion", record=name)
+    (loaded,) = pack.call("LoadInversion", file=name)
     refused("source must be connected to reconstruct", inversion=loaded, positive=None, negative=None)
     cached = counter.model.clone()
     cached.add_wrapper_with_key("outer_sample", "easycache", lambda executor, *a, **k: executor(*a, **k))

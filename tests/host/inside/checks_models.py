@@ -71,7 +71,7 @@ def check_exact_methods_are_exact(pack):
         for method in exact:
             model, source, latent, (linked, out, _, sigmas) = invert(pack, kind, method=method)
             (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="exact", half=False)
-            (loaded,) = pack.call("LoadInversion", record=name)
+            (loaded,) = pack.call("LoadInversion", file=name)
             for each, given in ((linked, None), (loaded, source)):
                 (back,) = pack.call("Resample", model=model, inversion=each, cfg=1.0, source=given)
                 assert relative(back["samples"], latent["samples"]) < 1e-6, (kind, method)

@@ -166,7 +166,7 @@ def check_interrupted_fit_is_kept(pack):
         _interrupted(lambda: _fit(pack, "sd15", model=counter.model, inversion=inversion))
         assert counter.calls == 9
     (kept,) = files() - before
-    (loaded,) = pack.call("LoadInversion", record=f"retrace/{kept.name} [output]")
+    (loaded,) = pack.call("LoadInversion", file=f"retrace/{kept.name} [output]")
     assert len(loaded.embeddings) == 1
     source = pack.tiny.conditioning("sd15")
     refuses(lambda: _fit(pack, "sd15", model=model, inversion=loaded), "source must be connected")
@@ -187,7 +187,7 @@ def check_fitted_records_travel(pack):
         source, negative = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, seed=5)
         (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
         (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/fitted", half=False)
-        (loaded,) = pack.call("LoadInversion", record=name)
+        (loaded,) = pack.call("LoadInversion", file=name)
         (again,) = pack.call("Resample", model=model, inversion=loaded, cfg=1.0, source=source, negative=negative)
         assert torch.equal(again["samples"], back["samples"]), kind
         (edit,) = pack.call("Resample", model=model, inversion=loaded, cfg=CFG, positive=source, negative=negative)

@@ -20,17 +20,17 @@ def check_files_keep_every_bit(pack):
     ]
     assert names == ["retrace/a b/cat_00001_.safetensors [output]", "retrace/a b/cat_00002_.safetensors [output]"]
     assert (Path(folder_paths.get_output_directory()) / "retrace/a b/cat_00001_.safetensors").is_file()
-    (loaded,) = pack.call("LoadInversion", record=names[0])
+    (loaded,) = pack.call("LoadInversion", file=names[0])
     ours, theirs = linked, loaded
     assert torch.equal(ours.x, theirs.x) and torch.equal(ours.x0, theirs.x0) and ours.sigmas == theirs.sigmas
     assert all(torch.equal(a, b) for a, b in zip(ours.path, theirs.path))
     assert ours.fingerprints == theirs.fingerprints and dict(ours.meta) == dict(theirs.meta)
-    (by_path,) = pack.call("LoadInversion", record="(no record saved yet)", path=names[1])
+    (by_path,) = pack.call("LoadInversion", file="(nothing saved yet)", path=names[1])
     assert torch.equal(by_path.x, ours.x)
-    assert set(names) <= set(pack.module("nodes.host.files").list_records())
+    assert set(names) <= set(pack.module("nodes.host.files").list_saved())
     assert names[0] in pack.node("LoadInversion").define_schema().inputs[0].options
     (half,) = pack.call("SaveInversion", inversion=linked, filename_prefix="half", half=True)
-    (rounded,) = pack.call("LoadInversion", record=half)
+    (rounded,) = pack.call("LoadInversion", file=half)
     assert torch.equal(rounded.x0, ours.x0) and 0 < relative(rounded.x, ours.x) < 1e-3
 
 
@@ -50,12 +50,12 @@ def check_no_path_leaves_the_folders(pack):
     (outside / "evil.safetensors").write_bytes(b"secret")
     node = pack.node("LoadInversion")
     for name in ("../evil.safetensors", str(outside / "evil.safetensors"), "..\\evil.safetensors [output]"):
-        refuses(lambda name=name: pack.call("LoadInversion", record=name), "record must lie in the output or input")
-        assert "record must lie" in node.validate_inputs(record=name)
-    refuses(lambda: pack.call("LoadInversion", record="nothing.safetensors"), "record must name a saved")
-    assert "record must name a saved" in node.validate_inputs(record="(no record saved yet)")
+        refuses(lambda name=name: pack.call("LoadInversion", file=name), "file must lie in the output or input")
+        assert "file must lie" in node.validate_inputs(file=name)
+    refuses(lambda: pack.call("LoadInversion", file="nothing.safetensors"), "file must name a saved")
+    assert "file must name a saved" in node.validate_inputs(file="(nothing saved yet)")
     # A linked path is not known yet, and a linked path makes the list irrelevant.
-    assert node.validate_inputs(record="(no record saved yet)", path=None) is True
+    assert node.validate_inputs(file="(nothing saved yet)", path=None) is True
     (outside / "evil.safetensors").unlink()
 
 
@@ -68,18 +68,18 @@ def check_broken_files(pack):
     (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="broken", half=False)
     path = Path(folder_paths.get_output_directory()) / name.removesuffix(" [output]")
     node = pack.node("LoadInversion")
-    mark = node.fingerprint_inputs(record=name)
-    assert node.fingerprint_inputs(record=name) == mark
+    mark = node.fingerprint_inputs(file=name)
+    assert node.fingerprint_inputs(file=name) == mark
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refuses(lambda: pack.call("LoadInversion", record=name))
-    assert node.fingerprint_inputs(record=name) != mark
+    refuses(lambda: pack.call("LoadInversion", file=name))
+    assert node.fingerprint_inputs(file=name) != mark
     path.write_bytes(whole[:-8] + b"\1" * 8)
-    refuses(lambda: pack.call("LoadInversion", record=name))
+    refuses(lambda: pack.call("LoadInversion", file=name))
     save_file({"weight": torch.zeros(2)}, str(path))
-    refuses(lambda: pack.call("LoadInversion", record=name))
+    refuses(lambda: pack.call("LoadInversion", file=name))
     path.write_bytes(whole)
-    pack.call("LoadInversion", record=name)
+    pack.call("LoadInversion", file=name)
 
 
 def check_records_of_the_command_are_refused_by_name(pack):
@@ -91,7 +91,7 @@ def check_records_of_the_command_are_refused_by_name(pack):
     meta = {"retrace": "0.1.0", "model": "demo-eps", "source_prompt": "a", "source_cfg": 1.0}
     record = dataclasses.replace(linked, meta=meta)
     inversion.save(record, Path(folder_paths.get_output_directory()) / "of_the_command.safetensors")
-    refuses(lambda: pack.call("LoadInversion", record="of_the_command.safetensors"), "must be made in ComfyUI")
+    refuses(lambda: pack.call("LoadInversion", file="of_the_command.safetensors"), "must be made in ComfyUI")
 
 
 def check_failed_save_leaves_nothing(pack):

@@ -84,7 +84,7 @@ def check_loaded_records_ask_for_their_source(pack):
     """Without conditioning a record can be edited; to reconstruct it the source is asked for, and is enough."""
     model, source, _, (linked, *_) = invert(pack, "sd15")
     (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/inversion", half=False)
-    (loaded,) = pack.call("LoadInversion", record=name)
+    (loaded,) = pack.call("LoadInversion", file=name)
     refuses(lambda: pack.call("Resample", model=model, inversion=loaded, cfg=1.0), "source must be connected")
     (wanted,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
     (back,) = pack.call("Resample", model=model, inversion=loaded, cfg=1.0, source=source)
@@ -97,7 +97,7 @@ def check_loaded_guided_records_ask_for_their_negative(pack):
     negative = pack.tiny.conditioning("sd15", seed=3)
     model, source, _, (linked, *_) = invert(pack, "sd15", cfg=3.0, negative=negative)
     (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/guided", half=False)
-    (loaded,) = pack.call("LoadInversion", record=name)
+    (loaded,) = pack.call("LoadInversion", file=name)
     inputs = {"model": model, "inversion": loaded, "source": source}
     parts = ("negative must be connected to reconstruct a loaded inversion", "made at cfg 3", "got nothing; connect")
     refuses(lambda: pack.call("Resample", cfg=1.0, **inputs), *parts)

@@ -74,7 +74,7 @@ def check_source_exact_nodes_come_back_guided(pack):
             error = relative(ends[-1], record.x0)
             assert error <= (0.0 if node_id == "DirectInversion" else 1e-12), (what, error)
             (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="guided", half=False)
-            (loaded,) = pack.call("LoadInversion", record=name)
+            (loaded,) = pack.call("LoadInversion", file=name)
             for each, given in ((linked, {}), (loaded, {"source": source, "negative": negative})):
                 (back,) = pack.call("Resample", model=model, inversion=each, cfg=1.0, **given)
                 assert relative(back["samples"], latent["samples"]) <= EXACT, what
@@ -331,7 +331,7 @@ def check_negative_prompt_takes_loaded_records(pack):
     (out,) = pack.call("NegativePromptInversion", model=model, inversion=linked, target=target, **inputs)
     assert out["batch_index"] == [4, 7]
     (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="npi", half=False)
-    (loaded,) = pack.call("LoadInversion", record=name)
+    (loaded,) = pack.call("LoadInversion", file=name)
     refuses(lambda: npi(pack, model, loaded, target), "source must be connected to play back")
     assert torch.equal(npi(pack, model, loaded, target, source=source), fresh)
 
