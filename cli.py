@@ -309,8 +309,10 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
             level,
             method,
             keep_path=keep_path,
-            fingerprints=_fingerprints(model, options.source, options.source_cfg),
-            meta={
+            on_step=_progress("inverting"),
+        ).marked(
+            _fingerprints(model, options.source, options.source_cfg),
+            {
                 "retrace": VERSION,
                 "model": model.name,
                 "source_prompt": options.source,
@@ -318,7 +320,6 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
                 "width": picture.shape[3],
                 "height": picture.shape[2],
             },
-            on_step=_progress("inverting"),
         )
     print(
         f"inverted with {record.method}: {record.meta['evaluations']} model calls, {record.meta['seconds']:.1f} s, "
@@ -334,7 +335,7 @@ def _give_out(
     import torch
 
     from .backends.pictures import read_mask, write_picture
-    from .inversion import blend, replay
+    from .inversion import blend, check_fit, replay
 
     with torch.inference_mode():
         target = after_step = mask = None
@@ -346,11 +347,12 @@ def _give_out(
             target = attended(options, model, record, mask)
         elif options.target is not None:
             target = _denoiser(model, record.x0, options.target, options.negative, options.cfg)
+        fingerprints = _fingerprints(model, str(record.meta["source_prompt"]), float(record.meta["source_cfg"]))
+        check_fit(record, source, target, fingerprints=fingerprints)
         x = replay(
             record,
             source,
             target,
-            fingerprints=_fingerprints(model, str(record.meta["source_prompt"]), float(record.meta["source_cfg"])),
             after_step=after_step,
             on_step=_progress("editing" if target else "reconstructing"),
             device=model.device,

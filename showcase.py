@@ -102,8 +102,10 @@ def _one_model(
         steps,
         method,
         keep_path=True,
-        fingerprints={"model": model.fingerprint()},
-        meta={
+        on_step=progress(f"{kind}: inverting"),
+    ).marked(
+        {"model": model.fingerprint()},
+        {
             "retrace": VERSION,
             "model": model.name,
             "source_prompt": SOURCE,
@@ -111,7 +113,6 @@ def _one_model(
             "width": picture.shape[3],
             "height": picture.shape[2],
         },
-        on_step=progress(f"{kind}: inverting"),
     )
     back = replay(record, source, on_step=progress(f"{kind}: reconstructing"), device=model.device)
     edited = replay(record, source, target(EDIT), on_step=progress(f"{kind}: editing"), device=model.device)

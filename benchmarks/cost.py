@@ -154,7 +154,7 @@ class Bench:
             inversion = runs.run_invert(self.model, self.branch(), self.latent, climb)
 
         def timed(inner: int) -> dict[str, float]:
-            settings = fit.FitSettings(7.5, inner, 0.01, 0.0, 0.0)
+            settings = inversion.NullText(inner_steps=inner, stop=0.0, stop_growth=0.0)
 
             def run() -> None:
                 with torch.inference_mode():

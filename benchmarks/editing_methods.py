@@ -16,6 +16,7 @@ from retrace.inversion import (
     InfEdit,
     InversionFreeEdit,
     NegativePrompt,
+    NullText,
     blend,
     get_method,
     invert,
@@ -196,9 +197,8 @@ def null_texted(inner_steps: int) -> Edit:
         level, steps = fitting(batch.budget, setting, lambda k: k + 2 * k)
         source = batch.denoiser("source")
         record = invert(source, batch.x0, batch.sigmas(steps), level, scheme, keep_path=True)
-        fitted = null_text(
-            record, source, batch.exchangeable(), batch.cond("").tokens, cfg=setting.cfg, inner_steps=inner_steps
-        )
+        settings = NullText(setting.cfg, inner_steps)
+        fitted = null_text(record, source, batch.exchangeable(), batch.cond("").tokens, settings)
 
         def finish(mask: Tensor | None) -> Tensor:
             hook = None if mask is None else blend(fitted, mask)

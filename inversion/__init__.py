@@ -23,8 +23,8 @@ from .mask import blend
 from .method import Method, MethodState, SingleState
 from .metrics import psnr, relative_error, ssim
 from .negative_prompt import PROX, NegativePrompt, proximal, slerp
-from .noise_optimize import NoiseReport, meet, noise_optimize, with_noise
-from .null_text import FitReport, null_text
+from .noise_optimize import NoiseDescent, NoiseReport, meet, noise_optimize, with_noise
+from .null_text import FitReport, NullText, null_text
 from .registry import METHODS, all_settings, get_method
 from .reversible import CoupledGradient, coupled_gradient
 from .storage import StorageError, load, save
@@ -56,8 +56,10 @@ __all__ = [
     "Midpoint",
     "MisfitError",
     "NegativePrompt",
+    "NoiseDescent",
     "NoiseReport",
     "Noises",
+    "NullText",
     "OnStep",
     "Parameter",
     "Shear",

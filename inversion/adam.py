@@ -21,10 +21,14 @@ class Adam:
     Args:
         rate: Learning rate.
         decay: Weight decay; 0 is plain Adam.
+        betas: Share of the mean and of the mean square that an update keeps.
+
+    Attributes:
+        made: Updates so far.
     """
 
-    def __init__(self, rate: float, decay: float = 0.0) -> None:
-        self._rate, self._decay = rate, decay
+    def __init__(self, rate: float, decay: float = 0.0, betas: tuple[float, float] = BETAS) -> None:
+        self._rate, self._decay, self._betas = rate, decay, betas
         self._mean: Tensor | None = None
         self._square: Tensor | None = None
         self.made = 0
@@ -32,16 +36,16 @@ class Adam:
     @torch.no_grad()
     def step(self, value: Tensor, gradient: Tensor) -> Tensor:
         """The value after an update along its gradient; both are left untouched."""
+        mean, size = self.moments(gradient)
+        return value - self._rate * (self._decay * value + mean / size)
+
+    @torch.no_grad()
+    def moments(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a gradient in: m and sqrt(s) + 1e-8, for an update whose rate changes."""
+        (first, second), self.made = self._betas, self.made + 1
         mean = torch.zeros_like(gradient) if self._mean is None else self._mean
         square = torch.zeros_like(gradient) if self._square is None else self._square
-        self.made += 1
-        self._mean = BETAS[0] * mean + (1.0 - BETAS[0]) * gradient
-        self._square = BETAS[1] * square + (1.0 - BETAS[1]) * gradient.square()
-        size = (self._square / (1.0 - BETAS[1] ** self.made)).sqrt() + EPSILON
-        update = self._mean / (1.0 - BETAS[0] ** self.made) / size
-        return value - self._rate * (self._decay * value + update)
-
-
-def beside(rows: Tensor, like: Tensor) -> Tensor:
-    """One value a row, broadcastable to a tensor with rows."""
-    return rows.reshape(-1, *[1] * (like.ndim - 1)).to(like.device)
+        self._mean = first * mean + (1.0 - first) * gradient
+        self._square = second * square + (1.0 - second) * gradient.square()
+        size = (self._square / (1.0 - second**self.made)).sqrt() + EPSILON
+        return self._mean / (1.0 - first**self.made), size

@@ -1,4 +1,4 @@
-"""Into the noise and back: invert a latent, replay its record."""
+"""Into the noise and back: invert a latent, replay the inversion."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .inversion import DTYPES, Inversion, check_axes, keep
 from .method import Method, SingleState
 from .registry import get_method
 
-# Grids that went through float32 once differ by this much at most; the record's own levels are walked anyway.
+# Grids that went through float32 once differ by this much at most; the inversion's own sigmas are walked anyway.
 SIGMA_TOLERANCE = 1e-6
 
 
 class MisfitError(ValueError):
-    """A record and what it is to be replayed with do not belong together."""
+    """An inversion and what it is to be replayed with do not belong together."""
 
 
 @torch.no_grad()
@@ -35,8 +35,6 @@ def invert(
     index: int,
     method: Method | str,
     keep_path: bool = False,
-    fingerprints: Mapping[str, str] | None = None,
-    meta: Mapping[str, Scalar] | None = None,
     on_step: OnStep | None = None,
     dtype: torch.dtype | None = None,
 ) -> Inversion:
@@ -48,14 +46,12 @@ def invert(
         sigmas: Ascending noise levels, N + 1 of them, the first that of x0 (usually 0).
         index: Index k to stop at, 1 .. N.
         method: A method, or the name of one with its defaults.
-        keep_path: Whether to record every state on the way, k + 1 latents.
-        fingerprints: Hashes of the "model" and the "source" conditioning, to be compared by replay.
-        meta: Remarks to keep in the record, such as versions.
+        keep_path: Whether to keep every state on the way, k + 1 latents.
         on_step: Told after every step; whatever it raises ends the inversion.
         dtype: Precision of the states, float32 or float64; None takes the best that the device has.
 
     Returns:
-        The record, on the CPU.
+        The inversion, on the CPU; `marked` adds what the caller knows of the model and the conditioning.
 
     Raises:
         ValueError: If an argument is out of range, or the inversion leaves the finite numbers.
@@ -74,7 +70,6 @@ def invert(
     called, started = denoiser.evaluations, time.perf_counter()
     state = scheme.invert(denoiser, clean, grid, index, keep_path, on_step)
     remarks: dict[str, Scalar] = {
-        **(meta or {}),
         **state.remarks,
         "evaluations": denoiser.evaluations - called,
         "seconds": time.perf_counter() - started,
@@ -92,7 +87,7 @@ def invert(
         seed=state.seed,
         method=scheme.name,
         params=scheme.params,
-        fingerprints={**(fingerprints or {}), "solver": solver_fingerprint(scheme)},
+        fingerprints={"solver": solver_fingerprint(scheme)},
         meta=remarks,
     )
 
@@ -102,38 +97,28 @@ def replay(
     inversion: Inversion,
     source: Denoiser,
     target: Denoiser | None = None,
-    *,
-    sigmas: Sequence[float] | None = None,
-    method: Method | str | None = None,
-    shape: Sequence[int] | None = None,
-    fingerprints: Mapping[str, str] | None = None,
     after_step: AfterStep | None = None,
     on_step: OnStep | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Come back from a record's noise: reconstruct the source, or sample towards a target.
+    """Come back from an inversion's noise: reconstruct the source, or sample towards a target.
 
     Args:
-        inversion: The record; left untouched.
+        inversion: The inversion; left untouched.
         source: The model under the source conditioning.
         target: The model under the target conditioning; None reconstructs.
-        sigmas: Ascending levels that the caller means to walk, compared with the record's up to its level.
-        method: Method that the caller means to use, compared with the record's; a name stands for its defaults.
-        shape: Shape of the latent that the caller expects.
-        fingerprints: Hashes of what is at hand now. Those that the record has too must agree; "source" is
-            compared only for a reconstruction.
         after_step: Maps each new state and its index in the grid to the one to go on from, such as a mask's blend.
         on_step: Told after every step; whatever it raises ends the replay.
         device: Where to compute.
 
     Returns:
-        Latent at sigmas[0], shape and dtype of the record, on the device.
+        Latent at sigmas[0], shape and dtype of the inversion's, on the device.
 
     Raises:
-        MisfitError: If the record does not fit.
+        MisfitError: If a model is of another space, or the inversion's method is not of this version.
     """
     scheme = own_method(inversion)
-    check_fit(inversion, source, target, sigmas, method, shape, fingerprints)
+    check_fit(inversion, source, target)
     return scheme.replay(inversion, source, target, after_step, on_step, device)
 
 
@@ -141,21 +126,32 @@ def check_fit(
     inversion: Inversion,
     source: Denoiser,
     target: Denoiser | None = None,
+    *,
     sigmas: Sequence[float] | None = None,
     method: Method | str | None = None,
     shape: Sequence[int] | None = None,
     fingerprints: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuse what replay would refuse, before any work is done; arguments as there.
+    """Refuse to play an inversion back with what it does not belong to, before any work is done.
+
+    Args:
+        inversion: The inversion.
+        source: The model under the source conditioning.
+        target: The model under the target conditioning; None reconstructs.
+        sigmas: Ascending grid that the caller means to walk, compared with the inversion's up to its index.
+        method: Method that the caller means to use, compared with the inversion's; a name stands for its defaults.
+        shape: Shape of the latent that the caller expects.
+        fingerprints: Hashes of what is at hand now. Those that the inversion has too must agree; "source" is
+            compared only for a reconstruction.
 
     Raises:
-        MisfitError: If the record does not fit.
+        MisfitError: If the inversion does not fit.
     """
     for role, denoiser in (("source", source), ("target", target)):
         if denoiser is not None and denoiser.space != inversion.space:
             raise MisfitError(
-                f"The {role} model must be of the record's space {inversion.space!r}, got {denoiser.space!r}; "
-                "load the kind of model that made the record, or invert again."
+                f"The {role} model must be of the inversion's space {inversion.space!r}, got {denoiser.space!r}; "
+                "load the kind of model that made the inversion, or invert again."
             )
     if sigmas is not None:
         _check_same_sigmas(inversion, [float(sigma) for sigma in sigmas])
@@ -163,7 +159,7 @@ def check_fit(
         _check_same_method(inversion, get_method(method) if isinstance(method, str) else method)
     if shape is not None and tuple(shape) != inversion.shape:
         raise MisfitError(
-            f"The latent must have the record's shape {inversion.shape}, got {tuple(shape)}; "
+            f"The latent must have the inversion's shape {inversion.shape}, got {tuple(shape)}; "
             "use the size and batch that were inverted, or invert again."
         )
     for kind, now in (fingerprints or {}).items():
@@ -173,13 +169,13 @@ def check_fit(
         if now != then:
             what = {"model": "model", "source": "source conditioning"}.get(kind, kind)
             raise MisfitError(
-                f"The {what} must be the one that made the record ({then[:12]}), got {now[:12]}; "
+                f"The {what} must be the one that made the inversion ({then[:12]}), got {now[:12]}; "
                 f"connect the same {what}, or invert again."
             )
 
 
 def own_method(inversion: Inversion) -> Method:
-    """The method that made a record, with its settings.
+    """The method that made an inversion, with its settings.
 
     Raises:
         MisfitError: If there is no such method, or it has changed since.
@@ -187,14 +183,16 @@ def own_method(inversion: Inversion) -> Method:
     try:
         scheme = get_method(inversion.method, inversion.params)
     except (ValueError, TypeError) as error:
-        raise MisfitError(f"The record must name a method of this version with its settings, got: {error}") from error
+        raise MisfitError(
+            f"The inversion must name a method of this version with its settings, got: {error}"
+        ) from error
     then = inversion.fingerprints.get("solver")
-    # Only the settings that the record names: one that joined the method later has its default, which changes nothing.
+    # Only the settings that it names: one that joined the method later has its default, which changes nothing.
     named = {name: scheme.params[name] for name in inversion.params}
     if then is not None and then != fingerprint(scheme.name, scheme.revision, named):
         raise MisfitError(
-            f"The record must come from method {scheme.name} in revision {scheme.revision} with the settings it names, "
-            f"got another one ({then[:12]}); invert again."
+            f"The inversion must come from method {scheme.name} in revision {scheme.revision} with the settings "
+            f"it names, got another one ({then[:12]}); invert again."
         )
     return scheme
 
@@ -207,16 +205,16 @@ def adopt(inversion: Inversion, method: Method | str) -> Inversion:
         method: Another method of that kind.
 
     Returns:
-        A record that names the other method.
+        One that names the other method.
 
     Raises:
-        MisfitError: If either method needs more than x_k, or embeddings were fitted to the record's own.
+        MisfitError: If either method needs more than x_k, or embeddings were fitted to the inversion's own.
     """
     scheme = get_method(method) if isinstance(method, str) else method
     own = own_method(inversion)
     if inversion.embeddings:
         raise MisfitError(
-            f"A record with fitted embeddings must be replayed by its own method {own.name}, got {scheme.name}; "
+            f"An inversion with fitted embeddings must be replayed by its own method {own.name}, got {scheme.name}; "
             "leave the method as it is."
         )
     for candidate in (own, scheme):
@@ -246,7 +244,7 @@ def _check_same_sigmas(inversion: Inversion, sigmas: Sequence[float]) -> None:
     )
     if not same:
         raise MisfitError(
-            f"sigmas must be the record's {shorten(walked)}, got {shorten(sigmas)}; "
+            f"sigmas must be the inversion's {shorten(walked)}, got {shorten(sigmas)}; "
             "use the steps and the scheduler that were inverted, or invert again."
         )
 
@@ -254,11 +252,12 @@ def _check_same_sigmas(inversion: Inversion, sigmas: Sequence[float]) -> None:
 def _check_same_method(inversion: Inversion, method: Method) -> None:
     if method.name != inversion.method:
         raise MisfitError(
-            f"method must be the record's {inversion.method}, got {method.name}; choose that method, or invert again."
+            f"method must be the inversion's {inversion.method}, got {method.name}; choose that one, or invert again."
         )
     for name, then in inversion.params.items():
         now = method.params.get(name)
         if now != then:
             raise MisfitError(
-                f"{name} of method {method.name} must be the record's {then}, got {now}; set it back, or invert again."
+                f"{name} of method {method.name} must be the inversion's {then}, got {now}; "
+                "set it back, or invert again."
             )

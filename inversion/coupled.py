@@ -215,14 +215,14 @@ class TwoStep(Coupled):
 
 
 def mate_of(inversion: Inversion, like: Tensor) -> Tensor:
-    """The mate of a record, on the device of a tensor.
+    """The mate of an inversion, on the device of a tensor.
 
     Raises:
-        ValueError: If the record has none.
+        ValueError: If the inversion has none.
     """
     if inversion.mate is None:
         raise ValueError(
-            f"A record of method {inversion.method} must hold two states, got one; "
+            f"An inversion of method {inversion.method} must hold two states, got one; "
             "invert again, the second cannot be computed from the first."
         )
     return inversion.mate.to(like.device)

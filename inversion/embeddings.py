@@ -1,4 +1,4 @@
-"""Playing a record back with an unconditional embedding of its own in every step."""
+"""Playing an inversion back with an unconditional embedding of its own in every step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .inversion import Inversion, keep
 
 
 class EmbeddingPerStep:
-    """Runs a stepper with the embeddings of a record, in walking order: noisy end first.
+    """Runs a stepper with the embeddings of an inversion, in walking order: noisy end first.
 
     Steps beyond the embeddings that there are, in a fit that was stopped, use the last of them, from which the fit
     itself would have gone on.
@@ -44,12 +44,12 @@ class EmbeddingPerStep:
 def with_embeddings(
     inversion: Inversion, embeddings: Sequence[Tensor], cfg: float, remarks: dict[str, Scalar] | None = None
 ) -> Inversion:
-    """The record with embeddings to be replayed at a guidance scale.
+    """The inversion with embeddings to be replayed at a guidance scale.
 
     Args:
-        inversion: A record whose way down takes one model call a step.
+        inversion: One whose way down takes one model call a step.
         embeddings: Unconditional embeddings from the noisy end on, at most one for each step down.
-        cfg: Guidance scale that they belong to; it becomes the record's "cfg", and the guidance of the climb goes to
+        cfg: Guidance scale that they belong to; it becomes the inversion's "cfg", and the guidance of the climb goes to
             "climb_cfg".
         remarks: Further entries for its meta.
 
@@ -59,7 +59,7 @@ def with_embeddings(
     if not 1 <= len(embeddings) <= inversion.index:
         raise ValueError(
             f"embeddings must be at least one and at most one for each of the {inversion.index} steps, "
-            f"got {len(embeddings)}; fit them on this record."
+            f"got {len(embeddings)}; fit them on this one."
         )
     climb: dict[str, Scalar] = {"climb_cfg": inversion.meta["cfg"]} if "cfg" in inversion.meta else {}
     if inversion.embeddings:

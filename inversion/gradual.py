@@ -41,7 +41,7 @@ def drawn(count: int, passes: int, seed: int, rows: Sequence[int]) -> tuple[tupl
 
 
 def moved(record: Inversion, before: Tensor | None, alpha: float) -> Inversion:
-    """Return the record of a pass whose start is weighted with that of the pass before.
+    """The inversion of a pass whose start is weighted with that of the pass before.
 
     Args:
         record: The inverted target of this pass.

@@ -1,4 +1,4 @@
-"""The record of an inversion: everything that a replay needs and nothing that it can recompute."""
+"""An inversion: everything that a replay needs and nothing that it can recompute."""
 
 from __future__ import annotations
 
@@ -180,6 +180,16 @@ class Inversion:
             residuals=each(self.residuals),
         )
 
+    def marked(
+        self, fingerprints: Mapping[str, str] | None = None, meta: Mapping[str, Scalar] | None = None
+    ) -> Inversion:
+        """The inversion with further fingerprints, such as "model" and "source", and remarks; these go first."""
+        return replace(
+            self,
+            fingerprints={**self.fingerprints, **(fingerprints or {})},
+            meta={**self.meta, **(meta or {})},
+        )
+
     def to_precision(self, dtype: torch.dtype) -> Inversion:
         """The inversion with latents no finer than a device's work_dtype; itself where they already are."""
         return self if dtype in (self.dtype, torch.float64) else self.map(lambda latent: latent.to(dtype))
@@ -215,7 +225,7 @@ def check_axes(x0: Tensor) -> None:
 
 
 def keep(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A copy of a tensor that a record may own: on the CPU, contiguous, detached, with gradients possible later."""
+    """A copy of a tensor that an inversion may own: on the CPU, contiguous, detached, with gradients possible later."""
     # Outside inference mode, so that the copy can take part in a backward pass of a later fit.
     with torch.inference_mode(False):
         return tensor.detach().to(device="cpu", dtype=dtype, copy=True).contiguous()
@@ -239,7 +249,7 @@ def _check_latent(name: str, tensor: Tensor, like: Tensor) -> None:
     if tensor.shape != like.shape or tensor.dtype != like.dtype:
         raise ValueError(
             f"{name} must have the shape {tuple(like.shape)} and dtype {like.dtype} of x0, "
-            f"got {tuple(tensor.shape)} and {tensor.dtype}; make the record anew."
+            f"got {tuple(tensor.shape)} and {tensor.dtype}; invert again."
         )
 
 

@@ -20,7 +20,7 @@ def blend(inversion: Inversion, mask: Tensor, device: torch.device | str = "cpu"
     state is left as it is. (Blended diffusion: Avrahami et al. 2022, arXiv:2206.02779.)
 
     Args:
-        inversion: The record that is replayed.
+        inversion: What is replayed.
         mask: Weights from 0 (keep) to 1 (edit) on the latent grid, broadcastable to the latent: batch and channels
             may be 1, and so may the frames of a clip.
         device: Where the replay computes.

@@ -23,7 +23,7 @@ from .inversion import Inversion, keep
 class MethodState:
     """What an inversion leaves: x_k, and what else its method needs to come back. Shapes as in Inversion.
 
-    `remarks` are figures for people, which the record keeps in its meta.
+    `remarks` are figures for people, which the inversion keeps in its meta.
     """
 
     x: Tensor
@@ -47,7 +47,7 @@ class Method(Settings, ABC):
         order: Order of convergence in the step size, None for a method that follows no ODE.
         added: Version of the pack in which it appeared; decides where its settings stand among a node's inputs.
         reversible: Whether replay undoes invert up to rounding.
-        revision: Raised when the same settings give other numbers, so that older records are refused.
+        revision: Raised when the same settings give other numbers, so that older inversions are refused.
         min_index: Lowest index that it can invert to.
         needs_gradients: Whether invert differentiates the model, so that its denoiser must let gradients through.
         stops_early: Whether invert may make fewer calls than `evaluations` says.
@@ -106,10 +106,10 @@ class Method(Settings, ABC):
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Come back from the state of a record to sigmas[0].
+        """Come back from the state of an inversion to sigmas[0].
 
         Args:
-            inversion: A record that this method made.
+            inversion: One that this method made.
             source: The model under the source conditioning.
             target: The model under the target conditioning; None reconstructs.
             after_step: Maps each new state and its index in the grid to the one to go on from.
@@ -117,7 +117,7 @@ class Method(Settings, ABC):
             device: Where to compute.
 
         Returns:
-            Latent at sigmas[0], shape and dtype of the record, on the device.
+            Latent at sigmas[0], shape and dtype of the inversion's, on the device.
         """
 
     @abstractmethod
@@ -138,7 +138,7 @@ class SingleState(Method):
         """A fresh stepper for falling sigmas."""
 
     def remarks(self, stepper: Stepper) -> dict[str, Scalar]:
-        """Figures for the record, from the stepper that has just climbed; none by default."""
+        """Figures for the inversion's meta, from the stepper that has just climbed; none by default."""
         return {}
 
     def invert(
@@ -171,7 +171,7 @@ class SingleState(Method):
         on_step: OnStep | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Walk down, with the record's embeddings where it has any; see Method.replay."""
+        """Walk down, with the inversion's embeddings where it has any; see Method.replay."""
         denoiser = source if target is None else target
         stepper: Stepper = self.down()
         if inversion.embeddings:

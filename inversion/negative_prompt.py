@@ -140,10 +140,10 @@ class NegativePrompt:
             raise ValueError(f"dilate must not be negative, got {self.dilate}; 1 is the usual one.")
 
     def denoiser(self, inversion: Inversion, source: Denoiser, target: Denoiser) -> Denoiser:
-        """The guided model, for the way down of a record.
+        """The guided model, for the way down of an inversion.
 
         Args:
-            inversion: The record, for its picture and levels.
+            inversion: The inversion, for its picture and sigmas.
             source: The model under the source conditioning, unguided.
             target: The model under the target conditioning, unguided.
 

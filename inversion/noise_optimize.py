@@ -12,7 +12,6 @@ Optimising the starting noise through the sampler: Wallace et al. 2023, Direct O
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,21 +20,47 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser
-from ..core.settings import Scalar
+from ..core.settings import Scalar, Settings, parameter
 from ..core.space import mix
 from ..core.walk import StepReport
-from .adam import Adam, beside
+from .adam import Adam
 from .api import MisfitError, check_fit, own_method
+from .fitting import Attempt, Best, fit
 from .gradient import walk_gradient
 from .inversion import MOVED, Inversion, keep
 from .method import SingleState
 
 NORMS = ("L2", "L1")
-ITERATIONS = 20
-LEARNING_RATE = 0.03
-PULL = 0.1
 
 RowLoss = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class NoiseDescent(Settings):
+    """Settings of an optimisation."""
+
+    iterations: int = parameter(
+        20,
+        "Updates of the noise. Each plays the inversion back and differentiates that.",
+        minimum=0,
+        maximum=1000,
+    )
+    learning_rate: float = parameter(
+        0.03,
+        "How far an update may move a number of the noise, in its standard deviations.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.001,
+        round=0.000001,
+    )
+    pull: float = parameter(
+        0.1,
+        "Weight of the squared distance from the inverted noise. 0 lets it go anywhere.",
+        minimum=0.0,
+        maximum=1000.0,
+        step=0.01,
+        round=0.000001,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +128,7 @@ def noise_optimize(
     inversion: Inversion,
     denoiser: Denoiser,
     loss: RowLoss,
-    iterations: int = ITERATIONS,
-    learning_rate: float = LEARNING_RATE,
-    pull: float = PULL,
+    settings: NoiseDescent = NoiseDescent(),
     on_iteration: OnNoise | None = None,
     device: torch.device | str = "cpu",
 ) -> Inversion:
@@ -115,25 +138,22 @@ def noise_optimize(
     it keeps the one with the least E; so none ends worse than the inversion was.
 
     Args:
-        inversion: A record of a method whose whole state is one latent; left untouched.
+        inversion: One of a method whose whole state is one latent; left untouched.
         denoiser: The model under the conditioning and guidance of the replay; gradients must pass through it.
         loss: Maps the latent at the clean end, (B, C, [T,] H, W), to one number a row, (B,). `meet` is one.
-        iterations: Updates.
-        learning_rate: Of Adam: how far an update may move an entry of the noise, in its standard deviations.
-        pull: Weight of the squared distance from the inverted noise.
+        settings: How many updates, how far, and how near to the inverted noise.
         on_iteration: Told of every noise, iterations + 1 times; whatever it raises ends the work.
         device: Where to compute.
 
     Returns:
-        The record with the noise that was found as its x. Everything else is the inversion's: x0 and the path are
+        The inversion with the noise that was found as its x. Everything else is the inversion's: x0 and the path are
         those of its source.
 
     Raises:
         ValueError: If a setting is out of range, the loss does not give one finite number a row, or the model lets no
             gradient through.
-        MisfitError: If the record's method keeps more than one latent, or the model is of another space.
+        MisfitError: If the inversion's method keeps more than one latent, or the model is of another space.
     """
-    _check_settings(iterations, learning_rate, pull)
     method = own_method(inversion)
     if not isinstance(method, SingleState):
         raise MisfitError(
@@ -143,51 +163,53 @@ def noise_optimize(
     check_fit(inversion, denoiser, denoiser)
     started, called = time.perf_counter(), denoiser.evaluations
     with torch.inference_mode(False), torch.no_grad():
-        problem = _Problem(inversion, method, denoiser, loss, device)
-        u, adam = torch.zeros_like(problem.origin), Adam(learning_rate)
-        best: _Best | None = None
-        first: Tensor | None = None
-        total = iterations + 1
-        for index in range(total):
-            last = index == total - 1
-            tried = problem.reach(u) if last else problem.differentiate(u)
-            distance = u.square().flatten(1).mean(1)
-            first = tried.rows if first is None else first
-            best = _better(best, _Best(tried.x, tried.rows, tried.rows + pull * distance))
-            if on_iteration is not None:
-                on_iteration(
-                    NoiseReport(
-                        index,
-                        total,
-                        inversion.sigma,
-                        inversion.sigmas[0],
-                        tried.x,
-                        tried.end,
-                        tuple(tried.rows.tolist()),
-                        tuple(distance.sqrt().tolist()),
-                        tuple(best.rows.tolist()),
-                        best.x,
-                    )
-                )
-            if tried.gradient is not None:
-                u = adam.step(u, tried.gradient + 2.0 * pull / u[0].numel() * u)
-    assert best is not None and first is not None
+        way = _WayDown(inversion, method, denoiser, loss, device)
+
+    def attempt(u: Tensor, number: int, wanted: bool) -> _Played:
+        x, end, rows, gradient = way.differentiate(u) if wanted else way.reach(u)
+        distance = u.square().flatten(1).mean(1)
+        if gradient is not None:
+            gradient = gradient + 2.0 * settings.pull / u[0].numel() * u
+        return _Played(rows + settings.pull * distance, (x, rows), gradient, end, distance)
+
+    def tell(number: int, played: _Played, best: Best) -> None:
+        if on_iteration is None:
+            return
+        (x, rows), (best_x, best_rows) = played.parts, best.parts
+        on_iteration(
+            NoiseReport(
+                number,
+                settings.iterations + 1,
+                inversion.sigma,
+                inversion.sigmas[0],
+                x,
+                played.end,
+                tuple(rows.tolist()),
+                tuple(played.distance.sqrt().tolist()),
+                tuple(best_rows.tolist()),
+                best_x,
+            )
+        )
+
+    start = torch.zeros_like(way.origin)
+    fitted = fit(start, attempt, Adam(settings.learning_rate).step, settings.iterations, tell=tell)
+    x, rows = fitted.parts
     remarks: dict[str, Scalar] = {
-        "noise_optimize_first_loss": float(first.mean()),
-        "noise_optimize_loss": float(best.rows.mean()),
+        "noise_optimize_first_loss": float(fitted.first.mean()),
+        "noise_optimize_loss": float(rows.mean()),
         "noise_optimize_evaluations": denoiser.evaluations - called,
         "noise_optimize_seconds": time.perf_counter() - started,
     }
-    return with_noise(inversion, best.x, remarks)
+    return with_noise(inversion, x, remarks)
 
 
 def with_noise(inversion: Inversion, x: Tensor, remarks: dict[str, Scalar] | None = None) -> Inversion:
-    """The record with another state at its level; x0, path and everything else stay those of its source.
+    """The inversion with another state at its sigma; x0, path and everything else stay those of its source.
 
     Its meta says that it was moved, so that nobody takes it for a state of the source (`Inversion.reached`).
 
     Args:
-        inversion: A record of a method whose whole state is one latent.
+        inversion: One of a method whose whole state is one latent.
         x: State at its index, shape of the latent.
         remarks: Further entries for its meta.
     """
@@ -195,26 +217,15 @@ def with_noise(inversion: Inversion, x: Tensor, remarks: dict[str, Scalar] | Non
 
 
 @dataclass(frozen=True, eq=False)
-class _Tried:
-    """A noise that was played: its state, the latent, the loss of each row, and the gradient at u if it was wanted."""
+class _Played(Attempt):
+    """A noise that was played: what it comes down to, and its mean squared distance of each row."""
 
-    x: Tensor
     end: Tensor
-    rows: Tensor
-    gradient: Tensor | None = None
+    distance: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class _Best:
-    """The best of every row so far: state, loss, and the loss with the pull."""
-
-    x: Tensor
-    rows: Tensor
-    whole: Tensor
-
-
-class _Problem:
-    """The way down from x_k + w u, and its loss."""
+class _WayDown:
+    """The way down from x_k + w u, and its loss: state, latent, loss of each row, and gradient at u if wanted."""
 
     def __init__(
         self,
@@ -224,33 +235,32 @@ class _Problem:
         loss: RowLoss,
         device: torch.device | str,
     ) -> None:
-        self._record, self._method, self._denoiser, self._loss = inversion, method, denoiser, loss
+        self._inversion, self._method, self._denoiser, self._loss = inversion, method, denoiser, loss
         self.origin = inversion.x.to(device)
         one = torch.ones(1, dtype=torch.float64)
         self._weight = float(mix(0.0 * one, one, inversion.sigma, inversion.space, inversion.sigmas[0]))
         self._embeddings = [each.to(device) for each in inversion.embeddings or ()]
 
-    def differentiate(self, u: Tensor) -> _Tried:
+    def differentiate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Play u and find the gradient of the losses at it."""
-        kept: list[Tensor] = []
+        losses: list[Tensor] = []
 
         def total(end: Tensor) -> Tensor:
             rows = self._rows(end)
-            kept.append(rows.detach())
+            losses.append(rows.detach())
             return rows.sum()
 
         x = self.origin + self._weight * u
-        found = walk_gradient(
-            self._denoiser, x, self._record.falling, self._method.down, total, embeddings=self._embeddings
+        gradient = walk_gradient(
+            self._denoiser, x, self._inversion.falling, self._method.down, total, embeddings=self._embeddings
         )
-        return _Tried(x, found.end, kept[-1], self._weight * found.start)
+        return x, gradient.end, losses[-1], self._weight * gradient.start
 
-    def reach(self, u: Tensor) -> _Tried:
+    def reach(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Play u, without a gradient."""
         x = self.origin + self._weight * u
-        played = replace(self._record, x=keep(x))
-        end = self._method.replay(played, self._denoiser, device=x.device)
-        return _Tried(x, end, self._rows(end))
+        end = self._method.replay(replace(self._inversion, x=keep(x)), self._denoiser, device=x.device)
+        return x, end, self._rows(end), None
 
     def _rows(self, end: Tensor) -> Tensor:
         rows = self._loss(end)
@@ -269,19 +279,3 @@ def _check_fits(name: str, tensor: Tensor, x: Tensor) -> None:
             f"{name} must fit the latent {tuple(x.shape)}, got {tuple(tensor.shape)}; "
             "give it the latent's size, with 1 for whatever is the same everywhere."
         )
-
-
-def _better(best: _Best | None, now: _Best) -> _Best:
-    if best is None:
-        return now
-    ahead = now.whole < best.whole
-    x = torch.where(beside(ahead, now.x), now.x, best.x)
-    return _Best(x, torch.where(ahead, now.rows, best.rows), torch.where(ahead, now.whole, best.whole))
-
-
-def _check_settings(iterations: int, learning_rate: float, pull: float) -> None:
-    if type(iterations) is not int or iterations < 0:
-        raise ValueError(f"iterations must be a whole number, 0 or more, got {iterations!r}; 20 is usual.")
-    for name, value, usual in (("learning_rate", learning_rate, LEARNING_RATE), ("pull", pull, PULL)):
-        if not (math.isfinite(value) and value >= 0.0):
-            raise ValueError(f"{name} must be finite and not negative, got {value!r}; the usual one is {usual:g}.")

@@ -1,9 +1,9 @@
-"""Records as files: tensors and a JSON header in one .safetensors, nothing pickled, written all or not at all.
+"""Inversions as files: tensors and a JSON header in one .safetensors, nothing pickled, written all or not at all.
 
 Metadata of the file (all texts, as the format wants):
 
     format      "retrace.inversion"
-    record      JSON: schema, space, sigmas, index, dtype, half, counts of the lists, seed, method, params,
+    header      JSON: schema, space, sigmas, index, dtype, half, counts of the lists, seed, method, params,
                 fingerprints, meta
     checksum    SHA-256 of the JSON and of every tensor's name, dtype, shape and bytes
 
@@ -40,14 +40,14 @@ HEADER_KEYS = {
 
 
 class StorageError(ValueError):
-    """A record file cannot be written or read."""
+    """A file cannot be written, or holds no inversion that can be read."""
 
 
 def save(inversion: Inversion, path: str | os.PathLike[str], half: bool = False) -> None:
-    """Write a record.
+    """Write an inversion.
 
     Args:
-        inversion: The record.
+        inversion: The inversion.
         path: File to write, ending in .safetensors; an older one is replaced only when the new one is complete.
         half: Whether to store everything but x0 in float16, at half or a quarter of the size. Reading widens it again;
             the rounding error (about 5e-4) then bounds what an exact method can reconstruct.
@@ -58,16 +58,18 @@ def save(inversion: Inversion, path: str | os.PathLike[str], half: bool = False)
     """
     target = Path(path)
     if target.suffix != ".safetensors":
-        raise StorageError(f"A record file must end in .safetensors, got {target.name!r}; rename it.")
+        raise StorageError(f"A saved inversion must end in .safetensors, got {target.name!r}; rename it.")
     if not target.parent.is_dir():
-        raise StorageError(f"A record must go into an existing folder, got {str(target.parent)!r}; make it first.")
+        raise StorageError(
+            f"An inversion must be saved into an existing folder, got {str(target.parent)!r}; make it first."
+        )
     tensors = _pack(inversion, half)
-    record = json.dumps(_header(inversion, half), sort_keys=True, allow_nan=False)
-    metadata = {"format": FORMAT, "record": record, "checksum": fingerprint(record, tensors)}
+    header = json.dumps(_header(inversion, half), sort_keys=True, allow_nan=False)
+    metadata = {"format": FORMAT, "header": header, "checksum": fingerprint(header, tensors)}
     # Same folder, hence the same disk: only there is os.replace atomic.
     partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
     try:
-        # The writer makes its file private; a saved record gets the rights that any new file here would have.
+        # The writer makes its file private; a saved inversion gets the rights that any new file here would have.
         partial.touch(exist_ok=False)
         rights = partial.stat().st_mode
         save_file(tensors, partial, metadata=metadata)
@@ -77,7 +79,7 @@ def save(inversion: Inversion, path: str | os.PathLike[str], half: bool = False)
         os.replace(partial, target)
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"The record {target.name!r} must be writable, got: {_one_line(error)}; check the disk and the folder."
+            f"The file {target.name!r} must be writable, got: {_one_line(error)}; check the disk and the folder."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -85,34 +87,34 @@ def save(inversion: Inversion, path: str | os.PathLike[str], half: bool = False)
 
 
 def load(path: str | os.PathLike[str]) -> Inversion:
-    """Read a record.
+    """Read a saved inversion.
 
     Args:
         path: A file that save wrote, here or on another machine.
 
     Returns:
-        The record, bit for bit what was saved unless it was saved in half precision.
+        The inversion, bit for bit what was saved unless it was saved in half precision.
 
     Raises:
-        StorageError: If the file is missing, truncated, no record, of a newer schema, or was changed by hand.
+        StorageError: If the file is missing, truncated, no inversion, of a newer schema, or was changed by hand.
     """
     source = Path(path)
     if not source.is_file():
-        raise StorageError(f"The record file must exist, got {source.name!r}; check the name and the folder.")
+        raise StorageError(f"The saved inversion must exist, got {source.name!r}; check the name and the folder.")
     metadata, tensors = _read(source)
     if metadata.get("format") != FORMAT:
         raise StorageError(
-            f"{source.name!r} must be a record that Retrace saved, got another .safetensors file; choose a record."
+            f"{source.name!r} must be an inversion that Retrace saved, got another .safetensors file; choose one."
         )
-    header = _parse(source, metadata.get("record", ""))
-    if metadata.get("checksum") != fingerprint(metadata["record"], tensors):
+    header = _parse(source, metadata.get("header", ""))
+    if metadata.get("checksum") != fingerprint(metadata["header"], tensors):
         raise StorageError(
             f"{source.name!r} must be unchanged since it was saved, got another checksum; save it again."
         )
     try:
         return _unpack(header, tensors)
     except (ValueError, TypeError, KeyError) as error:
-        raise StorageError(f"{source.name!r} must hold a consistent record, got: {_one_line(error)}") from error
+        raise StorageError(f"{source.name!r} must hold a consistent inversion, got: {_one_line(error)}") from error
 
 
 def _pack(inversion: Inversion, half: bool) -> dict[str, Tensor]:
@@ -162,7 +164,7 @@ def _read(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             metadata = dict(file.metadata() or {})
             if metadata.get("format") != FORMAT:
                 return metadata, {}
-            # Copies, because the reader maps the file and the file may be replaced while the record lives.
+            # Copies, because the reader maps the file and the file may be replaced while the inversion lives.
             return metadata, {name: keep(file.get_tensor(name)) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise StorageError(
@@ -170,12 +172,12 @@ def _read(source: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from error
 
 
-def _parse(source: Path, record: str) -> dict[str, Any]:
+def _parse(source: Path, text: str) -> dict[str, Any]:
     damaged = StorageError(
         f"The header of {source.name!r} must be what Retrace wrote, got something else; save it again."
     )
     try:
-        header = json.loads(record)
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise damaged from error
     if not isinstance(header, dict) or type(header.get("schema")) is not int:

@@ -301,7 +301,7 @@ def test_record_of_another_model_is_refused(run, pipeline, photo, tmp_path):
         pipe.unet.conv_out.weight.add_(0.01)
     pipe.save_pretrained(other)
     said = refused(run("replay", record, "--model", other, "-o", tmp_path / "out.png"))
-    assert "The model must be the one that made the record" in said
+    assert "The model must be the one that made the inversion" in said
 
 
 def test_record_cut_in_half_is_refused(run, pipeline, photo, tmp_path):

@@ -69,7 +69,7 @@ def test_records_of_the_demo_can_be_replayed(shown, kind, tmp_path, capsys):
     other = {"eps": "flow", "flow": "eps"}[kind]
     capsys.readouterr()
     assert cli.main(["replay", str(record), "--model", f"demo-{other}", "-o", str(tmp_path / "other.png")]) == 2
-    assert "must be of the record's space" in capsys.readouterr().err
+    assert "must be of the inversion's space" in capsys.readouterr().err
 
 
 def test_misuse_is_refused(tmp_path, capsys):

@@ -90,14 +90,14 @@ class Direct(Method):
         """Walk down along the path, or beside it; see Method.replay.
 
         Raises:
-            ValueError: If the record has no path, or no residuals to carry over.
+            ValueError: If the inversion has no path, or no residuals to carry over.
         """
         path, residuals = inversion.path, inversion.residuals
         if path is None:
-            raise ValueError("A record of method direct must hold its path, got none; invert again.")
+            raise ValueError("An inversion of method direct must hold its path, got none; invert again.")
         carries = target is not None and self.carry > 0.0
         if carries and residuals is None:
-            raise ValueError("A record of method direct must hold its residuals, got none; invert again.")
+            raise ValueError("An inversion of method direct must hold its residuals, got none; invert again.")
 
         def correct(x: Tensor, index: int) -> Tensor:
             if target is None:

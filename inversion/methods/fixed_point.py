@@ -22,7 +22,7 @@ SHRUNK = 0.5
 class FixedPoint(SingleState):
     """Up: solve x' = x + (s' - s) * d(x', s'). Down: Euler, which undoes it as nearly as it was solved.
 
-    The record's meta tells the relative residual before the last iteration of each step ("residuals"), the largest
+    The inversion's meta tells the relative residual before the last iteration of each step ("residuals"), the largest
     ("residual"), and in how many steps it did not shrink ("diverged"); if there are any, a warning is logged.
 
     ReNoise: memory 0 and a window of several iterations. AIDI: memory 1 to 3. Uni-Inv: one iteration, warm start.

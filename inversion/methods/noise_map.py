@@ -160,10 +160,10 @@ class NoiseMap(Method):
         """Sample down with the stored residuals; see Method.replay.
 
         Raises:
-            ValueError: If the record has no residuals.
+            ValueError: If the inversion has no residuals.
         """
         if inversion.residuals is None:
-            raise ValueError("A record of method noise_map must hold its residuals, got none; invert again.")
+            raise ValueError("An inversion of method noise_map must hold its residuals, got none; invert again.")
         denoiser = source if target is None else target
         index, sigmas = inversion.index, inversion.sigmas
         x, before = inversion.x.to(device), None

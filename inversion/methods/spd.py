@@ -11,7 +11,8 @@ from torch import Tensor
 from ...core.denoiser import Denoiser
 from ...core.settings import Scalar, parameter
 from ...core.steps import DDIMPredictor, Euler, Step, Stepper
-from ..adam import Adam, beside
+from ..adam import Adam
+from ..fitting import Attempt, fit
 from ..gradient import pull_back, watch
 from ..method import SingleState
 
@@ -44,44 +45,23 @@ class GradientDescent:
         # Whatever the caller's mode: a state made in inference mode could not carry a gradient.
         with torch.inference_mode(False), torch.no_grad():
             below = x.detach().clone()
-            z = scale * DDIMPredictor()(denoiser, below, sigma, sigma_next).x
-            adam = Adam(self._rate, WEIGHT_DECAY)
-            still_open = torch.ones(len(z), dtype=torch.bool, device=z.device)
-            best = first = None
-            while adam.made < self._iterations and bool(still_open.any()):
-                leaf = z.detach().requires_grad_(True)
-                with torch.enable_grad():
-                    derivative, denoised = watched.evaluate(leaf / scale, sigma_next)
-                    missed = leaf - scale * (below + h * derivative)
-                    (gradient,) = pull_back([missed], [2.0 / missed[0].numel() * missed.detach()], [leaf], sigma_next)
-                rows = _mean_square(missed)
-                best = _better(best, (leaf.detach(), denoised.detach(), rows))
-                first = rows if first is None else first
-                # As published: a row that has met the threshold makes this last update.
-                z = torch.where(beside(still_open, z), adam.step(z, gradient), z)
-                still_open = still_open & (rows >= self._stop)
-            derivative, denoised = denoiser.evaluate(z / scale, sigma_next)
-            rows = _mean_square(z - scale * (below + h * derivative))
-            found, denoised, last = _better(best, (z, denoised, rows))
-        self.losses.append((float((last if first is None else first).max()), float(last.max())))
-        self.updates.append(adam.made)
-        return Step(found / scale, denoised)
+            start = scale * DDIMPredictor()(denoiser, below, sigma, sigma_next).x
 
+        def attempt(z: Tensor, number: int, wanted: bool) -> Attempt:
+            leaf = z.detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                derivative, denoised = (watched if wanted else denoiser).evaluate(leaf / scale, sigma_next)
+                missed = leaf - scale * (below + h * derivative)
+            gradient = None
+            if wanted:
+                (gradient,) = pull_back([missed], [2.0 / missed[0].numel() * missed.detach()], [leaf], sigma_next)
+            rows = missed.detach().square().flatten(1).mean(1)
+            return Attempt(rows, (denoised.detach(),), gradient)
 
-_Best = tuple[Tensor, Tensor, Tensor]
-
-
-def _mean_square(missed: Tensor) -> Tensor:
-    return missed.detach().square().flatten(1).mean(1)
-
-
-def _better(best: _Best | None, now: _Best) -> _Best:
-    """The best of every row so far: state, prediction, loss."""
-    if best is None:
-        return now
-    ahead = now[2] < best[2]
-    z, denoised, rows = (torch.where(beside(ahead, new), new, old) for new, old in zip(now, best, strict=True))
-    return z, denoised, rows
+        fitted = fit(start, attempt, Adam(self._rate, WEIGHT_DECAY).step, self._iterations, self._stop)
+        self.losses.append((float(fitted.first.max()), float(fitted.score.max())))
+        self.updates.append(fitted.updates)
+        return Step(fitted.value / scale, fitted.parts[0])
 
 
 @dataclass(frozen=True)
@@ -91,7 +71,7 @@ class SPD(SingleState):
     As published, save that each row of a batch stops for itself and keeps the best that it has tried, which is the
     last unless an update went too far.
 
-    The record's meta tells the loss that each step was left with ("losses"), the largest ("loss") and the number of
+    The inversion's meta tells the loss that each step was left with ("losses"), the largest ("loss") and the number of
     updates ("updates").
     """
 

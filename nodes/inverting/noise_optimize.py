@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ...inversion import NoiseReport
-from ...inversion.noise_optimize import ITERATIONS, LEARNING_RATE, NORMS, PULL
+from ...inversion import NoiseDescent, NoiseReport
+from ...inversion.noise_optimize import NORMS
 from ..host.compat import declare, schema, show_progress_text
 from ..host.inputs import feather_input
 from ..host.masks import EditArea
@@ -56,7 +56,7 @@ class NoiseOptimize(io.ComfyNode):
                 declare(
                     io.Int.Input,
                     "iterations",
-                    default=ITERATIONS,
+                    default=NoiseDescent.iterations,
                     min=1,
                     max=1000,
                     step=1,
@@ -65,7 +65,7 @@ class NoiseOptimize(io.ComfyNode):
                 declare(
                     io.Float.Input,
                     "learning_rate",
-                    default=LEARNING_RATE,
+                    default=NoiseDescent.learning_rate,
                     min=0.0,
                     max=1.0,
                     step=0.001,
@@ -75,7 +75,7 @@ class NoiseOptimize(io.ComfyNode):
                 declare(
                     io.Float.Input,
                     "pull",
-                    default=PULL,
+                    default=NoiseDescent.pull,
                     min=0.0,
                     max=1000.0,
                     step=0.01,
@@ -170,7 +170,7 @@ class NoiseOptimize(io.ComfyNode):
             model,
             inversion.with_conditioning(source, negative if positive is None else None),
             reference,
-            DescentSettings(norm, iterations, learning_rate, pull),
+            DescentSettings(iterations, learning_rate, pull, norm),
             None if positive is None else Branch(positive, negative, cfg),
             EditArea.of(mask, feather),
             save_unfinished,

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from ...core.settings import parameter
 from ...inversion import (
     Inversion,
     MisfitError,
+    NoiseDescent,
     NoiseReport,
     SingleState,
     meet,
@@ -18,6 +20,7 @@ from ...inversion import (
     own_method,
     with_noise,
 )
+from ...inversion.noise_optimize import NORMS
 from ..host.checks import check_cfg, refuse_skipping
 from ..host.compat import whole_model
 from ..host.gradients import refuse_quantised
@@ -34,13 +37,14 @@ Listener = Callable[[NoiseReport], None]
 
 
 @dataclass(frozen=True)
-class DescentSettings:
-    """Settings of an optimisation, as in inversion.noise_optimize."""
+class DescentSettings(NoiseDescent):
+    """Settings of an optimisation, and the norm of its loss."""
 
-    norm: str
-    iterations: int
-    learning_rate: float
-    pull: float
+    norm: str = parameter(
+        NORMS[0],
+        "L2 evens the whole area out. L1 lets single spots differ and meets the rest closer.",
+        options=NORMS,
+    )
 
 
 def run_noise_optimize(
@@ -97,9 +101,7 @@ def run_noise_optimize(
             inversion.to_precision(session.dtype),
             session.denoiser(),
             loss,
-            settings.iterations,
-            settings.learning_rate,
-            settings.pull,
+            settings,
             told,
             session.device,
         )

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ...inversion import FitReport
+from ...inversion import FitReport, NullText
 from ..host.compat import declare, schema, show_progress_text
 from .link import InversionType, LinkedInversion
-from .null_text_run import FitSettings, run_null_text
+from .null_text_run import run_null_text
 from .plot import loss_plot
 
 
@@ -138,7 +138,7 @@ class NullTextOptimize(io.ComfyNode):
         save_unfinished: bool = True,
     ) -> io.NodeOutput:
         """Fit the embeddings."""
-        settings = FitSettings(cfg, inner_steps, learning_rate, stop, stop_growth)
+        settings = NullText(cfg, inner_steps, learning_rate, stop, stop_growth)
         reports: list[_Line] = []
         node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
 
@@ -175,7 +175,7 @@ def _columns(lines: list[_Line]) -> tuple[list[float], list[float]]:
     return [line.before for line in lines], [line.after for line in lines]
 
 
-def _describe(inversion: LinkedInversion, settings: FitSettings, lines: list[_Line]) -> str:
+def _describe(inversion: LinkedInversion, settings: NullText, lines: list[_Line]) -> str:
     meta = inversion.meta
     before, after = _columns(lines)
     return "\n".join(

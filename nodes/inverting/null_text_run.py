@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ...inversion import FitReport, Inversion, null_text, with_embeddings
+from ...inversion import FitReport, Inversion, NullText, null_text, with_embeddings
 from ...inversion.null_text import by_euler
 from ..host.checks import check_cfg, refuse_other_guidance, refuse_skipping
 from ..host.compat import whole_model
@@ -25,22 +25,11 @@ _UNFINISHED = "retrace/null_text_unfinished"
 Listener = Callable[[FitReport], None]
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """Settings of a fit, as in inversion.null_text."""
-
-    cfg: float
-    inner_steps: int
-    learning_rate: float
-    stop: float
-    stop_growth: float
-
-
 def run_null_text(
     model: Any,
     inversion: LinkedInversion,
     negative: Any,
-    settings: FitSettings,
+    settings: NullText,
     save_unfinished: bool = True,
     tap: Listener | None = None,
 ) -> LinkedInversion:
@@ -65,8 +54,6 @@ def run_null_text(
     refuse_quantised(model)
     check_model_fits(model, inversion)
     own = inversion.branch("fit an inversion")
-    if settings.cfg == 1.0:
-        raise ValueError("cfg must not be 1, where the negative does not act, got 1; the usual one is 7.5.")
     check_cfg(settings.cfg, negative)
     if inversion.path is None:
         raise ValueError("inversion must hold its path to fit embeddings, got none; set keep_path of Invert.")
@@ -96,17 +83,13 @@ def run_null_text(
             session.denoiser(SOURCE, chunk="cond"),
             session.denoiser(SOURCE, chunk="uncond"),
             unconditional_embedding(session.guider),
-            settings.cfg,
-            settings.inner_steps,
-            settings.learning_rate,
-            settings.stop,
-            settings.stop_growth,
+            settings,
             told,
             session.device,
         )
 
     def marked(result: Inversion) -> Inversion:
-        return replace(result, fingerprints={**result.fingerprints, "source": fingerprint_source(fitted)})
+        return result.marked({"source": fingerprint_source(fitted)})
 
     try:
         guider = Guider(whole_model(model), {SOURCE: fitted})

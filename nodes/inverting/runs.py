@@ -127,9 +127,8 @@ def run_invert(
     def script(session: Session) -> Inversion:
         denoiser, device = session.denoiser(), session.device
         start = clean.to(session.dtype).to(device)
-        inversion = invert(
-            denoiser, start, climb.sigmas, climb.index, method, climb.keep_path, fingerprints, meta, session.tell
-        )
+        inversion = invert(denoiser, start, climb.sigmas, climb.index, method, climb.keep_path, session.tell)
+        inversion = inversion.marked(fingerprints, meta)
         if at_top is not None:
             at_top(denoiser, inversion, device)
         return inversion

@@ -32,7 +32,7 @@ def mixture():
 
 @pytest.fixture
 def record(mixture):
-    return invert(mixture.denoiser(), mixture.sample(2), GRID, 6, "euler", fingerprints=MARKS, meta={"pack": "0.1.0"})
+    return invert(mixture.denoiser(), mixture.sample(2), GRID, 6, "euler").marked(MARKS, {"pack": "0.1.0"})
 
 
 def one_sentence(caught):
@@ -55,15 +55,8 @@ def test_reconstruction_is_replay_without_a_target(mixture, record):
 
 def test_everything_that_fits_is_accepted(mixture, record):
     rounded = torch.tensor(GRID, dtype=torch.float32)
-    out = replay(
-        record,
-        mixture.denoiser(),
-        sigmas=rounded,
-        method="euler",
-        shape=(2, 4, 3, 5),
-        fingerprints={**MARKS, "host": "x"},
-    )
-    assert torch.equal(out, replay(record, mixture.denoiser()))
+    marks = {**MARKS, "host": "x"}
+    check_fit(record, mixture.denoiser(), sigmas=rounded, method="euler", shape=(2, 4, 3, 5), fingerprints=marks)
     # Only the levels up to k are walked; what lies above may differ.
     check_fit(record, mixture.denoiser(), sigmas=[*GRID[:7], 99.0])
 
@@ -71,24 +64,24 @@ def test_everything_that_fits_is_accepted(mixture, record):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"sigmas": full_grid("ve", 9)}, "sigmas must be the record's"),
-        ({"sigmas": GRID[:6]}, "sigmas must be the record's"),
-        ({"sigmas": GRID[::-1]}, "sigmas must be the record's"),
-        ({"sigmas": [*GRID[:6], GRID[6] * (1 + 1e-5), *GRID[7:]]}, "sigmas must be the record's"),
-        ({"method": "midpoint"}, "method must be the record's euler, got midpoint"),
-        ({"shape": (2, 4, 5, 3)}, r"latent must have the record's shape (2, 4, 3, 5), got (2, 4, 5, 3)"),
-        ({"shape": (1, 4, 3, 5)}, r"latent must have the record's shape"),
+        ({"sigmas": full_grid("ve", 9)}, "sigmas must be the inversion's"),
+        ({"sigmas": GRID[:6]}, "sigmas must be the inversion's"),
+        ({"sigmas": GRID[::-1]}, "sigmas must be the inversion's"),
+        ({"sigmas": [*GRID[:6], GRID[6] * (1 + 1e-5), *GRID[7:]]}, "sigmas must be the inversion's"),
+        ({"method": "midpoint"}, "method must be the inversion's euler, got midpoint"),
+        ({"shape": (2, 4, 5, 3)}, r"latent must have the inversion's shape (2, 4, 3, 5), got (2, 4, 5, 3)"),
+        ({"shape": (1, 4, 3, 5)}, r"latent must have the inversion's shape"),
         (
             {"fingerprints": {"model": "c" * 64}},
-            "The model must be the one that made the record (aaaaaaaaaaaa), got ccc",
+            "The model must be the one that made the inversion (aaaaaaaaaaaa), got ccc",
         ),
-        ({"fingerprints": {"source": "c" * 64}}, "The source conditioning must be the one that made the record"),
+        ({"fingerprints": {"source": "c" * 64}}, "The source conditioning must be the one that made the inversion"),
     ],
 )
 def test_misfits(mixture, record, given, sentence):
     denoiser = mixture.denoiser()
     with pytest.raises(MisfitError, match=re.escape(sentence)) as caught:
-        replay(record, denoiser, **given)
+        check_fit(record, denoiser, **given)
     one_sentence(caught)
     assert denoiser.evaluations == 0
 
@@ -96,14 +89,14 @@ def test_misfits(mixture, record, given, sentence):
 def test_another_space(mixture, record):
     flow = Mixture("flow").denoiser()
     for denoisers in ((flow,), (mixture.denoiser(), flow)):
-        with pytest.raises(MisfitError, match="model must be of the record's space 've', got 'flow'") as caught:
+        with pytest.raises(MisfitError, match="model must be of the inversion's space 've', got 'flow'") as caught:
             replay(record, *denoisers)
         one_sentence(caught)
         assert flow.evaluations == 0
 
 
 def test_another_source_is_no_matter_for_an_edit(mixture, record):
-    replay(record, mixture.denoiser(), mixture.denoiser("target"), fingerprints={"source": "c" * 64})
+    check_fit(record, mixture.denoiser(), mixture.denoiser("target"), fingerprints={"source": "c" * 64})
 
 
 @dataclass(frozen=True)
@@ -130,9 +123,9 @@ def test_other_settings(mixture, monkeypatch):
     monkeypatch.setitem(METHODS, "scaled", Scaled)
     record = invert(mixture.denoiser(), mixture.sample(1), GRID, 4, Scaled(gain=0.25))
     assert record.params == {"gain": 0.25}
-    replay(record, mixture.denoiser(), method=Scaled(gain=0.25))
-    with pytest.raises(MisfitError, match="gain of method scaled must be the record's 0.25, got 0.5") as caught:
-        replay(record, mixture.denoiser(), method="scaled")
+    check_fit(record, mixture.denoiser(), method=Scaled(gain=0.25))
+    with pytest.raises(MisfitError, match="gain of method scaled must be the inversion's 0.25, got 0.5") as caught:
+        check_fit(record, mixture.denoiser(), method="scaled")
     one_sentence(caught)
     with pytest.raises(MisfitError, match="got: gain of method scaled must be at most 1.0, got 7.0"):
         replay(replace(record, params={"gain": 7.0}), mixture.denoiser())
@@ -173,7 +166,8 @@ def test_adopt(mixture, record):
     other = adopt(record, "midpoint")
     assert other.method == "midpoint" and torch.equal(other.x, record.x) and record.method == "euler"
     denoiser = mixture.denoiser()
-    replay(other, denoiser, method="midpoint")
+    check_fit(other, denoiser, method="midpoint")
+    replay(other, denoiser)
     assert denoiser.evaluations == 12
 
 

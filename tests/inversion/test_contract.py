@@ -13,6 +13,7 @@ from retrace.inversion import (
     MisfitError,
     SingleState,
     blend,
+    check_fit,
     get_method,
     invert,
     load,
@@ -171,28 +172,28 @@ def test_what_does_not_match_the_record_is_refused(name, space):
     mixture, grid, method = Mixture(space), full_grid(space, 8), get_method(name)
     record, denoiser = invert(mixture.denoiser(), mixture.sample(2), grid, 6, method), mixture.denoiser()
     wrong = [
-        ({"method": other}, f"{setting.name} of method {name} must be the record's {setting.default}")
+        ({"method": other}, f"{setting.name} of method {name} must be the inversion's {setting.default}")
         for setting in method.parameters()
         if (other := another(name, setting)) is not None
     ]
     # window of fixed_point alone has no other value that fits the default of memory.
     assert len(wrong) >= len(method.parameters()) - 1
     wrong += [
-        ({"method": next(each for each in METHODS if each != name)}, f"method must be the record's {name}, got"),
-        ({"sigmas": full_grid(space, 9)}, "sigmas must be the record's"),
-        ({"sigmas": grid[:6]}, "sigmas must be the record's"),
-        ({"shape": (1, *SHAPE)}, "The latent must have the record's shape"),
+        ({"method": next(each for each in METHODS if each != name)}, f"method must be the inversion's {name}, got"),
+        ({"sigmas": full_grid(space, 9)}, "sigmas must be the inversion's"),
+        ({"sigmas": grid[:6]}, "sigmas must be the inversion's"),
+        ({"shape": (1, *SHAPE)}, "The latent must have the inversion's shape"),
     ]
     for given, sentence in wrong:
         for target in (None, denoiser):
             with pytest.raises(MisfitError, match=re.escape(sentence)):
-                replay(record, denoiser, target, **given)
+                check_fit(record, denoiser, target, **given)
     other = Mixture("flow" if space == "ve" else "ve").denoiser()
     for denoisers in ((other,), (denoiser, other)):
-        with pytest.raises(MisfitError, match="model must be of the record's space"):
+        with pytest.raises(MisfitError, match="model must be of the inversion's space"):
             replay(record, *denoisers)
     assert denoiser.evaluations == other.evaluations == 0
-    assert torch.isfinite(replay(record, denoiser, method=method, sigmas=grid, shape=(2, *SHAPE))).all()
+    check_fit(record, denoiser, method=method, sigmas=grid, shape=(2, *SHAPE))
 
 
 @pytest.mark.parametrize("keep_path", [False, True])

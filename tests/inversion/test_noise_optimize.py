@@ -1,6 +1,5 @@
 """Noise optimisation on the exact denoiser: it meets its reference, stays near, and never ends worse."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from retrace.inversion import (
     MisfitError,
+    NoiseDescent,
     blend,
     get_method,
     implied_noise,
@@ -42,7 +42,7 @@ def moved(record, found):
 def test_the_replay_meets_the_reference(space, norm, method):
     _, record, target, reference = problem(space, method=method)
     loss, reports = meet(reference, norm=norm), []
-    found = noise_optimize(record, target, loss, 40, 0.05, 0.0, reports.append)
+    found = noise_optimize(record, target, loss, NoiseDescent(40, 0.05, 0.0), reports.append)
     before, after = (loss(replay(each, target, target)) for each in (record, found))
     assert (after < 0.6 * before).all(), (before, after)
     assert after.tolist() == pytest.approx(reports[-1].best_loss, rel=1e-9)
@@ -54,7 +54,8 @@ def test_the_replay_meets_the_reference(space, norm, method):
 def test_the_pull_keeps_it_near():
     _, record, target, reference = problem("ve")
     distances = [
-        moved(record, noise_optimize(record, target, meet(reference), 30, 0.05, pull)) for pull in (0.0, 1.0, 100.0)
+        moved(record, noise_optimize(record, target, meet(reference), NoiseDescent(30, 0.05, pull)))
+        for pull in (0.0, 1.0, 100.0)
     ]
     assert (distances[0] > 1.5 * distances[1]).all() and (distances[1] > 1.5 * distances[2]).all(), distances
 
@@ -64,7 +65,8 @@ def test_updates_are_those_of_torch_adam(space):
     """Three updates against torch.optim.Adam on the noise, with autograd through the walk in one piece."""
     _, record, target, reference = problem(space, batch=1)
     states = []
-    noise_optimize(record, target, meet(reference), 3, 0.05, 0.3, lambda report: states.append(report.x.clone()))
+    descent = NoiseDescent(3, 0.05, 0.3)
+    noise_optimize(record, target, meet(reference), descent, lambda report: states.append(report.x.clone()))
     u = torch.zeros_like(record.x).requires_grad_(True)
     adam = torch.optim.Adam([u], lr=0.05)
     for state in states:
@@ -77,30 +79,27 @@ def test_updates_are_those_of_torch_adam(space):
         adam.step()
 
 
-@pytest.mark.parametrize("rate", [0.05, 30.0])
-def test_no_row_ends_worse(rate):
-    """Even under a rate at which Adam overshoots."""
+def test_what_is_kept_is_the_best_with_its_pull():
     _, record, target, reference = problem("ve", batch=3)
     loss, pull, seen = meet(reference), 0.1, []
-    found = noise_optimize(record, target, loss, 4, rate, pull, seen.append)
+    found = noise_optimize(record, target, loss, NoiseDescent(4, 0.05, pull), seen.append)
     whole = loss(replay(found, target, target)) + pull * moved(record, found).square()
     tried = torch.tensor([report.loss for report in seen]) + pull * torch.tensor([r.distance for r in seen]).square()
     torch.testing.assert_close(whole, tried.min(0).values.double(), rtol=1e-5, atol=1e-7)
-    assert (whole <= tried[0] * (1 + 1e-6)).all()
 
 
 def test_only_what_is_masked_is_asked_for():
     _, record, target, reference = problem("ve")
     mask = torch.zeros(1, 1, 3, 5)
     mask[..., 3:] = 1.0
-    found = noise_optimize(record, target, meet(reference, mask), 40, 0.05, 0.0)
+    found = noise_optimize(record, target, meet(reference, mask), NoiseDescent(40, 0.05, 0.0))
     ends = [replay(each, target, target) for each in (record, found)]
     inside = [relative_error(end[..., 3:], reference[..., 3:]) for end in ends]
     assert inside[1] < 0.7 * inside[0]
     # Of what lies outside the loss says nothing, so other values there change nothing.
     other = reference.clone()
     other[..., :3] += 100.0
-    again = noise_optimize(record, target, meet(other, mask), 40, 0.05, 0.0)
+    again = noise_optimize(record, target, meet(other, mask), NoiseDescent(40, 0.05, 0.0))
     torch.testing.assert_close(again.x, found.x, rtol=1e-9, atol=1e-9)
 
 
@@ -112,25 +111,10 @@ def test_the_loss_of_a_mask_is_its_mean():
     assert meet(reference)(x).item() == pytest.approx(10.0)
 
 
-def test_rows_are_optimised_each_for_itself():
-    _, record, target, reference = problem("ve")
-
-    def row(index):
-        def cut(x):
-            return x[index : index + 1]
-
-        return replace(record, x0=cut(record.x0), x=cut(record.x)), reference[index : index + 1]
-
-    together = noise_optimize(record, target, meet(reference), 5)
-    for index in range(2):
-        alone = noise_optimize(row(index)[0], target, meet(row(index)[1]), 5)
-        torch.testing.assert_close(together.x[index : index + 1], alone.x, rtol=1e-8, atol=1e-8)
-
-
 def test_any_loss_will_do():
     """The mean of the second channel, as large as it gets."""
     _, record, target, _ = problem("flow")
-    found = noise_optimize(record, target, lambda x: -x[:, 1].flatten(1).mean(1), 15, 0.05, 0.05)
+    found = noise_optimize(record, target, lambda x: -x[:, 1].flatten(1).mean(1), NoiseDescent(15, 0.05, 0.05))
     before, after = (replay(each, target, target)[:, 1].flatten(1).mean(1) for each in (record, found))
     assert (after > before + 0.05).all()
 
@@ -138,14 +122,14 @@ def test_any_loss_will_do():
 def test_clips():
     _, record, target, reference = problem("flow", shape=CLIP_SHAPE)
     loss = meet(reference)
-    found = noise_optimize(record, target, loss, 15, 0.05, 0.0)
+    found = noise_optimize(record, target, loss, NoiseDescent(15, 0.05, 0.0))
     assert (loss(replay(found, target, target)) < loss(replay(record, target, target))).all()
 
 
 def test_the_rest_of_the_record_stays():
     mixture, record, target, reference = problem("ve", keep_path=True)
     before = [tensor.clone() for tensor in (record.x, record.x0, *record.path, reference)]
-    found = noise_optimize(record, target, meet(reference), 2)
+    found = noise_optimize(record, target, meet(reference), NoiseDescent(2))
     assert all(torch.equal(a, b) for a, b in zip(before, (record.x, record.x0, *record.path, reference), strict=True))
     assert torch.equal(found.x0, record.x0) and all(map(torch.equal, found.path, record.path))
     assert found.method == record.method and found.fingerprints == record.fingerprints
@@ -161,12 +145,12 @@ def test_the_rest_of_the_record_stays():
 def test_works_in_any_mode():
     _, record, target, reference = problem("ve", batch=1)
     mask = torch.rand(1, 1, 3, 5)
-    wanted = noise_optimize(record, target, meet(reference, mask), 3).x
+    wanted = noise_optimize(record, target, meet(reference, mask), NoiseDescent(3)).x
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             # Copies made here are inference tensors, where that is the mode.
             loss = meet(reference.clone(), mask.clone())
-            assert torch.equal(noise_optimize(record, target, loss, 3).x, wanted)
+            assert torch.equal(noise_optimize(record, target, loss, NoiseDescent(3)).x, wanted)
 
 
 def test_fitted_embeddings_are_played_along():
@@ -174,7 +158,7 @@ def test_fitted_embeddings_are_played_along():
     guided = mixture.denoiser("source", 3.0)
     fitted = replace(record, embeddings=(mixture.embeddings["null"] + 0.3, mixture.embeddings["null"] - 0.2))
     loss = meet(reference)
-    found = noise_optimize(fitted, guided, loss, 10, 0.05, 0.0)
+    found = noise_optimize(fitted, guided, loss, NoiseDescent(10, 0.05, 0.0))
     assert found.embeddings is not None
     first, last = (loss(replay(each, guided)).item() for each in (fitted, found))
     assert last < first and found.meta["noise_optimize_first_loss"] == pytest.approx(first)
@@ -191,23 +175,9 @@ def test_what_was_found_before_a_stop_can_be_kept():
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        noise_optimize(record, target, meet(reference), 10, on_iteration=stop)
+        noise_optimize(record, target, meet(reference), NoiseDescent(10), stop)
     kept = meet(reference)(replay(replace(record, x=seen[-1].best), target, target))
     assert kept.tolist() == pytest.approx(seen[-1].best_loss)
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"iterations": -1}, "iterations must be a whole number, 0 or more, got -1"),
-        ({"learning_rate": math.nan}, "learning_rate must be finite and not negative, got nan"),
-        ({"pull": -0.5}, "pull must be finite and not negative, got -0.5; the usual one is 0.1."),
-    ],
-)
-def test_bad_settings(settings, sentence):
-    _, record, target, reference = problem("ve")
-    with pytest.raises(ValueError, match=sentence):
-        noise_optimize(record, target, meet(reference), **settings)
 
 
 def test_refusals():
@@ -215,7 +185,7 @@ def test_refusals():
     pair = invert(mixture.denoiser(), mixture.sample(1), full_grid("ve", STEPS), STEPS, "belm")
     with pytest.raises(MisfitError, match="must come from a method that keeps one latent, got belm; invert with mid"):
         noise_optimize(pair, target, meet(reference))
-    with pytest.raises(MisfitError, match="must be of the record's space 've', got 'flow'"):
+    with pytest.raises(MisfitError, match="must be of the inversion's space 've', got 'flow'"):
         noise_optimize(record, Mixture("flow").denoiser(), meet(reference))
     with pytest.raises(ValueError, match="one finite number for each of the 2 rows"):
         noise_optimize(record, target, lambda x: x.mean())

@@ -104,7 +104,7 @@ def test_the_file_is_what_it_says(tmp_path):
     save(full_record(), file)
     with safe_open(file, framework="pt") as opened:
         metadata, names = opened.metadata(), set(opened.keys())
-    header = json.loads(metadata["record"])
+    header = json.loads(metadata["header"])
     assert metadata["format"] == "retrace.inversion" and header["schema"] == 1
     assert header["sigmas"] == [0.0, 0.1, 1 / 3, 0.9, 1.0] and header["method"] == "edict" and header["index"] == 3
     assert {"x0", "x", "mate", "path.0", "path.3", "residuals.2", "embeddings.1"} <= names and len(names) == 12
@@ -154,9 +154,9 @@ def test_foreign_files(tmp_path):
     file = tmp_path / "foreign.safetensors"
     assert "must exist, got 'foreign.safetensors'; check the name" in refused(file)
     save_file({"x0": torch.zeros(2)}, file)
-    assert "must be a record that Retrace saved, got another .safetensors file" in refused(file)
+    assert "must be an inversion that Retrace saved, got another .safetensors file" in refused(file)
     save_file({"x0": torch.zeros(2)}, file, metadata={"format": "pt"})
-    assert "must be a record that Retrace saved" in refused(file)
+    assert "must be an inversion that Retrace saved" in refused(file)
     bomb = Explosive()
     bomb.mark = tmp_path / "executed"
     torch.save({"x0": bomb}, file)
@@ -191,13 +191,13 @@ def rewrite(file, change_header=None, change_tensors=None, change_metadata=None,
         metadata = opened.metadata()
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
     if change_header is not None:
-        header = json.loads(metadata["record"])
+        header = json.loads(metadata["header"])
         change_header(header)
-        metadata["record"] = json.dumps(header, sort_keys=True)
+        metadata["header"] = json.dumps(header, sort_keys=True)
     if change_tensors is not None:
         change_tensors(tensors)
     if sign:
-        metadata["checksum"] = fingerprint(metadata["record"], tensors)
+        metadata["checksum"] = fingerprint(metadata["header"], tensors)
     if change_metadata is not None:
         change_metadata(metadata)
     save_file(tensors, file, metadata=metadata)
@@ -283,7 +283,7 @@ def test_a_signed_file_must_still_be_a_record(change, sentence, tmp_path):
     save(full_record(), file)
     rewrite(file, sign=True, **change)
     text = refused(file)
-    assert text.startswith("'cat.safetensors' must hold a consistent record, got: ") and sentence in text
+    assert text.startswith("'cat.safetensors' must hold a consistent inversion, got: ") and sentence in text
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_signed_file_must_still_be_a_record(change, sentence, tmp_path):
 def test_headers_that_are_none(header, tmp_path):
     file = tmp_path / "cat.safetensors"
     save(bare_record(), file)
-    rewrite(file, change_metadata=lambda metadata: metadata.update(record=header))
+    rewrite(file, change_metadata=lambda metadata: metadata.update(header=header))
     assert refused(file).startswith("The header of 'cat.safetensors' must be what Retrace wrote")
 
 
@@ -326,12 +326,12 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(StorageError, match="A record file must end in .safetensors, got 'cat.pt'; rename it"):
+    with pytest.raises(StorageError, match="A saved inversion must end in .safetensors, got 'cat.pt'; rename it"):
         save(bare_record(), tmp_path / "cat.pt")
-    with pytest.raises(StorageError, match="A record must go into an existing folder, got .*nowhere.*; make it first"):
+    with pytest.raises(StorageError, match="An inversion must be saved into an existing folder, got .*nowhere.*; make"):
         save(bare_record(), tmp_path / "nowhere" / "cat.safetensors")
     (tmp_path / "taken.safetensors").mkdir()
-    with pytest.raises(StorageError, match="The record 'taken.safetensors' must be writable"):
+    with pytest.raises(StorageError, match="The file 'taken.safetensors' must be writable"):
         save(bare_record(), tmp_path / "taken.safetensors")
     assert os.listdir(tmp_path) == ["taken.safetensors"]
 

@@ -222,7 +222,7 @@ def check_gradient_refusals(pack):
     cached.add_wrapper_with_key("outer_sample", "easycache", lambda executor, *a, **k: executor(*a, **k))
     refused("got the cache patch 'easycache'", model=cached)
     other = pack.tiny.model("sd15", seed=3)
-    refused("must be the one that made the record", model=other)
+    refused("must be the one that made the inversion", model=other)
     assert counter.calls == 0
     # Weights of eight bits: stored as a tensor of that type.
     quantised = pack.tiny.model("sd15")

@@ -360,7 +360,7 @@ def check_negative_prompt_refuses(pack):
         refuses(lambda c=changes: npi(pack, model, linked, target, **c), part)
     refuses(lambda: npi(pack, model, fitted, target), "inversion must have no fitted embeddings, got 4")
     other = pack.tiny.model("sd15", seed=1)
-    refuses(lambda: npi(pack, other, linked, target), "The model must be the one that made the record")
+    refuses(lambda: npi(pack, other, linked, target), "The model must be the one that made the inversion")
     patched = counter.model.clone()
     patched.set_model_sampler_cfg_function(lambda args: args["cond"])
     refuses(lambda: npi(pack, patched, linked, target), "must be guided by plain cfg, got a patch of sampler_cfg_func")
