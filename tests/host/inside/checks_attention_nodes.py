@@ -240,7 +240,7 @@ def check_guider(pack):
             assert relative(found, wanted) < 1e-5, (kind, cfg, relative(found, wanted))
             small = {"samples": latent["samples"][..., :2]}
             arguments = (guider, resume, sigmas, small, small["samples"] * 0)
-            refuses(lambda given=arguments: _sampled(*given), "record's size")
+            refuses(lambda given=arguments: _sampled(*given), "inversion's size")
         noise = torch.randn(nothing.shape, generator=torch.Generator().manual_seed(7))
         start = torch.tensor([float(sigmas[0]), float(sigmas[0]) / 3, 0.0])
         (free,) = pack.call("AttentionGuider", cfg=3.0, negative=negative, **{**inputs, "both": True})

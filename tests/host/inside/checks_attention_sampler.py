@@ -182,10 +182,10 @@ def check_attended_samplers_refuse(pack):
     refuses(lambda: _resume(pack, linked, None, source=target_of(kind)), "source must come with attention")
     refuses(lambda: _rf(pack, linked, plan(pack, source="free")), "must have its source pinned", "got free")
     refuses(runs(_rf(pack, linked, rules), sigmas=sigmas.flip(0)), "sigmas must fall for a sampler with attention")
-    refuses(runs(_rf(pack, linked, rules), sigmas=2.0 * sigmas), "sigmas must start at or below the record's level")
+    refuses(runs(_rf(pack, linked, rules), sigmas=2.0 * sigmas), "sigmas must start at or below the inversion's sigma")
     small = {"samples": given["samples"][..., :2]}
-    # Without noise, which has the record's size itself.
-    refuses(lambda: advanced(model, target_of(kind), _rf(pack, linked, rules), sigmas, small), "the record's size")
+    # Without noise, which has the inversion's size itself.
+    refuses(lambda: advanced(model, target_of(kind), _rf(pack, linked, rules), sigmas, small), "the inversion's size")
     refuses(runs(_rf(pack, linked, rules), model=tiny_dits.model(kind, seed=1)), "model must be the one")
     (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/sampler", half=False)
     (loaded,) = pack.call("LoadInversion", file=name)

@@ -36,9 +36,9 @@ def check_misfits(pack):
     source = pack.tiny.conditioning("sd15")
     (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
     small = {"samples": torch.randn(1, 4, 8, 8)}
-    refuses(lambda: advanced(eps, source, resume, sigmas, small), "latent must have the record's size", "(1, 4, 8, 8)")
+    refuses(lambda: advanced(eps, source, resume, sigmas, small), "latent must have the inversion's size", "(1, 4, 8, 8)")
     refuses(lambda: noise.generate_noise(small), "latent_image must have the size", "(1, 4, 8, 8)")
-    refuses(lambda: advanced(eps, source, resume, sigmas[1:], out), "sigmas must start at the record's level")
+    refuses(lambda: advanced(eps, source, resume, sigmas[1:], out), "sigmas must start at the inversion's sigma")
     refuses(lambda: advanced(eps, source, resume, sigmas.flip(0), out), "sigmas must")
     refuses(lambda: advanced(other, source, resume, sigmas, out), "model", "BaseModel:")
     refuses(lambda: invert(pack, "sd3", model=flow, latent=small), "16 channels", "got 4")
@@ -49,7 +49,7 @@ def check_misfits(pack):
     refuses(lambda: pack.call("InversionSampler", inversion=linked, sampler_name="euler_ancestral"), "draws no noise")
     refuses(
         lambda: pack.call("InversionReport", model=eps, inversion=linked, reconstructed=small),
-        "reconstructed must have the record's size",
+        "reconstructed must have the inversion's size",
     )
 
 
