@@ -36,7 +36,9 @@ def check_misfits(pack):
     source = pack.tiny.conditioning("sd15")
     (resume,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
     small = {"samples": torch.randn(1, 4, 8, 8)}
-    refuses(lambda: advanced(eps, source, resume, sigmas, small), "latent must have the inversion's size", "(1, 4, 8, 8)")
+    refuses(
+        lambda: advanced(eps, source, resume, sigmas, small), "latent must have the inversion's size", "(1, 4, 8, 8)"
+    )
     refuses(lambda: noise.generate_noise(small), "latent_image must have the size", "(1, 4, 8, 8)")
     refuses(lambda: advanced(eps, source, resume, sigmas[1:], out), "sigmas must start at the inversion's sigma")
     refuses(lambda: advanced(eps, source, resume, sigmas.flip(0), out), "sigmas must")
