@@ -41,7 +41,7 @@ import torch  # noqa: E402
 from restoration_methods import (  # noqa: E402
     DAMAGES,
     DDS,
-    LEVELS,
+    GREY_LEVELS,
     METHODS,
     MODELS,
     SEED,
@@ -100,7 +100,7 @@ def _truth(first: int, count: int) -> tuple[list[world.Scene], Tensor]:
     """Held-out scenes and their pictures in [-1, 1]; no scene comes twice."""
     scenes = measure.unseen(first + count, 1)
     drawn, _ = world.render(scenes, 5)
-    pictures = torch.from_numpy(drawn[first:]).float().permute(0, 3, 1, 2) / LEVELS - 1.0
+    pictures = torch.from_numpy(drawn[first:]).float().permute(0, 3, 1, 2) / GREY_LEVELS - 1.0
     return scenes[first:], pictures
 
 
@@ -124,7 +124,7 @@ def run(job: Job) -> dict[str, Any]:
     seconds = time.process_time() - started
     shown = restored.clamp(-1.0, 1.0)
     after = snapped(measured, shown)
-    pictures = ((shown + 1.0) * LEVELS).round().byte().permute(0, 2, 3, 1).numpy()
+    pictures = ((shown + 1.0) * GREY_LEVELS).round().byte().permute(0, 2, 3, 1).numpy()
     read = measure.verdicts(scenes, pictures)
     words = {title: read[title] for title in measure.COLUMNS if title != "background"}
     return {
@@ -383,7 +383,7 @@ def report(rows: Sequence[dict[str, Any]], used: dict[str, dict[str, float]], st
     ]
     for model, damage in dict.fromkeys((key[0], key[1]) for key in groups):
         words, noise = DAMAGES[damage].words, DAMAGES[damage].noise
-        also = f", noise of {noise:g} levels" if noise and damage != "noise" else ""
+        also = f", noise of {noise:g} grey levels" if noise and damage != "noise" else ""
         chosen = {key[2]: group for key, group in groups.items() if key[:2] == (model, damage)}
         parts += [f"## {model}: {words}{also}", as_table(chosen, used.get(model, {}))]
         parts += [f"{name}: {group.refused[0]}" for name, group in chosen.items() if group.refused]

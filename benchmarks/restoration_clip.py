@@ -3,9 +3,9 @@
     python benchmarks/restoration_clip.py [--frames 8] [--steps 20] [--kinds eps flow] [--clips NAME ...]
         [--half]
 
-Each frame came at half the size and with noise of its own of 10 levels. The camera stands, and so does its grain; the
-object stands or moves. Flicker is the rms of the difference between neighbouring frames less that of the truth, in
-levels of 255; beside it stands the same against the clip that the autoencoder makes of the truth, which flickers by
+Each frame came at half the size and with noise of its own of 10 grey levels. The camera stands, and so does its grain;
+the object stands or moves. Flicker is the rms of the difference between neighbouring frames less that of the truth, in
+grey levels; beside it stands the same against the clip that the autoencoder makes of the truth, which flickers by
 itself where things move, as it does not keep an edge alike in every place. The warping error (Lai et al. 2018,
 arXiv:1808.00449) is the rms of the difference to the next frame along the true motion where nothing is uncovered: an
 edge that is soft alike in all frames has flicker and no warping error.
@@ -28,13 +28,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import numpy as np  # noqa: E402
 import provenance  # noqa: E402
 import torch  # noqa: E402
-from restoration_methods import LEVELS, MODELS, NOISE, SHAPE, Bench  # noqa: E402
+from restoration_methods import GREY_LEVELS, MODELS, NOISE, SHAPE, Bench  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from retrace.demo import world  # noqa: E402
 from retrace.restoration.measurement import Measurement  # noqa: E402
 from retrace.restoration.operators import LowResolution  # noqa: E402
 from retrace.restoration.snap import snap  # noqa: E402
+from retrace.restoration.solvers.dds import DDSSettings  # noqa: E402
 from retrace.restoration.solvers.latent import EncoderAdjoint, autoencoder_noise  # noqa: E402
 
 # Flicker is wanted to be at most this share of that of every frame by itself.
@@ -58,7 +59,7 @@ class Clip:
         drawn = []
         for mask in self.covered(frames).permute(0, 2, 3, 1).numpy():
             drawn.append(np.clip(ground * (1 - mask) + paint * mask + grain, 0, 255))
-        return torch.from_numpy(np.stack(drawn)).float().permute(0, 3, 1, 2) / LEVELS - 1.0
+        return torch.from_numpy(np.stack(drawn)).float().permute(0, 3, 1, 2) / GREY_LEVELS - 1.0
 
     def covered(self, frames: int) -> Tensor:
         """Share of each pixel that the object covers, shape (frames, 1, 64, 64)."""
@@ -123,18 +124,19 @@ SETTINGS = (
 def restore(bench: Bench, photo: Measurement, setting: Setting) -> Tensor:
     """A clip by DDS with the encoder as adjoint, as the node does it."""
     joined = setting.smoothing > 0.0
-    measured = photo.with_noise(autoencoder_noise(photo, photo.initial(), bench.decode, bench.encode, joined))
-    consistency = EncoderAdjoint(measured, bench.decode, bench.encode, joined=joined, smoothing=setting.smoothing)
+    measured = photo.with_noise(autoencoder_noise(photo, photo.initial(), bench, joined))
+    settings = DDSSettings(temporal_smoothing=setting.smoothing)
+    consistency = EncoderAdjoint(measured, bench, settings, joined)
     return bench.decode(bench.sample(consistency, bench.fresh(setting.shared)))
 
 
 def flicker(clip: Tensor, truth: Tensor) -> float:
-    """Root mean square of the difference between neighbouring frames less that of the truth, in levels of 255."""
-    return LEVELS * float((clip.diff(dim=0) - truth.diff(dim=0)).square().mean().sqrt())
+    """Root mean square of the difference between neighbouring frames less that of the truth, in grey levels of 255."""
+    return GREY_LEVELS * float((clip.diff(dim=0) - truth.diff(dim=0)).square().mean().sqrt())
 
 
 def warping_error(clip: Tensor, truth: Tensor, scene: Clip) -> float:
-    """Root mean square of the difference to the next frame along the true motion less that of the truth, in levels.
+    """The rms of the difference to the next frame along the true motion less that of the truth, in grey levels.
 
     Over pixels that are wholly of the object, which are followed, and wholly ground in both frames, which stand.
     """
@@ -145,7 +147,7 @@ def warping_error(clip: Tensor, truth: Tensor, scene: Clip) -> float:
     def along(x: Tensor) -> Tensor:
         return torch.where(moves, _shifted(x[1:], scene), x[1:]) - x[:-1]
 
-    return LEVELS * float((along(clip) - along(truth))[moves | stands].square().mean().sqrt())
+    return GREY_LEVELS * float((along(clip) - along(truth))[moves | stands].square().mean().sqrt())
 
 
 def _shifted(x: Tensor, scene: Clip) -> Tensor:
@@ -165,7 +167,7 @@ def run(kind: str, name: str, frames: int, steps: int, half: bool = False) -> li
     bench = Bench(kind, [clip.scene.caption] * frames, steps, half=half)
     operator = LowResolution(SHAPE, 2, "box")
     noise = torch.randn(frames, *operator.out_shape, generator=torch.Generator().manual_seed(3))
-    photo = Measurement(operator, operator.forward(truth) + NOISE / LEVELS * noise, NOISE / LEVELS)
+    photo = Measurement(operator, operator.forward(truth) + NOISE / GREY_LEVELS * noise, NOISE / GREY_LEVELS)
     through = bench.decode(bench.encode(truth)).clamp(-1.0, 1.0)
     rows, before = [], {}
     for setting in (None, *SETTINGS):
@@ -241,8 +243,8 @@ def report(rows: Sequence[dict[str, Any]], frames: int, steps: int, half: bool) 
     """The whole text."""
     parts = [
         "# Restoration of clips",
-        f"{frames} frames, each at half the size with noise of its own of {NOISE:g} levels; {steps} steps of DDS, "
-        f"encoder adjoint, one seed. Flicker is in levels of 255. Wanted: at most {WANTED:g} times that of every frame "
+        f"{frames} frames, each at half the size with noise of its own of {NOISE:g} grey levels; {steps} steps of DDS, "
+        f"encoder adjoint, one seed. Flicker is in grey levels. Wanted: at most {WANTED:g} times that of every frame "
         f"by itself, at no loss of PSNR (to {NO_LOSS:g} dB). Snapping is SnapToMeasurement behind the decoder, in "
         "pixels. The constants of follow_motion were chosen on three of the moving clips ("
         + "; ".join(CHOSEN_ON)

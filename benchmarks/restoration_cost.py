@@ -26,15 +26,7 @@ import in_host
 ROOT = Path(__file__).resolve().parents[1]
 WANTED = 1.1
 LATENT_STEPS = 3
-DDS = {
-    "noise": 4.0,
-    "trust": 1.0,
-    "freshness": 0.85,
-    "latent_method": "encoder adjoint",
-    "inner_steps": 1,
-    "temporal_smoothing": 0.0,
-    "share_noise": False,
-}
+DDS = {"noise": 4.0}
 
 
 class Asked(NamedTuple):
@@ -59,14 +51,15 @@ class Bench:
     """The host's nodes and the pack's."""
 
     def __init__(self, steps: int) -> None:
-        self.pack = runpy.run_path(str(ROOT / "_standalone.py"))["load_package"]().__name__
+        pack = runpy.run_path(str(ROOT / "_standalone.py"))["load_package"]().__name__
+        self.nodes = importlib.import_module(f"{pack}.nodes").NODES
         self.steps = steps
 
-    def node(self, module: str, name: str, **inputs: Any) -> tuple[Any, ...]:
+    def node(self, name: str, **inputs: Any) -> tuple[Any, ...]:
         """Outputs of a node of the pack, called as the host calls it."""
         import torch
 
-        cls = getattr(importlib.import_module(f"{self.pack}.nodes.{module}"), name)
+        cls = next(node for node in self.nodes if node.define_schema().node_id == name)
         with torch.inference_mode():
             return tuple(cls.EXECUTE_NORMALIZED(**inputs).result)
 
@@ -78,18 +71,18 @@ class Bench:
         missing[:, size // 4 : size // 2, size // 4 : size // 2] = 1.0
         blur = {"radius": 2.0, "length": 9.0, "angle": 30.0, "edges": "reflect"}
         return {
-            "missing area": self.node("damages", "DamageMask", mask=missing, grow=0)[0],
-            "low resolution": self.node("damages", "DamageLowResolution", scale=4.0, filter="bicubic")[0],
-            "Gaussian blur": self.node("damages", "DamageBlur", kind="gaussian", **blur)[0],
-            "motion blur": self.node("damages", "DamageBlur", kind="motion", **blur)[0],
-            "JPEG": self.node("damage_clips", "DamageJPEG", file="(as set below)", quality=10, half_colour=True)[0],
+            "missing area": self.node("DamageMask", mask=missing, grow=0)[0],
+            "low resolution": self.node("DamageLowResolution", scale=4.0, filter="bicubic")[0],
+            "Gaussian blur": self.node("DamageBlur", kind="gaussian", **blur)[0],
+            "motion blur": self.node("DamageBlur", kind="motion", **blur)[0],
+            "JPEG": self.node("DamageJPEG", file="(as set below)", quality=10, half_colour=True)[0],
         }
 
     def sampler(self, operator: Any, image: Any, vae: Any = None, **changes: Any) -> Any:
         """The SAMPLER of RestoreDDS for a picture that is damaged first."""
-        (damaged,) = self.node("measurements", "ApplyDamage", image=image, operator=operator, noise=4.0, seed=0)
+        (damaged,) = self.node("ApplyDamage", image=image, operator=operator, noise=4.0, seed=0)
         settings = {**DDS, **changes, "operator": operator, "damaged": damaged, "vae": vae}
-        return self.node("restore", "RestoreDDS", **settings)[0]
+        return self.node("RestoreDDS", **settings)[0]
 
     def run(self, model: Any, prompt: Any, sampler: Any, noise: Any, steps: int) -> Any:
         """Sample under the stock guider."""
@@ -182,7 +175,7 @@ def latents(bench: Bench) -> tuple[str, list[dict[str, Any]]]:
     import nodes as host_nodes
     import torch
 
-    model, clip, vae = bench.node("shapes", "LoadShapesModel", kind="eps")
+    model, clip, vae = bench.node("LoadShapesModel", kind="eps")
     with torch.inference_mode():
         prompt = host_nodes.CLIPTextEncode().encode(clip, "a big red circle on a cyan background")[0]
     asked = {"decodes": 0, "encodes": 0}
@@ -279,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4, help="steps of every run (4)")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (5)")
-    parser.add_argument("--channels", type=int, default=64, help="width of the UNet's first level (64)")
+    parser.add_argument("--channels", type=int, default=64, help="width of the UNet at its finest grid (64)")
     parser.add_argument("--size", type=int, default=64, help="sides of the pictures (64)")
     parser.add_argument("--only", nargs="*", default=[], help="damages to measure; all without it")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")

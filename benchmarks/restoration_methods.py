@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from retrace.backends.shapes import shapes_model  # noqa: E402
-from retrace.restoration.levels import weights  # noqa: E402
-from retrace.restoration.measurement import NOISE_FLOOR, Measurement  # noqa: E402
+from retrace.core.noise import Noises  # noqa: E402
+from retrace.core.space import weights  # noqa: E402
+from retrace.restoration.measurement import GREY_LEVELS, NOISE_FLOOR, Measurement  # noqa: E402
 from retrace.restoration.operators import (  # noqa: E402
     JPEG,
     BlackWhite,
@@ -31,25 +31,21 @@ from retrace.restoration.operators import (  # noqa: E402
 )
 from retrace.restoration.snap import snap  # noqa: E402
 from retrace.restoration.solvers.dds import Consistency, dds  # noqa: E402
-from retrace.restoration.solvers.fresh import Fresh, fresh_noise  # noqa: E402
-from retrace.restoration.solvers.guided import Energy, guided, unit_start  # noqa: E402
+from retrace.restoration.solvers.guided import Energy, GuidedSettings, guided  # noqa: E402
 from retrace.restoration.solvers.latent import (  # noqa: E402
-    DIRECTION,
     DecodeCorrectEncode,
     EncoderAdjoint,
     autoencoder_noise,
+    data_gradient,
 )
 from retrace.restoration.solvers.red_diff import red_diff  # noqa: E402
 
 SHAPE = (3, 64, 64)
 LATENT = (4, 16, 16)
-LEVELS = 127.5
-NOISE = 10.0  # levels of 255, where nothing else is said
+NOISE = 10.0  # grey levels of 255, where nothing else is said
 FLOOR = 2.0  # the default of the nodes, for a photo to which no noise was added
 SEED = 11
 MODELS = ("eps", "flow")
-# Of RED-diff's node: levels above it are left out, and a pixel's variance over a latent's.
-SIGMA_MAX, PIXEL_VARIANCE = 10.0, 0.25
 
 
 def hole() -> Tensor:
@@ -61,7 +57,7 @@ def hole() -> Tensor:
 
 @dataclass(frozen=True)
 class Damage:
-    """A damage: its operator, the noise that is added in levels of 255, and what it is in words."""
+    """A damage: its operator, the noise that is added in grey levels of 255, and what it is in words."""
 
     make: Callable[[], Operator]
     noise: float
@@ -81,8 +77,8 @@ class Damage:
                 for row in range(len(truth))
             ]
         )
-        damaged = operator.seen(operator.forward(truth) + self.noise / LEVELS * noise)
-        return Measurement(operator, damaged, max(self.noise or FLOOR, LEVELS * NOISE_FLOOR) / LEVELS)
+        damaged = operator.seen(operator.forward(truth) + self.noise / GREY_LEVELS * noise)
+        return Measurement(operator, damaged, max(self.noise or FLOOR, GREY_LEVELS * NOISE_FLOOR) / GREY_LEVELS)
 
 
 DAMAGES = {
@@ -91,7 +87,7 @@ DAMAGES = {
     "blur": Damage(lambda: GaussianBlur(SHAPE, 2.0), NOISE, "Gaussian blur of 2 pixels"),
     "grey": Damage(lambda: BlackWhite(SHAPE), NOISE, "black and white"),
     "jpeg": Damage(lambda: JPEG(SHAPE, quality_tables(10)), 0.0, "JPEG of quality 10, 4:2:0"),
-    "noise": Damage(lambda: Noise(SHAPE), 40.0, "noise of 40 levels"),
+    "noise": Damage(lambda: Noise(SHAPE), 40.0, "noise of 40 grey levels"),
 }
 
 
@@ -110,7 +106,7 @@ class Bench:
 
     Attributes:
         denoiser: The model under the captions at cfg 1.
-        sigmas: Falling levels.
+        sigmas: Falling.
         state: Zero latents of the batch.
         calls: Decodes and encodes of the batch so far.
     """
@@ -121,7 +117,7 @@ class Bench:
         Args:
             kind: "eps" or "flow".
             captions: A caption for each row.
-            steps: Steps of the levels.
+            steps: Steps of the sigmas.
             seed: Row i draws its noise from seed + i.
             half: Whether the autoencoder runs in bfloat16.
         """
@@ -132,11 +128,11 @@ class Bench:
         self.denoiser = self.model.denoiser(self.state, self.model.prompt(list(captions)))
         self.space = self.denoiser.space
         self.steps, self.seed = steps, seed
-        self.sigmas = self.levels(steps)
+        self.sigmas = self.falling(steps)
         self.calls = {"decode": 0, "encode": 0}
 
-    def levels(self, steps: int) -> tuple[float, ...]:
-        """The model's falling levels for so many steps."""
+    def falling(self, steps: int) -> tuple[float, ...]:
+        """The model's sigmas for so many steps, falling."""
         return tuple(float(sigma) for sigma in reversed(self.model.levels(*LATENT[1:]).grid(steps)))
 
     def decode(self, z: Tensor) -> Tensor:
@@ -149,19 +145,19 @@ class Bench:
         self.calls["encode"] += 1
         return self._vae.encode(x.to(self._dtype)).latent_dist.mean.float() * self._scale
 
-    def fresh(self, shared: bool = False) -> Fresh:
+    def fresh(self, shared: bool = False) -> Callable[[], Tensor]:
         """Source of unit noise of the batch."""
-        return fresh_noise(self.state, self.seed, shared)
+        return Noises(self.seed, self.state, shared=0 if shared else None, precision=torch.float32).draw
 
-    def sample(self, consistency: Consistency, fresh: Fresh | None = None) -> Tensor:
+    def sample(self, consistency: Consistency, fresh: Callable[[], Tensor] | None = None) -> Tensor:
         """Latents by DDS from pure noise."""
         fresh = fresh or self.fresh()
         start = weights(self.sigmas[0], self.space)[1] * fresh()
-        return dds(self.denoiser, start, self.sigmas, self.space, consistency, fresh)
+        return dds(self.denoiser, start, self.sigmas, consistency, fresh)
 
     def with_loss(self, measured: Measurement) -> Measurement:
         """The measurement with what the autoencoder loses in its noise, as the nodes have it."""
-        return measured.with_noise(autoencoder_noise(measured, measured.initial(), self.decode, self.encode))
+        return measured.with_noise(autoencoder_noise(measured, measured.initial(), self))
 
 
 def _alone(bench: Bench, measured: Measurement) -> Tensor:
@@ -184,7 +180,7 @@ def _free_cells() -> Tensor:
 def _mask_euler(bench: Bench, measured: Measurement) -> Tensor:
     """What the host does with a noise mask under its euler sampler, at full denoise.
 
-    The state outside is that of the photo at the level, and so is the prediction.
+    The state outside is that of the photo at that sigma, and so is the prediction.
     """
     free, kept, noise = _free_cells(), bench.encode(measured.initial()), bench.fresh()()
     a, b = weights(bench.sigmas[0], bench.space)
@@ -204,38 +200,29 @@ def _mask_fresh(bench: Bench, measured: Measurement) -> Tensor:
 
 
 def _encoder_adjoint(bench: Bench, measured: Measurement) -> Tensor:
-    return bench.decode(bench.sample(EncoderAdjoint(bench.with_loss(measured), bench.decode, bench.encode)))
+    return bench.decode(bench.sample(EncoderAdjoint(bench.with_loss(measured), bench)))
 
 
 def _decode_correct_encode(bench: Bench, measured: Measurement) -> Tensor:
-    return bench.decode(bench.sample(DecodeCorrectEncode(bench.with_loss(measured), bench.decode, bench.encode)))
+    return bench.decode(bench.sample(DecodeCorrectEncode(bench.with_loss(measured), bench)))
 
 
 def _red_diff(bench: Bench, measured: Measurement) -> Tensor:
     """RED-diff with the data gradient and the defaults of its node."""
 
-    def data_gradient(mu: Tensor) -> Tensor:
-        decoded = bench.decode(mu)
-        wanted = measured.adjoint(measured.residual(decoded)) / decoded[0].numel()
-        size = wanted.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-20).reshape(-1, 1, 1, 1) / DIRECTION
-        moved = bench.encode(decoded + wanted / size) - bench.encode(decoded)
-        return PIXEL_VARIANCE * decoded.numel() / mu.numel() * moved * size
+    def gradient(mu: Tensor) -> Tensor:
+        return data_gradient(measured, bench, mu)
 
-    def ratio(sigma: float) -> float:
-        a, b = weights(sigma, bench.space)
-        return b / a if a > 0.0 else math.inf
-
-    levels = tuple(sigma for sigma in bench.sigmas if ratio(sigma) <= SIGMA_MAX)
     start = bench.encode(measured.initial())
-    return bench.decode(red_diff(bench.denoiser, start, levels, bench.space, data_gradient, bench.fresh()))
+    return bench.decode(red_diff(bench.denoiser, start, bench.sigmas, gradient, bench.fresh()))
 
 
 def _guided(inner: int = 1, gluing: float = 0.1) -> Callable[[Bench, Measurement], Tensor]:
     def restore(bench: Bench, measured: Measurement) -> Tensor:
-        fresh = bench.fresh()
-        energy = Energy(bench.with_loss(measured), bench.decode, bench.encode, gamma=gluing)
-        start = unit_start(fresh(), None, bench.sigmas[0], bench.space)
-        return bench.decode(guided(bench.denoiser, start, bench.sigmas, bench.space, energy, fresh, inner=inner))
+        fresh, settings = bench.fresh(), GuidedSettings(gluing=gluing, inner_steps=inner)
+        energy = Energy(bench.with_loss(measured), bench, settings)
+        start = weights(bench.sigmas[0], bench.space)[1] * fresh()
+        return bench.decode(guided(bench.denoiser, start, bench.sigmas, energy, fresh, settings))
 
     return restore
 

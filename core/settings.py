@@ -75,6 +75,18 @@ def parameter(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def link(kind: str, tooltip: str, optional: bool = False) -> Any:
+    """A dataclass field that no widget can hold, which comes over a link.
+
+    Args:
+        kind: "mask" (N, H, W), "image" (N, 3, H, W) in [-1, 1], or another name that its node knows.
+        tooltip: One sentence.
+        optional: Whether it may be None.
+    """
+    metadata = {"link": kind, "tooltip": tooltip}
+    return dataclasses.field(default=None, metadata=metadata) if optional else dataclasses.field(metadata=metadata)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of one thing: a frozen dataclass whose fields are made by `parameter`, and checked as they come in."""
@@ -104,7 +116,7 @@ class Settings:
                 shown=entry.metadata["shown"],
             )
             for entry in dataclasses.fields(cls)
-            if "tooltip" in entry.metadata
+            if "options" in entry.metadata
         )
 
     @property

@@ -31,8 +31,7 @@ from .inverting.rf_inversion import RFInversion
 from .inverting.samplers import InversionSampler, RFSolverSample
 from .inverting.source_exact import DirectInversion, NoiseMapInvert
 from .inverting.spd_invert import SPDInvert
-from .restoring.damage_clips import DamageCombine, DamageFrames, DamageJPEG
-from .restoring.damages import DamageBlackWhite, DamageBlur, DamageLowResolution, DamageMask, DamageNoise
+from .restoring.damages import DAMAGE_NODES
 from .restoring.measurements import ApplyDamage, MeasureNoise, RestoreReport, SnapToMeasurement
 from .restoring.restore_dds import RestoreDDS
 from .restoring.restore_guided import RestoreGuided
@@ -71,14 +70,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     AttentionSites,
     SPDInvert,
     NoiseOptimize,
-    DamageMask,
-    DamageLowResolution,
-    DamageBlur,
-    DamageBlackWhite,
-    DamageJPEG,
-    DamageNoise,
-    DamageFrames,
-    DamageCombine,
+    *DAMAGE_NODES,
     ApplyDamage,
     MeasureNoise,
     RestoreDDS,

@@ -2,41 +2,54 @@
 
     operator = Mask((3, 64, 64), keep)                     how the picture was damaged
     measurement = Measurement(operator, damaged, sigma)    what is left of it, and how noisy
-    x = dds(denoise, start, sigmas, "ve", PixelConsistency(measurement), fresh_noise(start, seed))
+    x = dds(denoiser, start, sigmas, PixelConsistency(measurement), Noises(seed, start).draw)
 
-``denoise(x, sigma)`` is the model's prediction of the clean picture or latent. Latent models take EncoderAdjoint in
+``denoiser(x, sigma)`` is the model's prediction of the clean picture or latent. Latent models take EncoderAdjoint in
 place of PixelConsistency.
 """
 
-from .levels import Denoise, Report, Space
-from .measurement import NOISE_FLOOR, Measurement
-from .noise_level import noise_level
+from .measurement import GREY_LEVELS, NOISE_FLOOR, Measurement
+from .noise_deviation import noise_deviation
+from .registry import DAMAGES
 from .snap import snap
-from .solvers.dds import Consistency, PixelConsistency, dds
-from .solvers.fresh import fresh_noise
-from .solvers.guided import Energy, guided
-from .solvers.latent import DecodeCorrectEncode, DecoderGradient, EncoderAdjoint, autoencoder_noise
-from .solvers.red_diff import red_diff
+from .solvers.dds import Consistency, DDSSettings, PixelConsistency, dds
+from .solvers.guided import Energy, GuidedSettings, guided
+from .solvers.latent import (
+    Coder,
+    DecodeCorrectEncode,
+    DecoderGradient,
+    EncoderAdjoint,
+    InPixels,
+    autoencoder_noise,
+    data_gradient,
+    latent_consistency,
+)
+from .solvers.red_diff import REDDiffSettings, red_diff
 from .solvers.temporal import TemporalConsistency
 
 __all__ = [
+    "DAMAGES",
+    "GREY_LEVELS",
     "NOISE_FLOOR",
+    "Coder",
     "Consistency",
+    "DDSSettings",
     "DecodeCorrectEncode",
     "DecoderGradient",
-    "Denoise",
     "EncoderAdjoint",
     "Energy",
+    "GuidedSettings",
+    "InPixels",
     "Measurement",
     "PixelConsistency",
-    "Report",
-    "Space",
+    "REDDiffSettings",
     "TemporalConsistency",
     "autoencoder_noise",
+    "data_gradient",
     "dds",
-    "fresh_noise",
     "guided",
-    "noise_level",
+    "latent_consistency",
+    "noise_deviation",
     "red_diff",
     "snap",
 ]

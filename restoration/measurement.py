@@ -10,7 +10,9 @@ from torch import Tensor
 from .krylov import dot
 from .operators.operator import Operator
 
-# 0.01 in [-1, 1] is 1.3 levels of 255: below it the solves are ill-conditioned and fit rounding.
+# Grey grey levels of 255 in a unit of [-1, 1].
+GREY_LEVELS = 127.5
+# 0.01 in [-1, 1] is 1.3 grey levels: below it the solves are ill-conditioned and fit rounding.
 NOISE_FLOOR = 0.01
 
 
@@ -39,8 +41,8 @@ class Measurement:
             raise ValueError("damaged picture must be finite, got NaN or infinity; check the node that made it.")
         if not (math.isfinite(sigma) and sigma >= NOISE_FLOOR):
             raise ValueError(
-                f"noise must be at least {127.5 * NOISE_FLOOR:.3g} levels of 255, got {127.5 * sigma:.3g}; "
-                "raise it: a picture of 8 bits has about that much."
+                f"noise must be at least {GREY_LEVELS * NOISE_FLOOR:.3g} grey levels of 255, "
+                f"got {GREY_LEVELS * sigma:.3g}; raise it: a picture of 8 bits has about that much."
             )
         self.operator = operator
         self.y = operator.seen(damaged) / operator.norm
@@ -81,21 +83,17 @@ class Measurement:
         """(A x - y) / |A|; for JPEG how far what it is given lies from the nearest that gives y."""
         return self.operator.residual(x, self.y * self.operator.norm) / self.operator.norm
 
-    def correct(self, x: Tensor, weight: Tensor | float, iterations: int | None = None) -> Tensor:
-        """argmin_z 1/2 |z - x|^2 + weight/2 |A z - y|^2.
+    def correct(self, x: Tensor, weight: Tensor | float) -> Tensor:
+        """argmin_z 1/2 |z - x|^2 + weight/2 |A z - y|^2, in closed form or by conjugate gradients to 1e-4.
 
         Args:
             x: Shape (..., *operator.shape).
             weight: Positive; at 0 the picture stays as it is, which a projection alone would not leave it.
-            iterations: None for the closed form where there is one and conjugate gradients to 1e-4 otherwise; a number
-                for so many conjugate gradients from x whatever the operator, if it is linear.
         """
         if not self.operator.linear and not bool(torch.as_tensor(weight).any()):
             return x
         scaled = weight / self.operator.norm**2
         y = self.y * self.operator.norm
-        if iterations is not None and self.operator.linear:
-            return self.operator.solve(x, y, scaled, iterations)
         closed = self.operator.prox(x, y, scaled)
         return self.operator.solve(x, y, scaled) if closed is None else closed
 

@@ -6,7 +6,22 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...core.settings import Parameter
 from .compat import declare
+
+
+def setting_input(setting: Parameter, name: str = "", tooltip: str = "", **shown: Any) -> Any:
+    """A setting as an optional input, under its own name and tooltip unless others are given."""
+    values = {"default": setting.default, "tooltip": tooltip or setting.tooltip, "optional": True, **setting.shown}
+    kind: Any = io.String
+    if setting.options:
+        kind, values["options"] = io.Combo, list(setting.options)
+    elif setting.kind is bool:
+        kind = io.Boolean
+    elif setting.kind in (int, float):
+        kind = io.Int if setting.kind is int else io.Float
+        values |= {"min": setting.minimum, "max": setting.maximum, "step": setting.step}
+    return declare(kind.Input, name or setting.name, **{**values, **shown})
 
 
 def mask_inputs() -> list[Any]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from comfy_api.latest import io
-
-from ...inversion import METHODS, Method, Parameter, all_settings, get_method
-from ..host.compat import declare
+from ...inversion import METHODS, Method, all_settings, get_method
+from ..host.inputs import setting_input
 
 
 def method_names() -> list[str]:
@@ -19,14 +17,14 @@ def method_names() -> list[str]:
 def parameter_inputs() -> list[Any]:
     """Return one optional input for every setting of every method, named ``<method>_<setting>``, oldest first."""
     return [
-        _input(setting, f"{name}_{setting.name}", f"{METHODS[name].label}: {setting.tooltip}", advanced=True)
+        setting_input(setting, f"{name}_{setting.name}", f"{METHODS[name].label}: {setting.tooltip}", advanced=True)
         for name, setting in all_settings()
     ]
 
 
 def own_inputs(method: str) -> list[Any]:
     """Return one optional input for every setting of one method under its own name, oldest first."""
-    return [_input(setting, setting.name, setting.tooltip) for name, setting in all_settings() if name == method]
+    return [setting_input(setting) for name, setting in all_settings() if name == method]
 
 
 def chosen_method(name: str, values: Mapping[str, Any]) -> Method:
@@ -46,18 +44,3 @@ def chosen_method(name: str, values: Mapping[str, Any]) -> Method:
         return get_method(name)
     settings = {setting.name: values.get(f"{name}_{setting.name}") for setting in METHODS[name].parameters()}
     return get_method(name, {key: value for key, value in settings.items() if value is not None})
-
-
-def _input(setting: Parameter, name: str, tooltip: str, advanced: bool = False) -> Any:
-    values: dict[str, Any] = {"default": setting.default, "tooltip": tooltip, "optional": True}
-    if advanced:
-        values["advanced"] = True
-    kind: Any = io.String
-    if setting.options:
-        kind, values["options"] = io.Combo, list(setting.options)
-    elif setting.kind is bool:
-        kind = io.Boolean
-    elif setting.kind in (int, float):
-        kind = io.Int if setting.kind is int else io.Float
-        values |= {"min": setting.minimum, "max": setting.maximum, "step": setting.step}
-    return declare(kind.Input, name, **values)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...restoration.operators import REC601, Operator
-from .damage import Damage, one_or
+from ...restoration.operators import REC601, Damage, Operator, one_or
 
 
 def pixels_of(image: torch.Tensor, what: str = "image") -> torch.Tensor:

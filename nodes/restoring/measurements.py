@@ -8,16 +8,15 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 
-from ...restoration.measurement import NOISE_FLOOR, Measurement
-from ...restoration.noise_level import noise_level
+from ...restoration.measurement import GREY_LEVELS, NOISE_FLOOR, Measurement
+from ...restoration.noise_deviation import noise_deviation
+from ...restoration.operators import Damage
 from ...restoration.snap import snap
 from ..editing.paired_inputs import SEEDS
 from ..host.compat import declare, schema
 from ..host.progress import progress
-from .damage import Damage, OperatorType
 from .damaged_pictures import damaged_pixels, image_of, per_sample, pixels_of
-from .restore_inputs import CATEGORY, check_noise, damaged_input, noise_input, operator_input
-from .restorer import LEVELS
+from .inputs import CATEGORY, OperatorType, check_noise, damaged_input, noise_input, operator_input
 
 # A residual of so many deviations is white or black in the picture of it.
 _SHOWN_DEVIATIONS = 3.0
@@ -36,7 +35,7 @@ def measurement_of(
     pixels = pixels_of(image)
     operator = damage.on(pixels.shape[-2], pixels.shape[-1], pixels.shape[0])
     y = per_sample(damaged_pixels(damaged, operator), operator, tuple(pixels.shape[:1]), damage)
-    return Measurement(operator, y, noise / LEVELS), pixels
+    return Measurement(operator, y, noise / GREY_LEVELS), pixels
 
 
 class ApplyDamage(io.ComfyNode):
@@ -63,7 +62,7 @@ class ApplyDamage(io.ComfyNode):
                     max=255.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Noise to add, standard deviation in levels of 255.",
+                    tooltip="Noise to add, standard deviation in grey levels of 255.",
                 ),
                 declare(
                     io.Int.Input,
@@ -92,7 +91,7 @@ class ApplyDamage(io.ComfyNode):
         damaged = on.forward(pixels)
         if noise > 0.0:
             drawn = torch.randn(damaged.shape, generator=torch.Generator().manual_seed(seed))
-            damaged = on.seen(damaged + noise / LEVELS * drawn)
+            damaged = on.seen(damaged + noise / GREY_LEVELS * drawn)
         return io.NodeOutput(image_of(damaged))
 
 
@@ -122,8 +121,8 @@ class MeasureNoise(io.ComfyNode):
                 declare(
                     io.Float.Output,
                     display_name="noise",
-                    tooltip="Standard deviation in levels of 255, at least 1.28. Too low for a JPEG or a picture that "
-                    "was smoothed.",
+                    tooltip="Standard deviation in grey levels of 255, at least 1.28. Too low for a JPEG or a picture "
+                    "that was smoothed.",
                 )
             ],
         )
@@ -137,8 +136,8 @@ class MeasureNoise(io.ComfyNode):
             on = operator.on(pixels.shape[-2], pixels.shape[-1], pixels.shape[0])
             seen = on.seen(torch.ones(pixels.shape[0], *on.out_shape)) > 0
         # Rounded up, so that the number passes where the floor is checked.
-        lowest = math.ceil(100.0 * LEVELS * NOISE_FLOOR) / 100.0
-        return io.NodeOutput(max(lowest, LEVELS * noise_level(pixels, seen)))
+        lowest = math.ceil(100.0 * GREY_LEVELS * NOISE_FLOOR) / 100.0
+        return io.NodeOutput(max(lowest, GREY_LEVELS * noise_deviation(pixels, seen)))
 
 
 class SnapToMeasurement(io.ComfyNode):
@@ -279,4 +278,4 @@ def describe(damage: Damage, chi2: torch.Tensor, noise: float) -> str:
     else:
         verdict = "The picture explains the photo within its noise."
     values = ", ".join(f"{float(value):.3g}" for value in chi2.reshape(-1))
-    return f"Damage: {damage.label}\nNoise: {noise:g} levels of 255\nchi2: {values}\n{verdict}"
+    return f"Damage: {damage.label}\nNoise: {noise:g} grey levels of 255\nchi2: {values}\n{verdict}"

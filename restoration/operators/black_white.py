@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...core.settings import parameter
+from .damage import Damage
 from .operator import Operator, Shape
 
 # ITU-R BT.601, the weights of television and of JPEG; BT.709 those of HD video.
 REC601 = (0.299, 0.587, 0.114)
 REC709 = (0.2126, 0.7152, 0.0722)
+WEIGHTS = {"Rec.601": REC601, "Rec.709": REC709, "mean": (1 / 3, 1 / 3, 1 / 3)}
 
 
 class BlackWhite(Operator):
@@ -59,3 +63,29 @@ class BlackWhite(Operator):
 
     def _measure_norm(self) -> float:
         return float(self._weights.norm())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageBlackWhite(Damage):
+    """The colour is lost."""
+
+    title = "Black and White"
+    description = "Says that the colour of the picture is lost and its brightness is left."
+    aliases = ("colourise operator", "colorize", "grayscale")
+    label = "black and white"
+
+    weights: str = parameter(
+        "Rec.601",
+        "How bright red, green and blue became: Rec.601 as most programs do, Rec.709 as HD video, mean for the plain "
+        "mean.",
+        options=tuple(WEIGHTS),
+    )
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        return BlackWhite(shape, WEIGHTS[self.weights])
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        return {f"black and white, {name}": (cls(weights=name), (3, 9, 12)) for name in WEIGHTS}

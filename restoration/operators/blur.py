@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from .kernels import gaussian_kernel
+from ...core.settings import link, parameter
+from .damage import Damage
+from .kernels import gaussian_kernel, motion_kernel, picture_kernel
 from .operator import Operator, Shape
 from .separable import Separable
 
 EDGES = ("reflect", "circular")
+KINDS = ("gaussian", "motion", "kernel")
 
 
 def reflected(size: int, reach: int) -> Tensor:
@@ -145,3 +151,81 @@ class Blur(Operator):
         # On one channel: all are blurred alike.
         one = Blur((1, *self.shape[-2:]), self._kernel, self._edges)
         return Operator._measure_norm(one)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageBlur(Damage):
+    """The picture was blurred."""
+
+    title = "Blur"
+    description = "Says that the picture was blurred: out of focus, by a moving camera, or by any kernel."
+    aliases = ("deblur operator", "motion blur", "point spread function", "PSF")
+
+    kind: str = parameter(
+        "gaussian",
+        "gaussian: soft focus, by radius. motion: a straight move of the camera, by length and angle. kernel: the "
+        "picture connected below.",
+        options=KINDS,
+    )
+    radius: float = parameter(
+        3.0, "gaussian: its standard deviation in pixels of the restored picture.", 0.1, 64.0, 0.1
+    )
+    length: float = parameter(
+        15.0, "motion: how far the camera moved, in pixels of the restored picture.", 1.0, 255.0, 0.5
+    )
+    angle: float = parameter(
+        0.0, "motion: its direction in degrees, 0 to the right and 90 upwards.", -180.0, 180.0, 1.0
+    )
+    edges: str = parameter(
+        "reflect",
+        "What lay beyond the edge: reflect mirrors the picture and suits photos, circular wraps it around and suits "
+        "textures.",
+        options=EDGES,
+        advanced=True,
+    )
+    kernel: Tensor | None = link(
+        "image",
+        "kernel: a small picture of what a single point became, white on black. Even sides lose a row or column.",
+        optional=True,
+    )
+
+    @property
+    def label(self) -> str:
+        """See Damage."""
+        if self.kind == "gaussian":
+            return f"blur of radius {self.radius:g}"
+        return f"motion over {self.length:g} pixels" if self.kind == "motion" else "blur by a kernel"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind != "gaussian":
+            # What is no kernel is refused here, before anything is blurred.
+            self._kernel()
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        if self.kind == "gaussian":
+            return GaussianBlur(shape, self.radius, self.edges)
+        return Blur(shape, self._kernel(), self.edges)
+
+    def _kernel(self) -> Tensor:
+        if self.kind == "motion":
+            return motion_kernel(self.length, self.angle)
+        if self.kernel is None:
+            raise ValueError("kernel must be connected for this kind of blur, got nothing; choose gaussian or motion.")
+        return picture_kernel((self.kernel[0].mean(dim=0) + 1.0) / 2.0)
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        lopsided = torch.rand(1, 1, 5, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        kinds = {
+            "gaussian": {"radius": 1.3},
+            "motion": {"length": 5.0, "angle": 30.0},
+            "kernel": {"kernel": 2.0 * lopsided - 1.0},
+        }
+        return {
+            f"{edges} {kind}": (cls(kind=kind, edges=edges, **settings), (3, 9, 12))  # type: ignore[arg-type]
+            for kind, settings in kinds.items()
+            for edges in EDGES
+        }

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from .operator import Operator
+from ...core.settings import link
+from .black_white import DamageBlackWhite
+from .blur import DamageBlur
+from .damage import Damage
+from .jpeg import DamageJPEG
+from .low_resolution import DamageLowResolution
+from .operator import Operator, Shape
 
 
 class Combine(Operator):
@@ -108,3 +115,70 @@ class Combine(Operator):
         if len(self._operators) == 1:
             return self._operators[0].norm
         return super()._measure_norm() if self.linear else self.linear_part.norm
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageCombine(Damage):
+    """Several damages, one after the other."""
+
+    title = "Combine"
+    description = (
+        "Puts damages together in the order in which they happened, for example blur, then low resolution, then JPEG."
+    )
+    aliases = ("compose operators", "chain damages")
+
+    first: Damage = link("operator", "What happened first.")
+    second: Damage = link("operator", "What happened then. JPEG must be the last of all.")
+    third: Damage | None = link("operator", "What happened after that.", optional=True)
+    fourth: Damage | None = link("operator", "What happened last.", optional=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = {damage.pictures for damage in self.damages} - {1}
+        if len(counts) > 1:
+            raise ValueError(
+                f"masks must be equally many in a combination, got {', '.join(map(str, sorted(counts)))}; "
+                "use one mask for all pictures, or one for each."
+            )
+
+    @property
+    def damages(self) -> list[Damage]:
+        """All that are there, in their order."""
+        return [each for each in (self.first, self.second, self.third, self.fourth) if each is not None]
+
+    @property
+    def label(self) -> str:
+        """See Damage."""
+        return ", then ".join(damage.label for damage in self.damages)
+
+    @property
+    def over_time(self) -> bool:
+        """Whether any couples frames."""
+        return any(damage.over_time for damage in self.damages)
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether all do."""
+        return all(damage.keeps_size for damage in self.damages)
+
+    @property
+    def pictures(self) -> int:
+        """The most."""
+        return max(damage.pictures for damage in self.damages)
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        operators: list[Operator] = []
+        for damage in self.damages:
+            operators.append(damage.build(shape))
+            shape = operators[-1].out_shape
+        return Combine(operators)
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        small, grey, jpeg = DamageLowResolution(scale=3.0), DamageBlackWhite(), DamageJPEG(quality=50)
+        return {
+            "blur, small, grey": (cls(first=DamageBlur(radius=1.0), second=small, third=grey), (3, 9, 12)),
+            "small, JPEG": (cls(first=small, second=jpeg), (3, 18, 24)),
+        }

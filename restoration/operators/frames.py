@@ -1,13 +1,20 @@
-"""What happens to a clip along time: frames dropped, averaged or interlaced, or each damaged in its own way."""
+"""What happens to a clip along time: frames dropped, averaged or interlaced."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ...core.settings import link, parameter
+from .combine import Combine
+from .damage import Damage
+from .low_resolution import DamageLowResolution
 from .operator import Operator, Shape
+
+PATTERNS = ("dropped", "averaged", "interlaced")
 
 
 class _OverTime(Operator):
@@ -123,64 +130,65 @@ class InterlacedFrames(Operator):
         return 1.0
 
 
-class PerFrame(Operator):
-    """Frame t is damaged by operator t, t modulo their number; all leave frames of one size."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageFrames(Damage):
+    """Something happened to a clip along time."""
 
-    def __init__(self, operators: Sequence[Operator], frames: int) -> None:
-        """Set the operators.
+    title = "Frames"
+    description = (
+        "Says what happened to a clip along time: frames were dropped, averaged by a long shutter, or interlaced. All "
+        "frames of the batch are then restored together."
+    )
+    aliases = ("frame interpolation operator", "deinterlace", "shutter")
+    over_time = True
 
-        Args:
-            operators: Linear operators on pictures of one shape, with one shape of what they leave.
-            frames: Number of frames T.
-
-        Raises:
-            ValueError: If there is none, one is not linear, or their shapes differ.
-        """
-        if not operators or frames < 1:
-            raise ValueError(f"clip must have a damage and a frame at least, got {len(operators)}; connect one.")
-        shapes = {(op.shape, op.out_shape) for op in operators}
-        if len(shapes) != 1:
-            raise ValueError(
-                f"damages of a clip must leave one size, got {sorted(s[1] for s in shapes)}; use one size."
-            )
-        if not all(op.linear for op in operators):
-            raise ValueError("damages of single frames must be linear, got JPEG; combine JPEG with the whole clip.")
-        first = operators[0]
-        super().__init__((frames, *first.shape), (frames, *first.out_shape))
-        self._operators = tuple(operators)
-
-    def _each(self, value: Tensor, name: str) -> Tensor:
-        frames = value.unbind(dim=-4)
-        count = len(self._operators)
-        return torch.stack([getattr(self._operators[t % count], name)(f) for t, f in enumerate(frames)], dim=-4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Every frame by its own operator."""
-        return self._each(x, "forward")
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """Every frame by its own adjoint."""
-        return self._each(y, "adjoint")
-
-    def seen(self, y: Tensor) -> Tensor:
-        """Frame by frame."""
-        return self._each(y, "seen")
-
-    def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor | None:
-        """Frame by frame, where every operator has one."""
-        found = []
-        for t, (frame, wanted) in enumerate(zip(x.unbind(dim=-4), y.unbind(dim=-4), strict=True)):
-            closed = self._operators[t % len(self._operators)].prox(frame, wanted, weight)
-            if closed is None:
-                return None
-            found.append(closed)
-        return torch.stack(found, dim=-4)
+    pattern: str = parameter(
+        "dropped",
+        "dropped: one frame in `every` is left. averaged: each `every` frames became one. interlaced: even frames hold "
+        "the even rows and odd frames the odd rows, at half the height.",
+        options=PATTERNS,
+    )
+    every: int = parameter(
+        2,
+        "dropped and averaged: how many frames became one. The restored clip has that many times the frames.",
+        1,
+        64,
+        1,
+    )
+    operator: Damage | None = link(
+        "operator",
+        "What happened to each frame by itself before that, for example low resolution.",
+        optional=True,
+    )
 
     @property
-    def measured(self) -> int | Tensor:
-        """Values of all frames."""
-        count = len(self._operators)
-        return sum(int(self._operators[t % count].measured) for t in range(self.shape[0]))
+    def label(self) -> str:
+        """See Damage."""
+        labels = {"dropped": f"one frame in {self.every} kept", "averaged": f"{self.every} frames averaged"}
+        own = labels.get(self.pattern, "interlaced")
+        return own if self.operator is None else f"{self.operator.label}, then {own}"
 
-    def _measure_norm(self) -> float:
-        return max(operator.norm for operator in self._operators[: self.shape[0]])
+    @property
+    def pictures(self) -> int:
+        """Those of what happened to each frame."""
+        return 1 if self.operator is None else self.operator.pictures
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        if self.operator is not None:
+            before = self.operator.build(shape)
+            return Combine([before, replace(self, operator=None).build(before.out_shape)])
+        if self.pattern == "interlaced":
+            return InterlacedFrames(shape)
+        return (DroppedFrames if self.pattern == "dropped" else AveragedFrames)(shape, self.every)
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        small = DamageLowResolution(scale=2.0, filter="box")
+        return {
+            "dropped": (cls(every=4), (6, 3, 8, 6)),
+            "averaged": (cls(pattern="averaged", every=3), (6, 3, 8, 6)),
+            "interlaced": (cls(pattern="interlaced"), (6, 3, 8, 6)),
+            "small, averaged": (cls(pattern="averaged", operator=small), (6, 3, 8, 6)),
+        }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...core.settings import parameter
+from .damage import Damage
 from .noise import Noise
 from .operator import Operator, Shape
 
@@ -49,7 +52,7 @@ def quality_tables(quality: int) -> tuple[Table, Table]:
         quality: 1 (worst) to 100.
 
     Returns:
-        Luminance and chrominance, 8 rows of 8 steps in levels of 255.
+        Luminance and chrominance, 8 rows of 8 steps in grey levels of 255.
 
     Raises:
         ValueError: If the quality is not from 1 to 100.
@@ -87,7 +90,7 @@ class JPEG(Operator):
 
         Args:
             shape: Shape of a sample with 3 channels (RGB) or 1 (grey).
-            tables: Steps of luminance and chrominance, 8 x 8 each, in levels of 255; see ``quality_tables``.
+            tables: Steps of luminance and chrominance, 8 x 8 each, in grey levels of 255; see ``quality_tables``.
             half_colour: Whether colour is kept at half resolution (4:2:0) as most files do.
 
         Raises:
@@ -155,7 +158,7 @@ class JPEG(Operator):
         return y
 
     def _planes(self, x: Tensor) -> list[Tensor]:
-        """Planes in levels of 255, luminance less 128, padded to whole blocks."""
+        """Planes in grey levels of 255, luminance less 128, padded to whole blocks."""
         levels = 127.5 * x
         if x.shape[-3] == 3:
             levels = torch.einsum("ij,...jhw->...ihw", self._to_ycc.to(x), levels)
@@ -194,3 +197,46 @@ class JPEG(Operator):
 
     def _measure_norm(self) -> float:
         return 1.0
+
+
+@dataclass(frozen=True)
+class SavedAs:
+    """How a JPEG file was saved: its name, the two tables, and whether colour is at half resolution."""
+
+    name: str
+    tables: tuple[Table, Table]
+    half_colour: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageJPEG(Damage):
+    """The picture was saved as a JPEG."""
+
+    title = "JPEG"
+    description = "Says that the picture was saved as a JPEG. What is restored saves to the same JPEG again."
+    aliases = ("JPEG artifacts", "compression artifacts", "deblock")
+
+    quality: int = parameter(10, "Quality at which it was saved, as most programs count.", 1, 100, 1)
+    half_colour: bool = parameter(True, "Whether colour was kept at half resolution (4:2:0), as most programs do.")
+    # A file, which then says it all.
+    saved: SavedAs | None = None
+
+    @property
+    def label(self) -> str:
+        """See Damage."""
+        return f"JPEG of quality {self.quality}" if self.saved is None else f"JPEG as {self.saved.name}"
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        if self.saved is not None:
+            return JPEG(shape, self.saved.tables, self.saved.half_colour)
+        return JPEG(shape, quality_tables(self.quality), self.half_colour)
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        return {
+            "JPEG": (cls(quality=30), (3, 32, 48)),
+            "JPEG, whole colour": (cls(quality=5, half_colour=False), (3, 32, 48)),
+            "JPEG of grey": (cls(quality=90), (1, 16, 24)),
+        }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .operator import Shape
+from ...core.settings import parameter
+from .damage import Damage
+from .operator import Operator, Shape
 from .separable import Separable
 
 # Half widths of the kernels in pixels of the small picture.
@@ -95,3 +98,43 @@ class LowResolution(Separable):
             resampling_matrix(shape[-2], small[0], kernel),
             resampling_matrix(shape[-1], small[1], kernel),
         )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageLowResolution(Damage):
+    """The picture was scaled down."""
+
+    title = "Low Resolution"
+    description = "Says that the picture was scaled down. The restored picture is larger by the scale."
+    aliases = ("super resolution operator", "upscale", "downscale")
+    keeps_size = False
+
+    scale: float = parameter(
+        4.0,
+        "How many times smaller the picture became. Broken factors are exact too.",
+        1.0,
+        64.0,
+        0.05,
+        round=0.001,
+    )
+    filter: str = parameter(
+        "bicubic",
+        "How it was scaled down: bicubic and lanczos as Pillow and most programs do, box takes the mean of the pixels "
+        "that fall together, as a camera's binning does.",
+        options=FILTERS,
+    )
+
+    @property
+    def label(self) -> str:
+        """See Damage."""
+        return f"{self.scale:g} times smaller ({self.filter})"
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        return LowResolution(shape, self.scale, self.filter)
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        kinds = [("box", 3.0), ("bicubic", 2.0), ("lanczos", 2.0), ("box", 1.7), ("bicubic", 2.6)]
+        return {f"{name}, {scale}": (cls(scale=scale, filter=name), (3, 9, 12)) for name, scale in kinds}

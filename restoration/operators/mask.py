@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from ...core.settings import link, parameter
+from .damage import Damage
 from .operator import Operator, Shape
 
 
@@ -77,3 +82,56 @@ class Mask(Operator):
 
     def _measure_norm(self) -> float:
         return float(self._keep.max())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageMask(Damage):
+    """A part of the picture is missing."""
+
+    title = "Missing Area"
+    description = (
+        "Says that a part of the picture is missing: scratches, holes, text, an object to remove. What the photo shows "
+        "there does not count."
+    )
+    aliases = ("inpaint operator", "missing pixels", "scratches")
+    label = "a missing area"
+
+    mask: Tensor = link(
+        "mask",
+        "White where the picture is missing, of the picture's own size. Any grey counts too. One mask for all "
+        "pictures, or one for each.",
+    )
+    grow: int = parameter(0, "Pixels by which the missing area is grown, to take in a dirty edge.", 0, 256, 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shape = tuple(self.mask.shape)
+        if len(shape) not in (2, 3) or self.mask.numel() == 0:
+            raise ValueError(f"mask must be a picture or a stack of pictures, got shape {shape}; draw one.")
+
+    @property
+    def pictures(self) -> int:
+        """As many as there are masks."""
+        return self.mask.shape[0] if self.mask.ndim == 3 else 1
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        missing = (self.mask.detach().to("cpu", torch.float32) > 0).float().reshape(-1, 1, *self.mask.shape[-2:])
+        if self.grow > 0:
+            # Rows, then columns: a square window at once would take as many looks a pixel as it has pixels.
+            for reach in ((self.grow, 0), (0, self.grow)):
+                window = (2 * reach[0] + 1, 2 * reach[1] + 1)
+                missing = torch.nn.functional.max_pool2d(missing, window, stride=1, padding=reach)
+        return Mask(shape, 1.0 - missing)
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        hole = torch.zeros(1, 9, 12)
+        hole[:, 2:6, 3:8] = 0.3
+        frames = torch.stack([hole[0, :8, :6], hole[0, 1:, 6:]]).repeat(3, 1, 1)
+        return {
+            "mask": (cls(mask=hole), (3, 9, 12)),
+            "grown mask": (cls(mask=hole, grow=1), (3, 9, 12)),
+            "masks of frames": (cls(mask=frames), (6, 3, 8, 6)),
+        }

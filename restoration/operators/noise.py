@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from .damage import Damage
 from .operator import Operator, Shape
 
 
@@ -33,3 +37,22 @@ class Noise(Operator):
 
     def _measure_norm(self) -> float:
         return 1.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DamageNoise(Damage):
+    """The picture is noisy, and nothing else."""
+
+    title = "Noise Only"
+    description = "Says that the picture is noisy and has no other damage. How noisy is set at the sampler."
+    aliases = ("denoise operator", "grain")
+    label = "noise"
+
+    def build(self, shape: Shape) -> Operator:
+        """See Damage."""
+        return Noise(shape)
+
+    @classmethod
+    def examples(cls) -> Mapping[str, tuple[Damage, Shape]]:
+        """See Damage."""
+        return {"noise": (cls(), (3, 9, 12))}

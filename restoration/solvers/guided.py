@@ -2,24 +2,80 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...core.denoiser import Denoiser
+from ...core.grid import check_falling
+from ...core.settings import Settings, parameter
+from ...core.space import vp_scale, weights
+from ...core.walk import OnStep, StepReport
 from ..krylov import dot
-from ..levels import Denoise, OnStep, Report, Space, check_levels, vp_scale, weights
 from ..measurement import Measurement
-from .fresh import Fresh
-
-Map = Callable[[Tensor], Tensor]
+from .latent import Coder
 
 # The number of steps for which the weights are meant: a step's length is that of a share of the way.
 STEPS = 50
-# The farthest that a step moves the state, as a share of its noise; see guided.
-LARGEST = 0.1
+
+
+@dataclass(frozen=True)
+class GuidedSettings(Settings):
+    """Settings of gradient guidance."""
+
+    measurement_weight: float = parameter(
+        1.0,
+        "How far a step follows the photo. It is meant for 50 steps and scaled to others.",
+        0.0,
+        100.0,
+        0.05,
+        round=0.001,
+    )
+    gluing: float = parameter(
+        0.1,
+        "How far a step follows the latent of the corrected picture, through the encoder; 0 saves its memory.",
+        0.0,
+        100.0,
+        0.01,
+        round=0.001,
+    )
+    inner_steps: int = parameter(
+        1,
+        "Gradient steps at a sigma: 1 is PSLD, 5 is STSL, which has no gluing. Each is a model call and its backward "
+        "pass.",
+        1,
+        50,
+        1,
+    )
+    curvature: float = parameter(
+        0.0,
+        "Weight of STSL's trace term, which doubles the model calls and has shown no gain.",
+        -1.0,
+        1.0,
+        0.001,
+        round=0.0001,
+        advanced=True,
+    )
+    start_from_photo: bool = parameter(
+        False,
+        "Start from a noisy first guess of the picture instead of from pure noise. The first sigma of a flow model is "
+        "pure noise in any case: leave it out with SplitSigmas.",
+    )
+    largest_step: float = parameter(
+        0.1,
+        "The farthest that a step moves the latent, as a share of the noise in it. Keeps few steps and high weights "
+        "from overshooting the photo; 0 for no bound, the published form.",
+        0.0,
+        10.0,
+        0.01,
+        round=0.001,
+        advanced=True,
+    )
+
+
+DEFAULTS = GuidedSettings()
 
 
 @dataclass(frozen=True)
@@ -32,85 +88,73 @@ class Energy:
 
     Attributes:
         measurement: What was measured.
-        decode: Latents to pictures in [-1, 1]; the identity for pixel models. Differentiable.
-        encode: Pictures to latents, differentiable.
-        omega: Weight of the measurement.
-        gamma: Weight of the gluing term.
+        coder: The autoencoder, differentiable; the identity for pixel models.
+        settings: Of these omega (measurement_weight) and gamma (gluing) are read here.
         joined: Whether all rows are one sample, as frames that are coupled are.
     """
 
     measurement: Measurement
-    decode: Map
-    encode: Map
-    omega: float = 1.0
-    gamma: float = 0.1
+    coder: Coder
+    settings: GuidedSettings = DEFAULTS
     joined: bool = False
 
     def __call__(self, denoised: Tensor) -> Tensor:
         """E of every sample: shape (B,), or (1,) where rows are joined."""
-        decoded = self.decode(denoised)
+        decoded = self.coder.decode(denoised)
         measurement = self.measurement.to(decoded)
-        energy = self.omega * self._norm(measurement.residual(decoded))
-        if self.gamma:
-            glued = self.encode(measurement.correct(decoded, measurement.weight(1.0)))
-            energy = energy + self.gamma * self._norm(denoised - glued)
+        energy = self.settings.measurement_weight * self._norm(measurement.residual(decoded))
+        if self.settings.gluing:
+            glued = self.coder.encode(measurement.correct(decoded, measurement.weight(1.0)))
+            energy = energy + self.settings.gluing * self._norm(denoised - glued)
         return energy
 
     def _norm(self, value: Tensor) -> Tensor:
-        return _row_norm(value[None] if self.joined else value)
+        rows = (value[None] if self.joined else value).flatten(1)
+        # The smallest number keeps the gradient of a norm finite at zero.
+        return (rows.square().sum(dim=1) + torch.finfo(value.dtype).tiny).sqrt()
 
 
-def _row_norm(value: Tensor) -> Tensor:
-    # The smallest number keeps the gradient of a norm finite at zero.
-    return (value.flatten(1).square().sum(dim=1) + torch.finfo(value.dtype).tiny).sqrt()
-
-
-def curvature(denoise: Denoise, x: Tensor, denoised: Tensor, sigma: float, space: Space, direction: Tensor) -> Tensor:
+def curvature(denoiser: Denoiser, x: Tensor, denoised: Tensor, sigma: float, direction: Tensor) -> Tensor:
     """STSL's trace term e . (S(z + e) - S(z)) / d of every row, z of unit variance and S its score.
 
     Its gradient is zero for every Gaussian prior, whose score is linear.
 
     Args:
-        denoise: D(x, sigma), differentiable.
-        x: State.
+        denoiser: The model, differentiable.
+        x: State at sigma.
         denoised: D(x, sigma).
-        sigma: Level.
-        space: "ve" or "flow".
+        sigma: Noise level.
         direction: Unit noise e of the shape of x.
 
     Returns:
         Shape (B,).
     """
-    a, b = weights(sigma, space)
-    scale = vp_scale(sigma, space)
+    a, b = weights(sigma, denoiser.space)
+    scale = vp_scale(sigma, denoiser.space)
 
     def score(state: Tensor, clean: Tensor) -> Tensor:
         return (a * clean - state) / b**2 * scale
 
     moved = x + scale * direction
-    change = score(moved, denoise(moved, sigma)) - score(x, denoised)
+    change = score(moved, denoiser(moved, sigma)) - score(x, denoised)
     return dot(direction, change, x.ndim - 1).flatten() / x[0].numel()
 
 
 def guided(
-    denoise: Denoise,
+    denoiser: Denoiser,
     x: Tensor,
-    sigmas: tuple[float, ...],
-    space: Space,
+    sigmas: Sequence[float],
     energy: Callable[[Tensor], Tensor],
-    fresh: Fresh,
-    *,
-    inner: int = 1,
-    trace: float = 0.0,
-    largest: float = LARGEST,
+    fresh: Callable[[], Tensor],
+    settings: GuidedSettings = DEFAULTS,
     joined: bool = False,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """PSLD (Rout et al. 2023, arXiv:2307.00619); with inner steps the form of STSL (arXiv:2312.00852).
 
-        inner - 1 times:  x <- x - l c^2 grad E          c = sqrt(a^2 + b^2)
+        inner_steps - 1 times:  x <- x - l c^2 grad E          c = sqrt(a^2 + b^2)
         x' = a' D + b' (x - a D) / b - l c c' grad E
-        l = min( 50 / steps, largest (b / c) sqrt(d) / |c grad E| )
+        l = min( 50 / steps, largest_step (b / c) sqrt(d) / |c grad E| )
 
     The factors c turn the published steps, which are meant for states of unit variance, into ones for this x, eps or
     flow alike. The norms in E are not squared, so that a gradient does not shrink near the measurement and a step of
@@ -121,45 +165,39 @@ def guided(
     without the bound; in 50 steps (3 pictures) it is reached in 1 to 3 % of the steps and changes 0.03 dB.
 
     Args:
-        denoise: D(x, sigma), differentiable in x.
+        denoiser: The model, differentiable in x.
         x: State at sigmas[0].
-        sigmas: Falling levels.
-        space: "ve" or "flow".
+        sigmas: Falling.
         energy: E(D) of every sample.
         fresh: Draws unit noise, for the trace term alone.
-        inner: Gradient steps at a level; each costs a call and a backward pass.
-        trace: Weight of STSL's trace term; doubles the calls and has shown no gain.
-        largest: Bound on a step as a share of the noise; infinite for the published form.
+        settings: Of these inner_steps, curvature and largest_step are read here.
         joined: Whether all rows are one sample and share the length of a step.
-        on_step: Called after every step.
+        on_step: Told after every step.
 
     Returns:
         The state at sigmas[-1], detached.
 
     Raises:
-        ValueError: If inner is below 1, the bound is not positive or the levels do not fall.
+        ValueError: If the sigmas do not fall, or the state leaves the finite numbers.
     """
-    if inner < 1:
-        raise ValueError(f"inner steps must be at least 1, got {inner}; 1 is PSLD, 5 is STSL.")
-    if not largest > 0.0:
-        raise ValueError(f"largest step must be above 0, got {largest:g}; 0.1 is usual, infinite the published form.")
-    check_levels(sigmas, space)
+    space = denoiser.space
+    check_falling(sigmas, space)
     total = len(sigmas) - 1
 
     def lengthened(gradient: Tensor, sigma: float) -> Tensor:
-        if math.isinf(largest):
+        if not settings.largest_step:
             return STEPS / total * gradient
         noise = weights(sigma, space)[1] / vp_scale(sigma, space)
         size = vp_scale(sigma, space) * _rms(gradient, gradient.ndim if joined else gradient.ndim - 1)
-        return (largest * noise / size).clamp(max=STEPS / total) * gradient
+        return (settings.largest_step * noise / size).clamp(max=STEPS / total) * gradient
 
     def step(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            denoised = denoise(x, sigma)
+            denoised = denoiser(x, sigma)
             value = energy(denoised)
-            if trace:
-                value = value + trace * curvature(denoise, x, denoised, sigma, space, fresh())
+            if settings.curvature:
+                value = value + settings.curvature * curvature(denoiser, x, denoised, sigma, fresh())
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return denoised.detach(), lengthened(gradient, sigma)
 
@@ -167,15 +205,17 @@ def guided(
         sigma, after = sigmas[index], sigmas[index + 1]
         (a, b), (a_next, b_next) = weights(sigma, space), weights(after, space)
         scale = vp_scale(sigma, space)
-        for _ in range(inner - 1):
+        for _ in range(settings.inner_steps - 1):
             x = x.detach() - scale**2 * step(x, sigma)[1]
         denoised, gradient = step(x, sigma)
         x = x.detach()
         x = a_next * denoised + b_next * (x - a * denoised) / b - scale * vp_scale(after, space) * gradient
         if not bool(torch.isfinite(x).all()):
-            raise ValueError(f"guidance must stay finite, got NaN or infinity at step {index + 1}; lower its weight.")
+            raise ValueError(
+                f"guidance must stay finite, got NaN or infinity at step {index + 1}; lower measurement_weight."
+            )
         if on_step is not None:
-            on_step(Report(index, total, sigma, x, denoised))
+            on_step(StepReport(index, total, sigma, after, x, denoised))
     return x.detach()
 
 
@@ -183,9 +223,3 @@ def _rms(value: Tensor, sample_dims: int) -> Tensor:
     """Root mean square of every sample, with dimensions kept; never zero."""
     axes = tuple(range(value.ndim - sample_dims, value.ndim))
     return value.square().mean(dim=axes, keepdim=True).sqrt().clamp_min(torch.finfo(value.dtype).tiny)
-
-
-def unit_start(noise: Tensor, guess: Tensor | None, sigma: float, space: Space) -> Tensor:
-    """The state at a level from unit noise, and from a first guess of the clean picture where there is one."""
-    a, b = weights(sigma, space)
-    return b * noise if guess is None else a * guess.to(noise) + b * noise

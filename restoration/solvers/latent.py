@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..krylov import conjugate_gradient, dot, gmres
 from ..measurement import Measurement
-from .temporal import TimeSmoothing
-
-Map = Callable[[Tensor], Tensor]
+from .dds import DECODE_CORRECT_ENCODE, DEFAULTS, ENCODER_ADJOINT, Consistency, DDSSettings, PixelConsistency
+from .temporal import TemporalConsistency, TimeSmoothing
 
 # Root mean square of a difference's direction. Rounding of bfloat16 breaks 0.01; in fp64 anything to 0.5 is the same.
 DIRECTION = 0.2
+# Variance of pictures in [-1, 1] over that of latents, which the formats scale to 1.
+GAIN = 0.25
 # Rounds and over-relaxation of decode, correct, encode.
 _ROUNDS, _RELAXATION = 3, 2.0
 # Iterations of the Gauss-Newton solve; each takes a decode and a gradient.
@@ -23,9 +24,17 @@ _GRADIENT_ITERATIONS = 5
 _AT_LEAST = 4.0
 
 
-def autoencoder_noise(
-    measurement: Measurement, guess: Tensor, decode: Map, encode: Map, joined: bool = False
-) -> Tensor:
+class Coder(Protocol):
+    """An autoencoder, or what stands in for one where the states are pictures in a format of their own."""
+
+    def decode(self, state: Tensor) -> Tensor:
+        """States to pictures in [-1, 1], not clipped."""
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures to states, the mean of the encoder."""
+
+
+def autoencoder_noise(measurement: Measurement, guess: Tensor, coder: Coder, joined: bool = False) -> Tensor:
     """What an autoencoder cannot reproduce, as noise: rms of A dec(enc(x)) - A x at a first guess x.
 
     The guess carries the photo's own noise, which the autoencoder smooths away and which is no loss: its variance is
@@ -34,8 +43,7 @@ def autoencoder_noise(
     Args:
         measurement: What was measured, its noise the same for all.
         guess: First guess of the clean pictures, shape (B, ..., *operator.shape), or of the frames of one clip.
-        decode: Latents to pictures in [-1, 1], not clipped.
-        encode: Pictures to latents, the mean of the encoder.
+        coder: The autoencoder.
         joined: Whether all rows are one sample.
 
     Returns:
@@ -43,7 +51,7 @@ def autoencoder_noise(
         and one decode.
     """
     operator = measurement.operator
-    missed = measurement.forward(decode(encode(guess)) - guess) * operator.norm
+    missed = measurement.forward(coder.decode(coder.encode(guess)) - guess) * operator.norm
     size = dot(missed, missed, missed.ndim if joined else missed.ndim - 1)
     variance = size / measurement.values(missed, joined)
     noise = (measurement.sigma * operator.norm) ** 2
@@ -57,13 +65,20 @@ def _scale(v: Tensor, dims: int) -> Tensor:
     return torch.where(rms > 0, rms, 1.0)
 
 
+def _like(size: Tensor, other: Tensor) -> Tensor:
+    """Scale factors of rows, broadcastable against a tensor of another number of dimensions."""
+    return size.reshape(-1, *([1] * (other.ndim - 1))).to(other)
+
+
 class _Latent:
-    def __init__(self, measurement: Measurement, decode: Map, trust: float, gain: float, joined: bool) -> None:
+    def __init__(
+        self, measurement: Measurement, coder: Coder, settings: DDSSettings, joined: bool = False, gain: float = GAIN
+    ) -> None:
         self._measurement = measurement
-        self._decode = decode
-        self._trust = trust
-        self._gain = gain
+        self._decode, self._encode = coder.decode, coder.encode
+        self._trust = settings.trust
         self._joined = joined
+        self._gain = gain
 
     def _dims(self, value: Tensor) -> int:
         return value.ndim if self._joined else value.ndim - 1
@@ -75,53 +90,40 @@ class EncoderAdjoint(_Latent):
         J v = (dec(D + h v) - dec(D)) / h,   E u = (enc(dec(D) + h u) - enc(dec(D))) / h
         (I + g E A^T A J) d = g E A^T (y - A dec(D)),   xh = D + d
 
-    by ``steps`` steps of GMRES. As the encoder undoes the decoder, E is the pseudo-inverse and not the adjoint of J
-    where the two differ by a scale, so that g is the one of pixels: r^2 counts there, gain times that of latents.
+    by ``inner_steps`` steps of GMRES. As the encoder undoes the decoder, E is the pseudo-inverse and not the adjoint of
+    J where the two differ by a scale, so that g is the one of pixels: r^2 counts there, gain times that of latents.
     Only differences of encodings are used, in which what the autoencoder cannot reproduce cancels. Cost of a step:
-    1 + steps decodes and 2 + steps encodes.
+    1 + inner_steps decodes and 2 + inner_steps encodes.
     """
 
     def __init__(
         self,
         measurement: Measurement,
-        decode: Map,
-        encode: Map,
-        *,
-        steps: int = 1,
-        trust: float = 1.0,
-        gain: float = 0.25,
-        direction: float = DIRECTION,
+        coder: Coder,
+        settings: DDSSettings = DEFAULTS,
         joined: bool = False,
-        smoothing: float = 0.0,
         axis: int = 0,
+        gain: float = GAIN,
+        direction: float = DIRECTION,
     ) -> None:
-        """Set up.
+        """Set up a run.
 
         Args:
             measurement: What was measured; its noise with that of the autoencoder.
-            decode: Latents to pictures in [-1, 1], not clipped.
-            encode: Pictures to latents, the mean of the encoder.
-            steps: GMRES steps, 1 or 2.
-            trust: Multiplies g.
-            gain: Variance of pixels over that of latents, 0.25 for pictures in [-1, 1] and unit latents.
-            direction: rms h of a difference's direction.
+            coder: The autoencoder.
+            settings: Of these trust, inner_steps and temporal_smoothing are read here.
             joined: Whether all rows are one sample, as frames that are coupled are.
-            smoothing: Weight of total variation over time on the latents, 0 for none. The object then holds the state
-                of one run.
             axis: Axis of time in the latents: 0 for a batch of frames, 2 for a clip (B, C, T, H, W).
-
-        Raises:
-            ValueError: If steps is below 1 or the smoothing negative.
+            gain: Variance of pixels over that of latents.
+            direction: rms h of a difference's direction.
         """
-        if steps < 1:
-            raise ValueError(f"inner steps must be at least 1, got {steps}; 1 is usual.")
-        super().__init__(measurement, decode, trust, gain, joined)
-        self._encode = encode
-        self._steps = steps
+        super().__init__(measurement, coder, settings, joined, gain)
+        self._steps = settings.inner_steps
         self._direction = direction
-        self._smoothing = TimeSmoothing(smoothing, axis) if smoothing != 0.0 else None
+        smoothing = settings.temporal_smoothing
+        self._smoothing = TimeSmoothing(smoothing, axis) if smoothing > 0.0 else None
 
-    def __call__(self, denoised: Tensor, variance: float, index: int = 0, total: int = 1) -> Tensor:
+    def __call__(self, denoised: Tensor, variance: float) -> Tensor:
         """See Consistency."""
         decoded = self._decode(denoised)
         encoded = self._encode(decoded)
@@ -145,15 +147,10 @@ class EncoderAdjoint(_Latent):
         right = -weight * encoder(measurement.adjoint(measurement.residual(decoded))).to(denoised)
         if smooth is not None:
             right = smooth.solve(right + smooth.pull(denoised))
-        found = denoised + gmres(matrix, right, sample_dims=self._dims(denoised), steps=self._steps)
+        corrected = denoised + gmres(matrix, right, sample_dims=self._dims(denoised), steps=self._steps)
         if smooth is not None:
-            smooth.advance(found)
-        return found
-
-
-def _like(size: Tensor, other: Tensor) -> Tensor:
-    """Scale factors of rows, broadcastable against a tensor of another number of dimensions."""
-    return size.reshape(-1, *([1] * (other.ndim - 1))).to(other)
+            smooth.advance(corrected)
+        return corrected
 
 
 class DecodeCorrectEncode(_Latent):
@@ -165,14 +162,7 @@ class DecodeCorrectEncode(_Latent):
     3 decodes and 6 encodes.
     """
 
-    def __init__(
-        self, measurement: Measurement, decode: Map, encode: Map, *, trust: float = 1.0, gain: float = 0.25
-    ) -> None:
-        """Set up; arguments as in EncoderAdjoint."""
-        super().__init__(measurement, decode, trust, gain, False)
-        self._encode = encode
-
-    def __call__(self, denoised: Tensor, variance: float, index: int = 0, total: int = 1) -> Tensor:
+    def __call__(self, denoised: Tensor, variance: float) -> Tensor:
         """See Consistency."""
         z = denoised
         for _ in range(_ROUNDS):
@@ -192,20 +182,7 @@ class DecoderGradient(_Latent):
     passes of the decoder, k <= 5, and the memory of one.
     """
 
-    def __init__(
-        self,
-        measurement: Measurement,
-        decode: Map,
-        *,
-        trust: float = 1.0,
-        direction: float = DIRECTION,
-        joined: bool = False,
-    ) -> None:
-        """Set up; arguments as in EncoderAdjoint, and decode must be differentiable."""
-        super().__init__(measurement, decode, trust, 1.0, joined)
-        self._direction = direction
-
-    def __call__(self, denoised: Tensor, variance: float, index: int = 0, total: int = 1) -> Tensor:
+    def __call__(self, denoised: Tensor, variance: float) -> Tensor:
         """See Consistency."""
         with torch.enable_grad():
             point = denoised.detach().requires_grad_(True)
@@ -215,11 +192,11 @@ class DecoderGradient(_Latent):
         weight = self._trust * measurement.weight(variance)
 
         def pull(u: Tensor) -> Tensor:
-            (found,) = torch.autograd.grad(graph, point, u, retain_graph=True)
-            return found
+            (gradient,) = torch.autograd.grad(graph, point, u, retain_graph=True)
+            return gradient
 
         def push(v: Tensor) -> Tensor:
-            size = _scale(v, self._dims(v)) / self._direction
+            size = _scale(v, self._dims(v)) / DIRECTION
             with torch.no_grad():
                 return (self._decode(denoised + v / size) - decoded) * _like(size, decoded)
 
@@ -235,3 +212,66 @@ class DecoderGradient(_Latent):
             iterations=_GRADIENT_ITERATIONS,
             tolerance=1e-2,
         )
+
+
+class InPixels:
+    """A consistency of pictures for states that are pictures in a format of their own."""
+
+    def __init__(self, measurement: Measurement, coder: Coder, settings: DDSSettings = DEFAULTS) -> None:
+        """Set up a run; with smoothing the rows are the frames of one clip."""
+        smoothing, trust = settings.temporal_smoothing, settings.trust
+        self._coder = coder
+        self._inner: Consistency = (
+            TemporalConsistency(measurement, smoothing, trust)
+            if smoothing > 0.0
+            else PixelConsistency(measurement, trust)
+        )
+
+    def __call__(self, denoised: Tensor, variance: float) -> Tensor:
+        """See Consistency."""
+        return self._coder.encode(self._inner(self._coder.decode(denoised), variance))
+
+
+def latent_consistency(
+    measurement: Measurement, coder: Coder, settings: DDSSettings, joined: bool = False, axis: int = 0
+) -> Consistency:
+    """The consistency that the settings name; arguments as in EncoderAdjoint.
+
+    Raises:
+        ValueError: If it cannot smooth over time and is asked to.
+    """
+    method = settings.latent_method
+    if method == ENCODER_ADJOINT:
+        return EncoderAdjoint(measurement, coder, settings, joined, axis)
+    if settings.temporal_smoothing > 0.0:
+        raise ValueError(
+            f"latent_method must be {ENCODER_ADJOINT!r} to smooth over time, got {method!r}; "
+            "change it or set temporal_smoothing to 0."
+        )
+    cls = DecodeCorrectEncode if method == DECODE_CORRECT_ENCODE else DecoderGradient
+    return cls(measurement, coder, settings, joined)
+
+
+def data_gradient(measurement: Measurement, coder: Coder, mu: Tensor, pixels: bool = False) -> Tensor:
+    """Gradient at mu of |A dec(mu) - y|^2 / (2 n), n the values of a picture, with the encoder as in EncoderAdjoint.
+
+    By the values of the picture and not by those measured: a prior weighs the same however few these are.
+
+    Args:
+        measurement: What was measured.
+        coder: The autoencoder.
+        mu: Clean states, shape (B, ...).
+        pixels: Whether states are pictures in a format of their own, so that encoding is linear.
+
+    Returns:
+        Shape of mu; a decode and two encodes, or one where encoding is linear.
+    """
+    decoded = coder.decode(mu)
+    wanted = measurement.adjoint(measurement.residual(decoded)) * (mu.shape[0] / decoded.numel())
+    if pixels:
+        return coder.encode(wanted)
+    # A difference of that size survives any dtype.
+    size = wanted.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-20) / DIRECTION
+    moved = coder.encode(decoded + wanted / _like(size, decoded)) - coder.encode(decoded)
+    # The adjoint is J^T = (J^T J) E, and J^T J is about the gain of a latent value in the pixels it makes.
+    return GAIN * decoded.numel() / mu.numel() * moved * _like(size, mu)

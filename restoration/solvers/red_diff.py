@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..levels import Denoise, OnStep, Report, Space, check_levels, weights
-from .fresh import Fresh
+from ...core.denoiser import Denoiser
+from ...core.grid import check_falling
+from ...core.settings import Settings, parameter
+from ...core.space import Space, mix, weights
+from ...core.walk import OnStep, StepReport
 
 # Adam's decays as in the official code.
 _FIRST, _SECOND = 0.9, 0.99
 _EPSILON = 1e-8
 
-# How the regulariser is weighed over the levels, as a function of s = b / a.
+# How the regulariser is weighed over the sigmas, as a function of s = b / a.
 WEIGHTS: dict[str, Callable[[float], float]] = {
     "linear": lambda s: s,
     "sqrt": math.sqrt,
@@ -27,72 +31,107 @@ WEIGHTS: dict[str, Callable[[float], float]] = {
 SCHEDULES = ("constant", "cosine")
 
 
+@dataclass(frozen=True)
+class REDDiffSettings(Settings):
+    """Settings of RED-diff."""
+
+    prior: float = parameter(0.25, "How much the model counts against the photo.", 0.0, 100.0, 0.01, round=0.001)
+    step: float = parameter(
+        0.1,
+        "Length of a step of the fit. Higher is faster and leaves jitter.",
+        0.001,
+        1.0,
+        0.01,
+        round=0.001,
+        advanced=True,
+    )
+    weight: str = parameter(
+        "linear",
+        "How much the model counts at which sigma; square suits masks and low resolution.",
+        options=tuple(WEIGHTS),
+        advanced=True,
+    )
+    schedule: str = parameter(
+        "constant",
+        "cosine lets the steps fall to zero, which suits masks and low resolution; blur and lost colour want constant.",
+        options=SCHEDULES,
+        advanced=True,
+    )
+    sigma_max: float = parameter(
+        10.0,
+        "Sigmas above this (sigma / (1 - sigma) of a flow model) are left out: up there the model sees nothing of the "
+        "picture.",
+        0.1,
+        1000.0,
+        0.1,
+        advanced=True,
+    )
+
+
+DEFAULTS = REDDiffSettings()
+
+
 def red_diff(
-    denoise: Denoise,
+    denoiser: Denoiser,
     start: Tensor,
-    sigmas: tuple[float, ...],
-    space: Space,
+    sigmas: Sequence[float],
     data_gradient: Callable[[Tensor], Tensor],
-    fresh: Fresh,
-    *,
-    prior: float = 0.25,
-    step: float = 0.1,
-    weight: str = "linear",
-    schedule: str = "constant",
+    fresh: Callable[[], Tensor],
+    settings: REDDiffSettings = DEFAULTS,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Variational fit of a clean picture mu (Mardani et al. 2024, arXiv:2305.04391).
 
-        x = a mu + b n,   D = denoise(x, sigma)
+        x = a mu + b n,   D = denoiser(x, sigma)
         gradient = data_gradient(mu) + prior * w(s) * (mu - D) / (s d),   Adam on mu
 
-    with d the number of values of a sample. The result is one best estimate and no sample: on average it smooths.
+    with d the number of values of a sample and s = b / a. The result is one best estimate and no sample: on average it
+    smooths.
 
     Args:
-        denoise: D(x, sigma).
+        denoiser: The model.
         start: First mu, shape (B, ...).
-        sigmas: Falling levels, one for a step; a last 0 is left out. Levels above 5 to 10 only blur.
-        space: "ve" or "flow".
+        sigmas: Falling, one for a step; a last 0 and those with s above sigma_max are left out.
         data_gradient: Gradient of the data term. In the paper that is |A mu - y|^2 / (2 m), m the number of measured
             values; with the number of values of the picture in place of m a prior weighs the same however few were
             measured.
         fresh: Draws unit noise of the shape of mu.
-        prior: Weight of the regulariser.
-        step: Learning rate.
-        weight: Name of WEIGHTS.
-        schedule: "constant", or "cosine" to let the rate fall to 0.
-        on_step: Called after every step.
+        settings: Weight of the regulariser and its w, learning rate and how it goes on, and sigma_max.
+        on_step: Told after every step.
 
     Returns:
         mu.
 
     Raises:
-        ValueError: If a name is unknown, a number not positive, or the levels do not fall.
+        ValueError: If the sigmas do not fall, or none is left.
     """
-    if weight not in WEIGHTS:
-        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {weight!r}; choose one of these.")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be constant or cosine, got {schedule!r}; choose one of these.")
-    if not (prior >= 0.0 and step > 0.0):
-        raise ValueError(f"prior must be 0 or more and step above 0, got {prior:g} and {step:g}; use 0.25 and 0.1.")
-    check_levels(sigmas, space)
-    levels = [sigma for sigma in sigmas if sigma > 0.0]
+    space = denoiser.space
+    check_falling(sigmas, space)
+    fitted = [sigma for sigma in sigmas if sigma > 0.0 and _ratio(sigma, space) <= settings.sigma_max]
+    if not fitted:
+        raise ValueError(
+            f"sigma_max must leave a sigma of the schedule, got {settings.sigma_max:g}; raise it or use more steps."
+        )
     mu = start
     first, second = torch.zeros_like(mu), torch.zeros_like(mu)
-    unknowns = mu[0].numel()
-    for index, sigma in enumerate(levels):
-        a, b = weights(sigma, space)
-        denoised = denoise(a * mu + b * fresh(), sigma)
+    for index, sigma in enumerate(fitted):
+        denoised = denoiser(mix(mu, fresh(), sigma, space), sigma)
         gradient = data_gradient(mu)
-        if a > 0.0:  # at flow sigma 1 the state holds nothing of mu
-            s = b / a
-            gradient = gradient + prior * WEIGHTS[weight](s) / s / unknowns * (mu - denoised)
+        s = _ratio(sigma, space)
+        gradient = gradient + settings.prior * WEIGHTS[settings.weight](s) / s / mu[0].numel() * (mu - denoised)
         first = _FIRST * first + (1.0 - _FIRST) * gradient
         second = _SECOND * second + (1.0 - _SECOND) * gradient.square()
         mean = first / (1.0 - _FIRST ** (index + 1))
         spread = (second / (1.0 - _SECOND ** (index + 1))).sqrt()
-        rate = step if schedule == "constant" else step * 0.5 * (1.0 + math.cos(math.pi * index / len(levels)))
-        mu = mu - rate * mean / (spread + _EPSILON)
+        falling = 1.0 if settings.schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * index / len(fitted)))
+        mu = mu - settings.step * falling * mean / (spread + _EPSILON)
         if on_step is not None:
-            on_step(Report(index, len(levels), sigma, mu, mu))
+            after = fitted[index + 1] if index + 1 < len(fitted) else 0.0
+            on_step(StepReport(index, len(fitted), sigma, after, mu, mu))
     return mu
+
+
+def _ratio(sigma: float, space: Space) -> float:
+    a, b = weights(sigma, space)
+    # At flow sigma 1 the state holds nothing of the picture.
+    return b / a if a > 0.0 else math.inf

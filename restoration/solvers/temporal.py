@@ -139,7 +139,7 @@ class TemporalConsistency:
         self._tick = tick
         self._split: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, denoised: Tensor, variance: float, index: int = 0, total: int = 1) -> Tensor:
+    def __call__(self, denoised: Tensor, variance: float) -> Tensor:
         """See Consistency; denoised has the shape (..., T, C, H, W)."""
         measurement = self._measurement.to(denoised)
         weight = self._trust * measurement.weight(variance)

@@ -135,7 +135,7 @@ def test_a_small_run_writes_everything_and_is_resumed(parts, tmp_path, capsys):
     # Gradients through denoiser and autoencoder hold what a step without them lets go.
     assert found["memory"]["eps"]["PSLD"] > found["memory"]["eps"][methods.DDS] > 0
     text = (tmp_path / "restoration.md").read_text()
-    assert "## eps: 4 times smaller, bicubic, noise of 10 levels" in text and "| bicubic | 2 |" in text
+    assert "## eps: 4 times smaller, bicubic, noise of 10 grey levels" in text and "| bicubic | 2 |" in text
     capsys.readouterr()
     # What is there is taken, and a collection measures nothing.
     jobs = restoration.jobs(["eps"], ["small"], ["bicubic", "RED-diff"], 2, 1, 2)
@@ -151,7 +151,7 @@ def test_clips_stand_or_move_under_a_grain_that_stands(parts):
     assert torch.equal(still[0], still[2]) and clips.flicker(moving, moving) == 0.0
     assert not torch.equal(moving[0], moving[1]) and torch.equal(moving[0, :, :4], moving[2, :, :4])
     # Frames that alternate by a level of 255 up and down differ by two.
-    blinking = still + torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1) / clips.LEVELS
+    blinking = still + torch.tensor([1.0, -1.0, 1.0]).reshape(3, 1, 1, 1) / clips.GREY_LEVELS
     assert clips.flicker(blinking, still) == pytest.approx(2.0, rel=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_an_error_that_moves_along_has_flicker_and_no_warping_error(parts):
     moved = torch.where(inside, truth + taken, truth)
     assert clips.flicker(moved, truth) > 10.0 and clips.warping_error(moved, truth, scene) < 1e-3
     # Noise of its own in each frame: the difference of two has twice the variance.
-    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)) / clips.LEVELS
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)) / clips.GREY_LEVELS
     assert clips.warping_error(truth + noise, truth, scene) == pytest.approx(2**0.5, rel=0.03)
     # What stands while the object moves on is no error of the ground, and one of the object.
     stuck = torch.where(inside, truth + speckled, truth)

@@ -2,17 +2,37 @@
 
 import math
 
+import pytest
 import torch
 
-from retrace.restoration.levels import weights
-from retrace.restoration.solvers.dds import dds
+from retrace.core.denoiser import Denoiser
+from retrace.core.noise import Noises
+from retrace.core.space import weights
+from retrace.restoration.solvers.dds import DDSSettings, dds
 
 SIGMA = 0.05
 SHAPE = (3, 6, 6)
 
 
+def unit(*shape, seed=0):
+    """Seeded unit noise, float64."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def fresh(like, seed=7, shared=None):
+    """Source of noise for a run."""
+    return Noises(seed, like, shared=shared).draw
+
+
+def one_sentence(call, words):
+    """The call is refused in one sentence that holds the words."""
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        call()
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
 def vp_sigmas(steps, top=None):
-    """Levels of the linear DDPM schedule, uniform in time, falling to 0."""
+    """Sigmas of the linear DDPM schedule, uniform in time, falling to 0."""
     kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     sigmas = ((1 - kept) / kept).sqrt()
     chosen = sigmas[torch.arange(0, 1000, 1000 // steps).flip(0)]
@@ -20,7 +40,7 @@ def vp_sigmas(steps, top=None):
 
 
 def as_flow(sigmas):
-    """The same levels in the flow space: sigma / (1 + sigma)."""
+    """The same sigmas in the flow space: sigma / (1 + sigma)."""
     return tuple(s / (1 + s) for s in sigmas)
 
 
@@ -37,8 +57,11 @@ class Gaussian:
         gain = a * self.values / (a**2 * self.values + b**2)
         return ((x.flatten(1) @ self.basis * gain) @ self.basis.T).reshape(x.shape)
 
+    def denoiser(self, space="ve"):
+        return Denoiser(lambda x, sigma: self.denoise(x, sigma, space), space, 1e-9)
+
     def sample(self, count, seed=0):
-        noise = torch.randn(count, len(self.values), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        noise = unit(count, len(self.values), seed=seed)
         return ((noise * self.values.sqrt()) @ self.basis.T).reshape(count, *self.shape)
 
     def posterior(self, matrix, y, sigma=SIGMA):
@@ -65,27 +88,23 @@ def white_prior(shape=SHAPE, variance=0.25):
     return Gaussian(variance * torch.eye(math.prod(shape), dtype=torch.float64), shape)
 
 
-def moments(prior, sigmas, consistency, freshness, conditional=False, variance=0.25):
+def moments(prior, sigmas, consistency, freshness=0.85, variance=0.25):
     """Mean and covariance of what DDS draws, exactly: each of its steps is affine in the state and in its noise."""
     size = math.prod(prior.shape)
     probes = torch.cat([torch.zeros(1, size), torch.eye(size)]).double().reshape(-1, *prior.shape)
-    mean = torch.zeros(size, dtype=torch.float64)
-    covariance = sigmas[0] ** 2 * torch.eye(size, dtype=torch.float64)
-    for sigma, after in zip(sigmas, sigmas[1:]):
-        moved = dds(
-            prior.denoise,
-            probes,
-            (sigma, after),
-            "ve",
-            consistency,
-            lambda: torch.zeros_like(probes),
-            freshness=freshness,
-            conditional_noise=conditional,
-            variance=variance,
-        ).flatten(1)
-        offset, linear = moved[0], (moved[1:] - moved[0]).T
+    settings, nothing = DDSSettings(freshness=freshness), torch.zeros_like(probes)
+    mean, covariance = torch.zeros(size, dtype=torch.float64), sigmas[0] ** 2 * torch.eye(size, dtype=torch.float64)
+    for pair in zip(sigmas, sigmas[1:]):
+
+        def affine(x, noise, pair=pair):
+            """What a step adds to the zero state, and its matrix, of the state or of the noise."""
+            moved = dds(prior.denoiser(), x, pair, consistency, lambda: noise, settings, variance).flatten(1)
+            return moved[0], (moved[1:] - moved[0]).T
+
+        offset, linear = affine(probes, nothing)
+        _, drawn = affine(nothing, probes)
         mean = linear @ mean + offset
-        covariance = linear @ covariance @ linear.T + (freshness * after) ** 2 * torch.eye(size, dtype=torch.float64)
+        covariance = linear @ covariance @ linear.T + drawn @ drawn.T
     return mean, covariance
 
 

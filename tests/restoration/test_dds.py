@@ -3,27 +3,20 @@
 import pytest
 import torch
 
-from retrace.restoration.levels import clean_variance, weights
-from retrace.restoration.measurement import Measurement
-from retrace.restoration.operators import (
-    JPEG,
-    BlackWhite,
-    GaussianBlur,
-    LowResolution,
-    Mask,
-    Noise,
-    quality_tables,
-)
-from retrace.restoration.solvers.dds import PixelConsistency, dds
-from retrace.restoration.solvers.fresh import fresh_noise
+from retrace.core.space import clean_variance, weights
+from retrace.restoration import DDSSettings, Measurement, PixelConsistency, dds
+from retrace.restoration.operators import JPEG, BlackWhite, GaussianBlur, LowResolution, Mask, Noise, quality_tables
 from retrace_tests.restoration.cases import matrix_of
 from retrace_tests.restoration.problems import (
     SHAPE,
     SIGMA,
     as_flow,
     distance,
+    fresh,
     moments,
+    one_sentence,
     pictures_prior,
+    unit,
     vp_sigmas,
     white_prior,
 )
@@ -35,23 +28,20 @@ def box_hole():
     return keep
 
 
+# Each with how near the defaults come to its posterior.
 OPERATORS = {
-    "inpaint": lambda: Mask(SHAPE, box_hole()),
-    "small": lambda: LowResolution(SHAPE, 2, "box"),
-    "blur": lambda: GaussianBlur(SHAPE, 1.0, "circular"),
-    "grey": lambda: BlackWhite(SHAPE),
-    "noise": lambda: Noise(SHAPE),
+    "inpaint": (Mask(SHAPE, box_hole()), 0.3),
+    "small": (LowResolution(SHAPE, 2, "box"), 0.3),
+    "blur": (GaussianBlur(SHAPE, 1.0, "circular"), 0.5),
+    "grey": (BlackWhite(SHAPE), 0.4),
+    "noise": (Noise(SHAPE), 0.7),
 }
 
 
 def problem(name, prior):
-    operator = OPERATORS[name]()
-    truth = prior.sample(1, seed=3)
-    noise = torch.randn(1, *operator.out_shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    damaged = operator.forward(truth) + SIGMA * noise
-    if name == "inpaint":
-        damaged = operator.forward(damaged)
-    return Measurement(operator, damaged, SIGMA), matrix_of(operator), damaged.flatten(), truth
+    operator, _ = OPERATORS[name]
+    damaged = operator.seen(operator.forward(prior.sample(1, seed=3)) + SIGMA * unit(1, *operator.out_shape, seed=5))
+    return Measurement(operator, damaged, SIGMA), matrix_of(operator), damaged.flatten()
 
 
 def posterior(prior, matrix, y):
@@ -59,15 +49,22 @@ def posterior(prior, matrix, y):
     return prior.posterior(matrix[rows], y[rows])
 
 
+def drawn(prior, measured, x, trust=1.0, seed=7, sigmas=None, space="ve"):
+    sigmas = sigmas or vp_sigmas(50)
+    start = weights(sigmas[0], space)[1] * x
+    consistency = PixelConsistency(measured, trust)
+    return dds(prior.denoiser(space), start, sigmas, consistency, fresh(x, seed), variance=0.25)
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_one_step_is_bayes_rule_on_a_white_prior(name):
     """E[x0 | x, y] = consistency(E[x0 | x]), exactly, in both spaces."""
     prior = white_prior()
-    measured, matrix, y, _ = problem(name, prior)
+    measured, matrix, y = problem(name, prior)
     size = matrix.shape[1]
     for space, sigma in (("ve", 1.3), ("ve", 0.02), ("flow", 0.4), ("flow", 1.0)):
         a, b = weights(sigma, space)
-        x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        x = unit(1, *SHAPE, seed=1)
         both = torch.cat([matrix, a * torch.eye(size, dtype=torch.float64)])
         noise = torch.cat([torch.full((len(matrix),), SIGMA), torch.full((size,), b)]).double() ** 2
         system = 0.25 * both @ both.T + torch.diag(noise)
@@ -76,48 +73,53 @@ def test_one_step_is_bayes_rule_on_a_white_prior(name):
         assert torch.allclose(corrected.flatten(), wanted, atol=1e-7)
 
 
+@pytest.mark.parametrize("space", ["ve", "flow"])
+def test_one_step_is_its_formula(space):
+    """x' = a' xh + b' ( sqrt(1 - f^2) n^ + f n ), with n^ from the prediction and not from what it was drawn to."""
+    x, denoised, corrected, noise = (unit(2, *SHAPE, seed=seed) for seed in range(4))
+    sigmas = (0.8, 0.3, 0.0)
+    (a, b), (a_next, b_next), _ = (weights(sigma, space) for sigma in sigmas)
+    asked, told = [], []
+
+    def consistency(d, variance):
+        asked.append((d, variance))
+        return corrected
+
+    denoiser = white_prior().denoiser(space)
+    denoiser._denoise = lambda state, sigma: denoised
+    end = dds(denoiser, x, sigmas, consistency, lambda: noise, DDSSettings(freshness=0.6), 0.5, told.append)
+    after = a_next * corrected + b_next * (0.8 * (x - a * denoised) / b + 0.6 * noise)
+    assert torch.allclose(told[0].x, after) and torch.equal(end, corrected)
+    assert all(torch.equal(d, denoised) for d, _ in asked)
+    assert [variance for _, variance in asked] == [clean_variance(sigma, space, 0.5) for sigma in sigmas[:2]]
+    assert [(r.index, r.total, r.sigma, r.sigma_next) for r in told] == [(0, 2, 0.8, 0.3), (1, 2, 0.3, 0.0)]
+    assert all(torch.equal(r.denoised, corrected) for r in told)
+
+
+@pytest.mark.parametrize("freshness", [0.0, 0.3, 0.85, 1.0])
+def test_noise_keeps_its_size_however_much_of_it_is_new(freshness):
+    """Of a picture that is known, the state is its noise: of the size of each sigma."""
+    known = white_prior(variance=0.0)
+    for sigmas in ((2.0, 1.2), (2.0, 1.2, 0.3)):
+        mean, covariance = moments(known, sigmas, lambda denoised, variance: denoised, freshness)
+        assert float(mean.abs().max()) == 0.0
+        assert torch.allclose(covariance, sigmas[-1] ** 2 * torch.eye(len(covariance), dtype=torch.float64))
+
+
 def test_flow_and_ve_are_one():
     prior = pictures_prior()
     measured, *_ = problem("blur", prior)
-    sigmas = vp_sigmas(50)
-    start = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    drawn = {}
-    for space, levels in (("ve", sigmas), ("flow", as_flow(sigmas))):
-        b = weights(levels[0], space)[1]
-        drawn[space] = dds(
-            lambda x, s, space=space: prior.denoise(x, s, space),
-            b * start,
-            levels,
-            space,
-            PixelConsistency(measured),
-            fresh_noise(start, 7),
-            variance=0.25,
-        )
-    assert float((drawn["ve"] - drawn["flow"]).abs().max()) < 1e-10
+    x, sigmas = unit(3, *SHAPE, seed=2), vp_sigmas(50)
+    ve, flow = drawn(prior, measured, x), drawn(prior, measured, x, sigmas=as_flow(sigmas), space="flow")
+    assert float((ve - flow).abs().max()) < 1e-10
 
 
-def test_a_white_prior_is_followed_exactly():
-    """The deterministic form with the noise of the corrected picture is the posterior's own flow."""
-    prior = white_prior()
-    measured, matrix, y, _ = problem("small", prior)
-    found = {
-        steps: distance(
-            *moments(prior, vp_sigmas(steps), PixelConsistency(measured), 0.0, conditional=True),
-            *posterior(prior, matrix, y),
-        )
-        for steps in (20, 50, 200)
-    }
-    assert found[50] < 0.07 and found[200] < 0.02 and found[200] < found[50] < found[20]
-
-
-@pytest.mark.parametrize(
-    ("name", "limit"), [("inpaint", 0.3), ("small", 0.3), ("blur", 0.5), ("grey", 0.4), ("noise", 0.7)]
-)
-def test_defaults_come_near_the_posterior(name, limit):
+@pytest.mark.parametrize("name", OPERATORS)
+def test_defaults_come_near_the_posterior(name):
     prior = pictures_prior()
-    measured, matrix, y, _ = problem(name, prior)
-    mean, covariance = moments(prior, vp_sigmas(50), PixelConsistency(measured), 0.85)
-    assert distance(mean, covariance, *posterior(prior, matrix, y)) < limit
+    measured, matrix, y = problem(name, prior)
+    mean, covariance = moments(prior, vp_sigmas(50), PixelConsistency(measured))
+    assert distance(mean, covariance, *posterior(prior, matrix, y)) < OPERATORS[name][1]
     rows = matrix.abs().sum(dim=1) > 0
     residual = (matrix @ mean - y)[rows].square().sum() + (matrix @ covariance @ matrix.T).diagonal()[rows].sum()
     assert 0.05 < float(residual) / (SIGMA**2 * int(rows.sum())) < 1.5
@@ -126,107 +128,55 @@ def test_defaults_come_near_the_posterior(name, limit):
 @pytest.mark.parametrize("name", ["inpaint", "small"])
 def test_the_weight_of_bayes_beats_the_published_one(name):
     prior = pictures_prior()
-    measured, matrix, y, _ = problem(name, prior)
-    wanted = posterior(prior, matrix, y)
-    ours, official = (
-        distance(*moments(prior, vp_sigmas(50), PixelConsistency(measured, official=official), 0.85), *wanted)
-        for official in (False, True)
+    measured, matrix, y = problem(name, prior)
+
+    def published(denoised, variance):
+        """Weight 1 and five iterations from the prediction."""
+        operator = measured.operator
+        return operator.solve(denoised, measured.y * operator.norm, operator.norm**-2, iterations=5)
+
+    ours, theirs = (
+        distance(*moments(prior, vp_sigmas(50), consistency), *posterior(prior, matrix, y))
+        for consistency in (PixelConsistency(measured), published)
     )
-    assert ours < official
+    assert ours < theirs
 
 
-def test_trust_moves_the_result_to_the_photo():
-    prior = pictures_prior()
+def test_trust_moves_the_result_to_the_photo_and_a_batch_is_its_rows_alone():
+    prior, x = pictures_prior(), unit(2, *SHAPE, seed=2)
     measured, *_ = problem("noise", prior)
-    found = [float(measured.chi2(_drawn(prior, measured, trust)).mean()) for trust in (0.1, 1.0, 10.0)]
-    assert found[0] > found[1] > found[2]
-
-
-def _drawn(prior, measured, trust=1.0, batch=4, **settings):
-    start = torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    sigmas = vp_sigmas(50)
-    return dds(
-        prior.denoise,
-        sigmas[0] * start,
-        sigmas,
-        "ve",
-        PixelConsistency(measured, trust),
-        fresh_noise(start, 7),
-        variance=0.25,
-        **settings,
-    )
-
-
-def test_a_batch_is_its_rows_alone():
-    prior = pictures_prior()
-    measured, *_ = problem("blur", prior)
-    sigmas = vp_sigmas(20)
-    start = sigmas[0] * torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-    def run(x, seed):
-        return dds(prior.denoise, x, sigmas, "ve", PixelConsistency(measured), fresh_noise(x, seed), variance=0.25)
-
-    assert torch.allclose(run(start, 4), torch.cat([run(start[:1], 4), run(start[1:], 5)]), atol=1e-9)
-
-
-def test_shared_noise_is_the_same_in_every_frame():
-    x = torch.zeros(3, 2, 4, 5, 6)
-    drawn = fresh_noise(x, 1, shared=True)()
-    assert torch.equal(drawn[0], drawn[2]) and drawn.shape == x.shape
-    drawn = fresh_noise(x, 1, shared=True, axis=2)()
-    assert torch.equal(drawn[:, :, 0], drawn[:, :, 3]) and not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[1], fresh_noise(x[1:], 2, shared=True, axis=2)()[0])
-    source = fresh_noise(x, 1)
-    assert not torch.equal(source(), source())
-
-
-def test_reports_and_untouched_inputs():
-    prior = pictures_prior()
-    measured, *_ = problem("grey", prior)
-    reports = []
-    start = torch.ones(1, *SHAPE, dtype=torch.float64)
-    dds(
-        prior.denoise,
-        start,
-        (2.0, 1.0, 0.5),
-        "ve",
-        PixelConsistency(measured),
-        fresh_noise(start, 0),
-        on_step=reports.append,
-    )
-    assert [(r.number, r.total, r.sigma) for r in reports] == [(0, 2, 2.0), (1, 2, 1.0)]
-    assert torch.equal(start, torch.ones_like(start))
+    chi2 = [float(measured.chi2(drawn(prior, measured, x, trust)).mean()) for trust in (0.1, 1.0, 10.0)]
+    assert chi2[0] > chi2[1] > chi2[2]
+    alone = torch.cat([drawn(prior, measured, x[row : row + 1], seed=7 + row) for row in (0, 1)])
+    assert torch.allclose(drawn(prior, measured, x), alone, atol=1e-9)
+    assert torch.equal(x, unit(2, *SHAPE, seed=2))
 
 
 def test_jpeg_cells_are_kept():
     """Every coefficient of what is drawn rounds to that of the photo."""
     shape = (3, 16, 16)
-    prior = white_prior((3, 16, 16), 0.1)
-    coder = JPEG(shape, quality_tables(20), half_colour=False)
+    prior, coder = white_prior(shape, 0.1), JPEG(shape, quality_tables(20), half_colour=False)
     truth = 0.5 * prior.sample(1, seed=3)
     measured = Measurement(coder, coder.forward(truth), 0.02)
-    start = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    drawn = dds(
-        prior.denoise, 5 * start, (5.0, 2.0, 1.0, 0.3, 0.0), "ve", PixelConsistency(measured), fresh_noise(start, 7)
-    )
-    for wanted, found in zip(coder.coefficients(truth), coder.coefficients(drawn)):
+    end = drawn(prior, measured, unit(2, *shape, seed=2), sigmas=(5.0, 2.0, 1.0, 0.3, 0.0))
+    for wanted, found in zip(coder.coefficients(truth), coder.coefficients(end)):
         assert torch.equal(wanted.expand_as(found), found)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("sigmas", "space", "settings", "words"),
     [
-        ({"sigmas": (1.0, 2.0)}, "sigmas must fall"),
-        ({"sigmas": (1.0,)}, "sigmas must fall"),
-        ({"freshness": 1.2}, "freshness must lie between"),
-        ({"space": "vp"}, "space must be"),
-        ({"space": "flow", "sigmas": (1.5, 0.0)}, "at most 1 for flow"),
+        ((1.0, 2.0), "ve", {}, "sigmas must be at least two that fall"),
+        ((1.0,), "ve", {}, "sigmas must be at least two that fall"),
+        ((1.5, 0.0), "flow", {}, "at most 1 for flow"),
+        ((1.0, 0.0), "ve", {"freshness": 1.2}, "freshness must be at most 1.0"),
+        ((1.0, 0.0), "ve", {"inner_steps": 0}, "inner_steps must be at least 1"),
+        ((1.0, 0.0), "ve", {"latent_method": "other"}, "latent_method must be one of"),
     ],
 )
-def test_refusals_are_one_sentence(settings, words):
+def test_refusals_are_one_sentence(sigmas, space, settings, words):
     x = torch.zeros(1, *SHAPE)
-    settings = {"sigmas": (1.0, 0.0), "space": "ve", **settings}
-    sigmas, space = settings.pop("sigmas"), settings.pop("space")
-    with pytest.raises(ValueError, match=words) as caught:
-        dds(lambda x, s: x, x, sigmas, space, lambda d, *_: d, fresh_noise(x, 0), **settings)
-    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    prior = white_prior()
+    one_sentence(
+        lambda: dds(prior.denoiser(space), x, sigmas, lambda d, _: d, fresh(x), DDSSettings(**settings)), words
+    )

@@ -16,13 +16,15 @@ from retrace.restoration.operators import (
     gaussian_kernel,
     motion_kernel,
 )
-from retrace_tests.restoration.cases import hole, lopsided_kernel, picture, two_dimensional
+from retrace_tests.restoration.cases import picture
+from retrace_tests.restoration.problems import unit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     physics = pytest.importorskip("deepinv.physics")
 
 SHAPE = (3, 12, 16)
+LOPSIDED = unit(5, 3, seed=4).abs() / unit(5, 3, seed=4).abs().sum()
 
 
 def _blur(kernel, edges):
@@ -30,12 +32,13 @@ def _blur(kernel, edges):
 
 
 def _gaussian(edges):
-    kernel = two_dimensional(gaussian_kernel(0.9))
+    kernel = torch.outer(gaussian_kernel(0.9), gaussian_kernel(0.9))
     return GaussianBlur(SHAPE, 0.9, edges), physics.Blur(filter=kernel[None, None], padding=edges)
 
 
-def _mask(soft=False):
-    keep = hole(SHAPE, soft).double()
+def _mask(kept=0.0):
+    keep = torch.ones(1, *SHAPE[1:], dtype=torch.float64)
+    keep[:, 2:6, 3:8] = kept
     return Mask(SHAPE, keep), physics.Inpainting(SHAPE, mask=keep.expand(SHAPE))
 
 
@@ -47,17 +50,17 @@ def _box(factor, shape=SHAPE):
 
 
 def _chain():
-    blur, box = _blur(lopsided_kernel(), "reflect"), _box(2)
+    blur, box = _blur(LOPSIDED, "reflect"), _box(2)
     return Combine([blur[0], box[0]]), physics.forward.ComposedLinearPhysics(blur[1], box[1])
 
 
 PAIRS = {
     "mask": _mask,
-    "soft mask": lambda: _mask(soft=True),
+    "soft mask": lambda: _mask(0.3),
     "small": lambda: _box(2),
     "smaller": lambda: _box(4),
-    "blur": lambda: _blur(lopsided_kernel(), "reflect"),
-    "circular blur": lambda: _blur(lopsided_kernel(), "circular"),
+    "blur": lambda: _blur(LOPSIDED, "reflect"),
+    "circular blur": lambda: _blur(LOPSIDED, "circular"),
     "motion": lambda: _blur(motion_kernel(5, 30), "reflect"),
     "gaussian": lambda: _gaussian("reflect"),
     "circular gaussian": lambda: _gaussian("circular"),

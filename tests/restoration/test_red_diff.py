@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from retrace.restoration.measurement import Measurement
+from retrace.restoration import Measurement, REDDiffSettings, red_diff
 from retrace.restoration.operators import LowResolution, Mask
-from retrace.restoration.solvers.fresh import fresh_noise
-from retrace.restoration.solvers.red_diff import WEIGHTS, red_diff
+from retrace.restoration.solvers.red_diff import WEIGHTS
 from retrace_tests.restoration.cases import matrix_of
-from retrace_tests.restoration.problems import SIGMA, as_flow, pictures_prior, vp_sigmas
+from retrace_tests.restoration.problems import SIGMA, as_flow, fresh, one_sentence, pictures_prior, unit, vp_sigmas
 
 SHAPE = (1, 6, 6)
 
@@ -17,8 +16,8 @@ def problem(operator=None):
     prior = pictures_prior(SHAPE)
     operator = LowResolution(SHAPE, 2, "box") if operator is None else operator
     truth = prior.sample(1, seed=3)
-    noise = torch.randn(1, *operator.out_shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    measured = Measurement(operator, operator.forward(operator.adjoint(noise) * 0 + truth) + SIGMA * noise, SIGMA)
+    damaged = operator.forward(truth)
+    measured = Measurement(operator, damaged + SIGMA * unit(*damaged.shape, seed=5), SIGMA)
 
     def gradient(mu):
         return measured.adjoint(measured.residual(mu)) / operator.measured
@@ -28,7 +27,7 @@ def problem(operator=None):
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_fixed_point_on_a_gaussian(weight):
-    """At one level s: (A^T A / m + prior w(s) / (s d) (I - W)) mu = A^T y / m, with D = W x."""
+    """At one sigma s: (A^T A / m + prior w(s) / (s d) (I - W)) mu = A^T y / m, with D = W x."""
     prior, measured, gradient, _ = problem()
     size, s = 36, 1.5
     matrix = matrix_of(measured.operator) / measured.operator.norm
@@ -36,20 +35,10 @@ def test_the_fixed_point_on_a_gaussian(weight):
     share = 0.5 * WEIGHTS[weight](s) / s / size * (torch.eye(size) - wiener)
     count = measured.operator.measured
     wanted = torch.linalg.solve(matrix.T @ matrix / count + share, matrix.T @ measured.y.flatten() / count)
-    levels = tuple(s * (1 - 1e-6 * i) for i in range(2000))
-    start = wanted.reshape(1, *SHAPE) + 0.1
-    found = red_diff(
-        prior.denoise,
-        start.repeat(8, 1, 1, 1),
-        levels,
-        "ve",
-        gradient,
-        fresh_noise(torch.zeros(8, *SHAPE, dtype=torch.float64), 0),
-        prior=0.5,
-        step=0.005,
-        weight=weight,
-        schedule="cosine",
-    )
+    sigmas = tuple(s * (1 - 1e-6 * i) for i in range(2000))
+    start = (wanted.reshape(1, *SHAPE) + 0.1).repeat(8, 1, 1, 1)
+    settings = REDDiffSettings(prior=0.5, step=0.005, weight=weight, schedule="cosine")
+    found = red_diff(prior.denoiser(), start, sigmas, gradient, fresh(start, 0), settings)
     error = (found.mean(0).flatten() - wanted).square().mean().sqrt()
     assert float(error) < 0.03 * float(wanted.square().mean().sqrt())
 
@@ -59,9 +48,8 @@ def test_defaults_explain_the_measurement(name):
     """On pixels this few the first guess is hard to beat; what must hold is that the noise is not fitted."""
     keep = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(1)) < 0.6
     prior, measured, gradient, truth = problem(Mask(SHAPE, keep.float()) if name == "mask" else None)
-    start = measured.initial()
-    sigmas = vp_sigmas(100, top=10.0)
-    found = red_diff(prior.denoise, start, sigmas, "ve", gradient, fresh_noise(start, 0), schedule="cosine")
+    start, settings = measured.initial(), REDDiffSettings(schedule="cosine")
+    found = red_diff(prior.denoiser(), start, vp_sigmas(100), gradient, fresh(start, 0), settings)
     before, after = (float((x - truth).square().mean()) for x in (start, found))
     assert after < 1.3 * before
     assert 0.01 < float(measured.chi2(found).max()) < 2.0
@@ -69,31 +57,37 @@ def test_defaults_explain_the_measurement(name):
 
 def test_flow_and_ve_are_one_and_batches_are_rows():
     prior, measured, gradient, _ = problem()
-    start = measured.initial().repeat(2, 1, 1, 1)
-    sigmas = vp_sigmas(20, top=10.0)
-    ve = red_diff(prior.denoise, start, sigmas, "ve", gradient, fresh_noise(start, 3))
-    flow = red_diff(
-        lambda x, s: prior.denoise(x, s, "flow"), start, as_flow(sigmas), "flow", gradient, fresh_noise(start, 3)
-    )
-    assert torch.allclose(ve, flow, atol=1e-9)
-    second = red_diff(prior.denoise, start[1:], sigmas, "ve", gradient, fresh_noise(start[1:], 4))
-    assert torch.allclose(ve[1:], second, atol=1e-9)
-    # Pure noise holds nothing of the picture, and divides by nothing.
-    top = red_diff(lambda x, s: prior.denoise(x, s, "flow"), start, (1.0, 0.5), "flow", gradient, fresh_noise(start, 3))
-    assert bool(torch.isfinite(top).all())
+    start, sigmas, told = measured.initial().repeat(2, 1, 1, 1), vp_sigmas(20), []
+
+    def fit(rows=slice(None), space="ve", on_step=None):
+        chosen, noise = sigmas if space == "ve" else as_flow(sigmas), fresh(start[rows], 3 if rows.start is None else 4)
+        return red_diff(prior.denoiser(space), start[rows], chosen, gradient, noise, on_step=on_step)
+
+    ve = fit(on_step=told.append)
+    assert torch.allclose(ve, fit(space="flow"), atol=1e-9)
+    assert torch.allclose(ve[1:], fit(slice(1, None)), atol=1e-9)
+    # What is too noisy is left out, and a last 0.
+    left = [sigma for sigma in sigmas if 0.0 < sigma <= 10.0]
+    assert [r.sigma for r in told] == left and [r.sigma_next for r in told] == [*left[1:], 0.0]
+    assert {(r.index, r.total) for r in told} == {(i, len(left)) for i in range(len(left))}
+    assert torch.equal(told[-1].x, ve)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"weight": "cubic"}, "weight must be one of"),
-        ({"schedule": "step"}, "schedule must be"),
-        ({"step": 0.0}, "step above 0"),
-        ({"prior": -1.0}, "prior must be 0 or more"),
+        ({"schedule": "step"}, "schedule must be one of"),
+        ({"step": 0.0}, "step must be at least 0.001"),
+        ({"prior": -1.0}, "prior must be at least 0"),
+        ({"sigma_max": 0.5}, "sigma_max must leave a sigma of the schedule, got 0.5"),
     ],
 )
 def test_refusals_are_one_sentence(settings, words):
     x = torch.zeros(1, *SHAPE)
-    with pytest.raises(ValueError, match=words) as caught:
-        red_diff(lambda x, s: x, x, (1.0, 0.0), "ve", lambda m: m, fresh_noise(x, 0), **settings)
-    assert str(caught.value).endswith(".")
+
+    def fit():
+        denoiser = pictures_prior(SHAPE).denoiser()
+        red_diff(denoiser, x, (1.0, 0.0), lambda m: m, fresh(x), REDDiffSettings(**settings))
+
+    one_sentence(fit, words)

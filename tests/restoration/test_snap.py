@@ -6,21 +6,21 @@ import torch
 from retrace.restoration import Measurement, snap
 from retrace.restoration.operators import DroppedFrames, LowResolution, Mask
 from retrace.restoration.solvers.temporal import difference
+from retrace_tests.restoration.problems import unit
 
 FRAMES, SHAPE, NOISE = 6, (1, 8, 8), 0.1
 
 
-def noisy(operator, truth, seed=0):
-    drawn = torch.randn(operator.forward(truth).shape, generator=torch.Generator().manual_seed(seed)).to(truth)
-    return Measurement(operator, operator.seen(operator.forward(truth) + NOISE * drawn), NOISE)
+def noisy(operator, truth):
+    damaged = operator.forward(truth)
+    return Measurement(operator, damaged + NOISE * unit(*damaged.shape), NOISE)
 
 
 def still(operator=None):
     """Frames that are alike, and a restored clip of them that flickers by three deviations of the noise."""
-    picture = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)).double().clamp(-1, 1)
-    truth = picture.expand(FRAMES, *SHAPE).contiguous()
-    flicker = torch.randn(truth.shape, generator=torch.Generator().manual_seed(2)).double()
-    return truth, noisy(operator or LowResolution(SHAPE, 2, "box"), truth), truth + 3 * NOISE * flicker
+    truth = unit(1, *SHAPE, seed=1).clamp(-1, 1).expand(FRAMES, *SHAPE).contiguous()
+    restored = truth + 3 * NOISE * unit(*truth.shape, seed=2)
+    return truth, noisy(operator or LowResolution(SHAPE, 2, "box"), truth), restored
 
 
 def test_a_picture_off_by_the_noise_stays_and_one_far_off_moves_nearly_all_of_the_way():
@@ -37,19 +37,16 @@ def test_a_picture_off_by_the_noise_stays_and_one_far_off_moves_nearly_all_of_th
 
 def test_smoothing_takes_the_flicker_and_leaves_the_picture():
     truth, measurement, restored = still()
-    alone, together = snap(measurement, restored), snap(measurement, restored, 2.0)
+    told = []
+    alone = snap(measurement, restored)
+    together = snap(measurement, restored, 2.0, tick=lambda *done: told.append(done))
 
     def off(x):
         return float((x - truth).square().mean())
 
     assert float(difference(together).square().mean()) < 0.2 * float(difference(alone).square().mean())
     assert off(together) < 0.5 * off(alone) < off(restored)
-
-
-def test_rounds_of_smoothing_are_told_and_can_be_ended():
-    _, measurement, restored = still()
-    told = []
-    snap(measurement, restored, 1.0, tick=lambda *done: told.append(done))
+    # Its rounds are told, and what hears them can end it.
     assert told == [(number, len(told)) for number in range(1, len(told) + 1)] and len(told) > 1
 
     def stop(*done):
@@ -64,8 +61,7 @@ def test_what_moves_far_stays_where_it_is():
     truth = -torch.ones(FRAMES, *SHAPE, dtype=torch.float64)
     for number in range(FRAMES):
         truth[number, :, :, : number + 1] = 1.0
-    measurement = noisy(LowResolution(SHAPE, 2, "box"), truth)
-    moved = snap(measurement, truth, 1.5) - truth
+    moved = snap(noisy(LowResolution(SHAPE, 2, "box"), truth), truth, 1.5) - truth
     # A step of 2 loses at most the threshold over the weight at each of its ends.
     assert float(moved.abs().max()) < 4 * NOISE
 
@@ -78,14 +74,12 @@ def test_the_result_is_the_minimum(smoothing):
     weight = float(measurement.chi2(restored).clamp_min(1).mean())
 
     def objective(z):
-        data = (measurement.forward(z) - measurement.y).square().sum()
-        return float(
-            (z - restored).square().sum() / 2 + weight / 2 * data + smoothing * NOISE * difference(z).abs().sum()
-        )
+        data, ties = measurement.residual(z).square().sum(), difference(z).abs().sum()
+        return float((z - restored).square().sum() / 2 + weight / 2 * data + smoothing * NOISE * ties)
 
     best = objective(x)
     for seed in range(20):
-        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+        direction = unit(*x.shape, seed=seed)
         if seed % 2:
             direction = direction[:1].expand_as(x)
         assert objective(x + 0.02 * direction) > best - 1e-4 * abs(best)
@@ -94,7 +88,6 @@ def test_the_result_is_the_minimum(smoothing):
 
 def test_dropped_frames_are_one_sample():
     truth, *_ = still()
-    measurement = noisy(DroppedFrames((FRAMES, *SHAPE), 2), truth)
-    restored = truth + 0.3
+    measurement, restored = noisy(DroppedFrames((FRAMES, *SHAPE), 2), truth), truth + 0.3
     assert snap(measurement, restored).shape == truth.shape
     assert float((snap(measurement, restored, 1.0) - truth).abs().mean()) < 0.3

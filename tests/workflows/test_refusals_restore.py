@@ -194,7 +194,7 @@ CASES = {
     "RED-diff on half the levels": (lambda: cut_short(other_sampler("RestoreREDDiff", **RED)), ("sigmas must end at",)),
     "RED-diff below every level": (
         lambda: changed(other_sampler("RestoreREDDiff", **{**RED, "sigma_max": 0.1}), "sigmas", steps=1),
-        ("sigma_max must leave a level", "got 0.1"),
+        ("sigma_max must leave a sigma", "got 0.1"),
     ),
 }
 

@@ -166,10 +166,10 @@ def check_noise_on_the_way_is_not_that_of_the_start(pack):
     """RandomNoise and the sampler share a seed; the same numbers twice would add up."""
     import comfy.sample
 
-    restoring = pack.module("nodes.restoring.restorer")
+    run, noises = pack.module("nodes.restoring.run"), pack.module("core.noise").Noises
     for seed in (0, 5, 2**64 - 1):
         start = comfy.sample.prepare_noise(empty(2), seed)
-        fresh = restoring.fresh_noise(start, restoring.stream_seed(seed))()
+        fresh = noises(run.stream_seed(seed), start, precision=torch.float32).draw()
         for row in (0, 1):
             overlap = (fresh[row].double() * start.double()).flatten(1).mean(dim=1).abs().max()
             assert float(overlap) < 0.15, (seed, float(overlap))
@@ -462,7 +462,7 @@ def check_jpeg_files(pack):
         )
         assert torch.equal(one, other), name
     pack.call("DamageJPEG", file="grey.jpg", quality=90, half_colour=True)
-    assert {"photo.jpg", "full.jpg"} <= set(pack.module("nodes.restoring.jpeg_files").list_jpegs())
+    assert {"photo.jpg", "full.jpg"} <= set(pack.module("nodes.restoring.damage_jpeg").list_jpegs())
     for name, words in (
         ("lies.jpg", "must be a JPEG"),
         ("broken.jpg", "readable JPEG"),

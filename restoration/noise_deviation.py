@@ -9,7 +9,7 @@ from torch import Tensor
 _MEDIAN = 0.6745
 
 
-def noise_level(y: Tensor, seen: Tensor | None = None) -> float:
+def noise_deviation(y: Tensor, seen: Tensor | None = None) -> float:
     """Standard deviation of white noise: median |w| / 0.6745 of the finest diagonal wavelet coefficients w.
 
     w = (a - b - c + d) / 2 for every square of four pixels; edges of a picture touch few of them (Donoho and Johnstone

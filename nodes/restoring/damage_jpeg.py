@@ -1,4 +1,4 @@
-"""Quantisation tables of JPEG files in the host's input folder."""
+"""DamageJPEG, which can read from a file in the host's input folder how it was saved."""
 
 from __future__ import annotations
 
@@ -7,12 +7,56 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+from comfy_api.latest import io
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+
+from ...restoration.operators import DamageJPEG, SavedAs
+from ..host.compat import declare
+from .damage_node import DamageNode
 
 NO_FILE = "(as set below)"
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 # What Pillow calls 4:4:4 and 4:2:0; -1 is a grey picture.
 _SAMPLINGS = {0: False, 2: True, -1: False}
+
+
+class DamageJPEGNode(DamageNode):
+    """The picture was saved as a JPEG."""
+
+    DAMAGE = DamageJPEG
+
+    @classmethod
+    def inputs(cls) -> list[Any]:
+        """A file, or what says how it was saved."""
+        file = declare(
+            io.Combo.Input,
+            "file",
+            options=[NO_FILE, *list_jpegs()],
+            default=NO_FILE,
+            tooltip="A JPEG of the input folder whose tables are taken, best the photo itself. Otherwise the two "
+            "inputs below say how it was saved.",
+        )
+        return [file, *super().inputs()]
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        """Accept a file that came after the list was made; None stands for a value that comes over a link."""
+        try:
+            if file is not None and file != NO_FILE:
+                read_file(file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **settings: Any) -> str:
+        """Change when the file does."""
+        return f"{mark_of(file)} {settings}"
+
+    @classmethod
+    def execute(cls, file: str = NO_FILE, **settings: Any) -> io.NodeOutput:
+        """Make the recipe."""
+        return super().execute(saved=None if file == NO_FILE else read_file(file), **settings)
 
 
 def list_jpegs() -> list[str]:
@@ -23,14 +67,8 @@ def list_jpegs() -> list[str]:
     return sorted(path.name for path in base.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
 
 
-def read_tables(name: str) -> tuple[tuple[Any, Any], bool]:
-    """Read how a file was saved.
-
-    Args:
-        name: File in the input folder.
-
-    Returns:
-        The two tables, 8 rows of 8, and whether colour is at half resolution.
+def read_file(name: str) -> SavedAs:
+    """Read how a file of the input folder was saved.
 
     Raises:
         ValueError: If it is not in the folder, no JPEG, or colour was kept in another way.
@@ -53,7 +91,7 @@ def read_tables(name: str) -> tuple[tuple[Any, Any], bool]:
     luminance, chrominance = (
         [list(table[8 * row : 8 * row + 8]) for row in range(8)] for table in (first, tables.get(1, first))
     )
-    return (luminance, chrominance), _SAMPLINGS[sampling]
+    return SavedAs(name, (luminance, chrominance), _SAMPLINGS[sampling])
 
 
 def mark_of(name: str) -> str:

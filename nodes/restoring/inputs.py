@@ -6,11 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...restoration.measurement import NOISE_FLOOR
+from ...restoration.measurement import GREY_LEVELS, NOISE_FLOOR
 from ..host.compat import declare
-from .damage import OperatorType
-from .restorer import LEVELS
 
+OperatorType = io.Custom("OPERATOR")
 CATEGORY = "Retrace/restoration"
 
 
@@ -38,34 +37,14 @@ def noise_input() -> Any:
         max=255.0,
         step=0.1,
         round=0.01,
-        tooltip="How noisy the damaged picture is: standard deviation in levels of 255, at least 1.28. MeasureNoise "
-        "measures it. Higher values follow the photo less.",
-    )
-
-
-def vae_input() -> Any:
-    """The VAE of latent models."""
-    return declare(
-        io.Vae.Input,
-        "vae",
-        optional=True,
-        tooltip="The VAE of the model. Only models that sample pictures themselves do without.",
-    )
-
-
-def sampler_output() -> Any:
-    """The SAMPLER."""
-    return declare(
-        io.Sampler.Output,
-        display_name="sampler",
-        tooltip="For SamplerCustom and SamplerCustomAdvanced with noise, SIGMAS down to 0, and an empty latent of the "
-        "restored size.",
+        tooltip="How noisy the damaged picture is: standard deviation in grey levels of 255, at least 1.28. "
+        "MeasureNoise measures it. Higher values follow the photo less.",
     )
 
 
 def check_noise(noise: float | None) -> bool | str:
     """Answer of validate_inputs on the noise; None stands for a value that comes over a link."""
-    lowest = LEVELS * NOISE_FLOOR
+    lowest = GREY_LEVELS * NOISE_FLOOR
     if noise is not None and noise < lowest:
-        return f"noise must be at least {lowest:.3g} levels of 255, got {noise:g}; a picture of 8 bits has about 2."
+        return f"noise must be at least {lowest:.3g} grey levels of 255, got {noise:g}; an 8-bit picture has 2."
     return True
