@@ -1,7 +1,7 @@
 """Edits inside attention: rules as data, and one executor that carries them out. Needs torch, knows no host."""
 
 from .cache import Cache, EvaluationCache
-from .calls import Attend
+from .calls import Attend, Call
 from .climb_cache import ClimbCache
 from .executor import Executor
 from .grid import to_grid
@@ -47,6 +47,7 @@ __all__ = [
     "AttentionPlan",
     "AttentionRun",
     "Cache",
+    "Call",
     "ClimbCache",
     "EvaluationCache",
     "Executor",

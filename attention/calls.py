@@ -22,6 +22,28 @@ Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
+class Call:
+    """A network's call of its attention.
+
+    Attributes:
+        q: (B, heads, queries, d), after norm and rotation.
+        k: (B, key heads, keys, d); fewer heads than q where the network shares them.
+        v: (B, key heads, keys, d).
+        attend: The network's own attention, (q, k, v, mask) -> (B, heads, queries, d). Without a rule it gets these
+            very tensors once; else rows, keys and queries may be others in number.
+        mask: The network's own mask, (1 | B, 1 | heads, 1 | queries, keys), or None.
+        scale: Of the scores, None for 1 / sqrt(d).
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attend: Attend
+    mask: Tensor | None = None
+    scale: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Piece:
     """SDPA(q, k, v) for some queries of a row.
 
@@ -62,18 +84,8 @@ class Piece:
         return self.q.shape, self.k.shape, self.v.shape, about
 
 
-@dataclass(frozen=True, eq=False)
-class Whole:
-    """The tensors of a call, and its mask (1 | B, 1 | heads, 1 | queries, keys) or None."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    mask: Tensor | None
-
-
 def attend_all(
-    whole: Whole, pieces: Sequence[Piece], attend: Attend, own: Sequence[Mapping[Name, CachedOperand]]
+    call: Call, pieces: Sequence[Piece], own: Sequence[Mapping[Name, CachedOperand]]
 ) -> tuple[dict[int, Tensor], Tensor | None]:
     """Outputs of pieces.
 
@@ -81,29 +93,28 @@ def attend_all(
     tensors with the changed rows written over; small ones of the others are stacked by shape.
 
     Args:
-        whole: The call's tensors.
+        call: The network's call.
         pieces: What is asked for.
-        attend: The network's own attention.
         own: Operands of the rows as they were.
 
     Returns:
         (heads, queries, d) by the id of the piece, and the output of the call on the call's tensors if there was one.
     """
-    usual = tuple(tuple(tensor.shape[1:]) for tensor in (whole.q, whole.k, whole.v))
+    usual = tuple(tuple(tensor.shape[1:]) for tensor in (call.q, call.k, call.v))
     main: dict[int, Piece] = {}
     for piece in pieces:
-        if piece.shape[:3] == usual and (piece.mask is None) == (whole.mask is None):
+        if piece.shape[:3] == usual and (piece.mask is None) == (call.mask is None):
             main.setdefault(piece.row, piece)
     outputs: dict[int, Tensor] = {}
     out = None
     if len(main) == len(own):
-        out = attend(*_written(whole, main, own))
+        out = call.attend(*_written(call, main, own))
         outputs = {id(piece): out[row] for row, piece in main.items()}
     for group in _grouped([piece for piece in pieces if id(piece) not in outputs]):
         stacked = [_stack([getattr(piece, name).tensor for piece in group]) for name in NAMES]
         known = [piece.mask for piece in group if piece.mask is not None]
-        found = attend(stacked[0], stacked[1], stacked[2], _stack(known) if known else None)
-        outputs.update({id(piece): found[index] for index, piece in enumerate(group)})
+        answer = call.attend(stacked[0], stacked[1], stacked[2], _stack(known) if known else None)
+        outputs.update({id(piece): answer[index] for index, piece in enumerate(group)})
     return outputs, out
 
 
@@ -122,11 +133,11 @@ def _grouped(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 
 def _written(
-    whole: Whole, main: Mapping[int, Piece], own: Sequence[Mapping[Name, CachedOperand]]
+    call: Call, main: Mapping[int, Piece], own: Sequence[Mapping[Name, CachedOperand]]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The call's tensors with changed rows written over; what no row changes stays the same object."""
     out = []
-    for name, tensor in zip(NAMES, (whole.q, whole.k, whole.v), strict=True):
+    for name, tensor in zip(NAMES, (call.q, call.k, call.v), strict=True):
         asked: list[CachedOperand] = [getattr(main[row], name) for row in range(len(own))]
         changed = [kept is not own[row][name] for row, kept in enumerate(asked)]
         first = asked[0].parts
@@ -140,7 +151,7 @@ def _written(
                 kept.write(copy[row])
             tensor = copy
         out.append(tensor)
-    return out[0], out[1], out[2], _masks(whole.mask, main, own)
+    return out[0], out[1], out[2], _masks(call.mask, main, own)
 
 
 def _masks(

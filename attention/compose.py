@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .cached_operand import CachedOperand
-from .calls import Attend, Piece, Whole, attend_all
+from .calls import Call, Piece, attend_all
 from .operands import lerp
 from .rules import Name
 from .sites import Span
@@ -40,20 +40,18 @@ class Sum:
 
 
 def composed(
-    whole: Whole,
+    call: Call,
     own: Sequence[Mapping[Name, CachedOperand]],
     operands: Sequence[Operands],
     sums: Sequence[Sequence[Sum]],
-    attend: Attend,
 ) -> Tensor:
     """Output of a call.
 
     Args:
-        whole: The call's tensors.
+        call: The network's call.
         own: Operands of its rows as they were.
         operands: Operands of its rows after all swaps.
         sums: Of each row, in the order in which they compose.
-        attend: The network's own attention.
 
     Returns:
         (B, heads, queries, d).
@@ -64,7 +62,7 @@ def composed(
         base.append(_base(row, entry, sums[row][0] if sums[row] else None))
         listed = [base[-1], *(piece for total in sums[row] for piece, _ in total.pieces + total.masses)]
         pieces += dict.fromkeys(piece for piece in listed if piece is not None)
-    done, out = attend_all(whole, pieces, attend, own)
+    done, out = attend_all(call, pieces, own)
     if out is None:
         rows = [_row(operands[row], base[row], sums[row], done) for row in range(len(operands))]
         length = operands[0]["q"].length

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .cache import Cache
 from .cached_operand import CachedOperand
-from .calls import Attend, Piece, Whole
+from .calls import Call, Piece
 from .compose import Operands, Sum, composed
 from .masks import Mask, MaskSource, token_weights
 from .operands import Share, apply, span_of
@@ -54,33 +54,15 @@ class Executor:
                 whole[entry] = whole.get(entry, False) or rule.group != "image"
         return [(branch, name, flag) for (branch, name), flag in whole.items()]
 
-    def run(
-        self,
-        site: Site,
-        rows: Rows,
-        step: Step,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        attend: Attend,
-        cache: Cache | None = None,
-        mask: Tensor | None = None,
-        scale: float | None = None,
-    ) -> Tensor:
+    def run(self, site: Site, rows: Rows, step: Step, call: Call, cache: Cache | None = None) -> Tensor:
         """One attention call.
 
         Args:
             site: Where it is.
             rows: What the batch rows are.
             step: When it is.
-            q: (B, heads, queries, d), after norm and rotation.
-            k: (B, key heads, keys, d); fewer heads than q where the network shares them.
-            v: (B, key heads, keys, d).
-            attend: The network's own attention, (q, k, v, mask) -> (B, heads, queries, d). Without a rule it gets
-                these very tensors once; else rows, keys and queries may be others in number.
+            call: What the network asks.
             cache: Where operands of other forwards are.
-            mask: The network's own mask, (1 | B, 1 | heads, 1 | queries, keys), or None.
-            scale: Of the scores, None for 1 / sqrt(d).
 
         Returns:
             (B, heads, queries, d).
@@ -89,17 +71,17 @@ class Executor:
             ValueError: If a branch that is read is missing, token counts do not fit, or two rules replace the same
                 operand of a row.
         """
-        call = _Call(site, rows, step, q, k, v, mask, cache)
+        cut = _Cut(site, rows, step, call, cache)
         for probe in self.probes:
             if probe.acts(step) and probe.covers(site):
-                self._read(probe, call, scale)
+                self._read(probe, cut)
         active = self._active(site, step)
         if cache is not None:
-            _record(active, call, cache, self.chunks)
+            _record(active, cut, cache, self.chunks)
         edits = [(rule, row) for rule in active for row in range(len(rows)) if _concerns(rule, rows.who(row))]
         if not edits:
-            return attend(q, k, v, mask)
-        return self._edited(call, edits, attend)
+            return call.attend(call.q, call.k, call.v, call.mask)
+        return self._edited(cut, edits)
 
     def _active(self, site: Site, step: Step) -> list[Rule]:
         found = []
@@ -117,29 +99,29 @@ class Executor:
     def _mask(self, mask: Mask | MaskSource, step: Step) -> Mask | None:
         return mask if isinstance(mask, Mask) else mask.at(step, self.maps)
 
-    def _weights(self, mask: Mask | MaskSource | None, call: _Call, row: int) -> Tensor | None:
+    def _weights(self, mask: Mask | MaskSource | None, cut: _Cut, row: int) -> Tensor | None:
         if mask is None:
             return None
-        known = self._mask(mask, call.step)
+        known = self._mask(mask, cut.step)
         assert known is not None
-        return token_weights(known, call.site.grid, call.rows.items[row])
+        return token_weights(known, cut.site.grid, cut.rows.items[row])
 
-    def _read(self, probe: Probe, call: _Call, scale: float | None) -> None:
-        for row in range(len(call.rows)):
-            branch, chunk, item = call.rows.who(row)
+    def _read(self, probe: Probe, cut: _Cut) -> None:
+        for row in range(len(cut.rows)):
+            branch, chunk, item = cut.rows.who(row)
             if branch == probe.branch and chunk.partition(":")[0] in probe.chunks:
-                own = call.own(row)
-                reading = masses(probe, call.site, own["q"], own["k"], scale)
-                self.maps[probe.name].add(call.site, call.step, item, reading)
+                own = cut.own(row)
+                reading = masses(probe, cut.site, own["q"], own["k"], cut.call.scale)
+                self.maps[probe.name].add(cut.site, cut.step, item, reading)
 
-    def _edited(self, call: _Call, edits: Sequence[tuple[Rule, int]], attend: Attend) -> Tensor:
-        operands = [dict(call.own(row)) for row in range(len(call.rows))]
+    def _edited(self, cut: _Cut, edits: Sequence[tuple[Rule, int]]) -> Tensor:
+        operands = [dict(cut.own(row)) for row in range(len(cut.rows))]
         claimed: dict[tuple[int, str], str] = {}
         sums: list[list[Sum]] = [[] for _ in operands]
         late = []
         for rule, row in edits:
-            share = Share(rule.strength, self._weights(rule.mask, call, row))
-            if _mapped(rule, call.site, share):
+            share = Share(rule.strength, self._weights(rule.mask, cut, row))
+            if _mapped(rule, cut.site, share):
                 late.append((rule, row, share))
                 if share.full:
                     _claim(claimed, row, "output", rule)
@@ -148,57 +130,57 @@ class Executor:
                 if isinstance(operand, Own):
                     continue
                 _claim(claimed, row, name, rule)
-                operands[row][name] = self._operand(rule, name, rule.terms[0], operands[row][name], call, row, share)
+                operands[row][name] = self._operand(rule, name, rule.terms[0], operands[row][name], cut, row, share)
         for rule, row, share in late:
-            sums[row].append(self._sum(rule, call, row, operands[row], share))
-        own = [call.own(row) for row in range(len(operands))]
-        return composed(call.whole, own, operands, sums, attend)
+            sums[row].append(self._sum(rule, cut, row, operands[row], share))
+        own = [cut.own(row) for row in range(len(operands))]
+        return composed(cut.call, own, operands, sums)
 
     def _operand(
-        self, rule: Rule, name: Name, term: Term, own: CachedOperand, call: _Call, row: int, share: Share
+        self, rule: Rule, name: Name, term: Term, own: CachedOperand, cut: _Cut, row: int, share: Share
     ) -> CachedOperand:
         def chosen(gather: Gather) -> Tensor:
-            weights = self._weights(gather.tokens, call, row)
+            weights = self._weights(gather.tokens, cut, row)
             assert weights is not None
             found = torch.nonzero(weights >= 0.5).flatten()
             return found if found.numel() else torch.arange(weights.numel())
 
         def fetch(branch: str, wanted: Name) -> CachedOperand:
-            return call.fetch(rule, branch, wanted, row)
+            return cut.fetch(rule, branch, wanted, row)
 
         return apply(name, getattr(term, name), own, fetch, rule.group, share, chosen)
 
-    def _sum(self, rule: Rule, call: _Call, row: int, own: Operands, share: Share) -> Sum:
+    def _sum(self, rule: Rule, cut: _Cut, row: int, own: Operands, share: Share) -> Sum:
         queries = span_of(own["q"], rule.queries) or (0, 0)
         pieces: list[tuple[Piece, Tensor | None]] = []
         masses: list[tuple[Piece, Tensor | None]] = []
         for term in rule.terms:
-            k, v = (self._operand(rule, name, term, own[name], call, row, Share()) for name in ("k", "v"))
-            where = self._where(term, own["q"], queries, call, row)
-            q = self._queries(rule, term, own["q"], queries, call, row)
-            pair = _valued(term, call, k, v)
+            k, v = (self._operand(rule, name, term, own[name], cut, row, Share()) for name in ("k", "v"))
+            where = self._where(term, own["q"], queries, cut, row)
+            q = self._queries(rule, term, own["q"], queries, cut, row)
+            pair = _valued(term, cut, k, v)
             if pair is None:
                 continue
             pieces.append((Piece(row, q, *pair, queries), where))
             if rule.renormalise:
-                heavy = _valued(term, call, k, v.holding(torch.ones_like(v.tensor)))
+                heavy = _valued(term, cut, k, v.holding(torch.ones_like(v.tensor)))
                 assert heavy is not None
                 masses.append((Piece(row, q, *heavy, queries), where))
         return Sum(queries, share.over(own["q"], queries), share.full, tuple(pieces), tuple(masses))
 
-    def _queries(self, rule: Rule, term: Term, own: CachedOperand, span: Span, call: _Call, row: int) -> CachedOperand:
+    def _queries(self, rule: Rule, term: Term, own: CachedOperand, span: Span, cut: _Cut, row: int) -> CachedOperand:
         if rule.queries == "all" or span == (0, own.length):
-            return self._operand(rule, "q", term, own, call, row, Share())
+            return self._operand(rule, "q", term, own, cut, row, Share())
 
         # Other tokens of the two branches may differ in number: only those that are asked for are compared.
         def fetch(branch: str, wanted: Name) -> CachedOperand:
-            other = call.fetch(rule, branch, wanted, row)
+            other = cut.fetch(rule, branch, wanted, row)
             return other.part(span_of(other, rule.queries) or (0, 0))
 
         return apply("q", term.q, own.part(span), fetch, "all", Share())
 
-    def _where(self, term: Term, own: CachedOperand, span: Span, call: _Call, row: int) -> Tensor | None:
-        weights = self._weights(term.where, call, row)
+    def _where(self, term: Term, own: CachedOperand, span: Span, cut: _Cut, row: int) -> Tensor | None:
+        weights = self._weights(term.where, cut, row)
         if weights is None:
             return None
         image = own.image or (0, own.length)
@@ -207,26 +189,15 @@ class Executor:
         return whole[span[0] : span[1]].unsqueeze(-1)
 
 
-class _Call:
-    """One call's tensors, cut into rows."""
+class _Cut:
+    """One call, cut into rows."""
 
-    def __init__(
-        self,
-        site: Site,
-        rows: Rows,
-        step: Step,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        cache: Cache | None,
-    ):
-        if q.shape[0] != len(rows):
-            raise ValueError(f"rows must be one a batch row, got {len(rows)} for {q.shape[0]}; name each row.")
-        self.site, self.rows, self.step, self.cache = site, rows, step, cache
-        self.q, self.k, self.v = q, k, v
-        self.whole = Whole(q, k, v, mask)
+    def __init__(self, site: Site, rows: Rows, step: Step, call: Call, cache: Cache | None):
+        if call.q.shape[0] != len(rows):
+            raise ValueError(f"rows must be one a batch row, got {len(rows)} for {call.q.shape[0]}; name each row.")
+        self.site, self.rows, self.step, self.call, self.cache = site, rows, step, call, cache
         # One object for all rows of a shared mask, so that it is known to be the same.
+        mask = call.mask
         self._masks = None if mask is None else (list(mask) if mask.shape[0] > 1 else [mask[0]] * len(rows))
         self._own: dict[int, Operands] = {}
         self._where = {rows.who(row): row for row in reversed(range(len(rows)))}
@@ -239,9 +210,9 @@ class _Call:
             keys = (None if crossing else site.image), site.text
             columns = None if self._masks is None else self._masks[row]
             self._own[row] = {
-                "q": CachedOperand(self.q[row], site.image, None if crossing else site.text),
-                "k": CachedOperand(self.k[row], *keys, columns),
-                "v": CachedOperand(self.v[row], *keys),
+                "q": CachedOperand(self.call.q[row], site.image, None if crossing else site.text),
+                "k": CachedOperand(self.call.k[row], *keys, columns),
+                "v": CachedOperand(self.call.v[row], *keys),
             }
         return self._own[row]
 
@@ -258,9 +229,9 @@ class _Call:
             found = None if self.cache is None else self.cache.get(self.site, self.step, who, name)
             if found is not None:
                 self._check(found, branch, self.own(row)[name], self.rows.branches[row])
-                if found.mask is None or found.mask.device == self.q.device:
+                if found.mask is None or found.mask.device == self.call.q.device:
                     return found
-                return CachedOperand(found.parts, found.image, found.text, found.mask.to(self.q.device))
+                return CachedOperand(found.parts, found.image, found.text, found.mask.to(self.call.q.device))
         raise ValueError(
             f"{name} of branch {branch!r} must be known before rule {rule.name} reads it at {self.site.label}, got "
             f"none for {chunk} of picture {item} in step {self.step.index}; run that branch first with the same "
@@ -278,8 +249,8 @@ class _Call:
             )
 
 
-def _valued(term: Term, call: _Call, k: CachedOperand, v: CachedOperand) -> tuple[CachedOperand, CachedOperand] | None:
-    return (k, v) if term.values is None else mapped(term.values, call.site, call.step, k, v)
+def _valued(term: Term, cut: _Cut, k: CachedOperand, v: CachedOperand) -> tuple[CachedOperand, CachedOperand] | None:
+    return (k, v) if term.values is None else mapped(term.values, cut.site, cut.step, k, v)
 
 
 def _concerns(rule: Rule, who: Who) -> bool:
@@ -305,11 +276,11 @@ def _claim(claimed: dict[tuple[int, str], str], row: int, what: str, rule: Rule)
     claimed[(row, what)] = rule.name
 
 
-def _record(active: Sequence[Rule], call: _Call, cache: Cache, chunks: Sequence[str]) -> None:
+def _record(active: Sequence[Rule], cut: _Cut, cache: Cache, chunks: Sequence[str]) -> None:
     """Keep what rules read of the rows of this call, unless every reader is in it."""
     whole: dict[tuple[str, Name, str], bool] = {}
     for rule in active:
-        pairs = zip(call.rows.branches, call.rows.chunks, strict=True)
+        pairs = zip(cut.rows.branches, cut.rows.chunks, strict=True)
         present = {chunk for branch, chunk in pairs if branch == rule.branch}
         asked = set(rule.chunks) & set(chunks)
         here = asked <= present if rule.source_for == "shared" else bool(present)
@@ -318,12 +289,12 @@ def _record(active: Sequence[Rule], call: _Call, cache: Cache, chunks: Sequence[
                 for chunk in ("cond",) if rule.source_for == "shared" else asked:
                     entry = branch, name, chunk
                     whole[entry] = whole.get(entry, False) or rule.group != "image"
-    for row in range(len(call.rows)):
-        who = call.rows.who(row)
+    for row in range(len(cut.rows)):
+        who = cut.rows.who(row)
         for (branch, name, chunk), every in whole.items():
             if (branch, chunk) == (who[0], who[1].partition(":")[0]):
-                kept = call.own(row)[name]
+                kept = cut.own(row)[name]
                 if not every and kept.image is not None:
                     kept = kept.part(kept.image)
                 # A copy: a view would hold all rows and often q, k and v together.
-                cache.put(call.site, call.step, who, name, kept.holding(kept.tensor.clone()))
+                cache.put(cut.site, cut.step, who, name, kept.holding(kept.tensor.clone()))

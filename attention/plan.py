@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.walk import AfterStep
 from .cache import Cache, EvaluationCache
-from .calls import Attend
+from .calls import Call
 from .executor import Executor
 from .rows import Rows
 from .rules import SOURCE, TARGET, FeatureRule, Probe, Rule
@@ -188,25 +188,14 @@ class AttentionRun:
         """Branches and operands that some rule reads at a site in a step."""
         return {(branch, str(name)) for branch, name in self._executor.needs(site, step)}
 
-    def run(
-        self,
-        site: Site,
-        rows: Rows,
-        step: Step,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        attend: Attend,
-        mask: Tensor | None = None,
-        scale: float | None = None,
-    ) -> Tensor:
+    def run(self, site: Site, rows: Rows, step: Step, call: Call) -> Tensor:
         """One attention call with the run's rules; see Executor.run."""
         if site.key not in self._seen:
             self._seen[site.key] = site
             for entry, met in zip(self._entries(), self._met, strict=True):
                 if entry.covers(site):
                     met[site.key] = site.label
-        return self._executor.run(site, rows, step, q, k, v, attend, self.cache, mask, scale)
+        return self._executor.run(site, rows, step, call, self.cache)
 
     def blend(self, step: Step, states: Mapping[str, Tensor]) -> Tensor:
         """The target's latent after a step: all latent rules of the plan, in their order.

@@ -16,7 +16,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..attention import SOURCE, TARGET, AttentionPlan, AttentionRun, Kind, Rows, Settings, Site, Step, get_preset, place
+from ..attention import (
+    SOURCE,
+    TARGET,
+    AttentionPlan,
+    AttentionRun,
+    Call,
+    Kind,
+    Rows,
+    Settings,
+    Site,
+    Step,
+    get_preset,
+    place,
+)
 from ..inversion import AfterStep, Denoiser, Inversion, replay
 from .diffusers import Cond, DiffusersModel
 
@@ -245,7 +258,8 @@ class _Calls(TorchFunctionMode):
             return answer
 
         site = self._attention.site(self._at_work[0], q.shape[2], k.shape[2])
-        return self._attention.run.run(site, self._rows, self._step, q, k, v, attend, four, given.get("scale"))
+        call = Call(q, k, v, attend, four, given.get("scale"))
+        return self._attention.run.run(site, self._rows, self._step, call)
 
 
 def attended_denoiser(

@@ -28,6 +28,7 @@ from torch import Tensor  # noqa: E402
 
 from retrace.attention import (  # noqa: E402
     AttentionPlan,
+    Call,
     Probe,
     Rows,
     Settings,
@@ -168,7 +169,7 @@ def measured(calls: list[Any], family: str, repeats: int) -> list[dict[str, Any]
     for name, kind, plan in plans(family):
         run = plan.start()
         run.chunks = ("cond",)
-        runs[name] = (kind, lambda run=run: [run.run(site, ROWS, STEP, *each, attend) for site, each in calls])
+        runs[name] = (kind, lambda run=run: [run.run(site, ROWS, STEP, Call(*each, attend)) for site, each in calls])
     if family == "sd15":
         runs["prompt-to-prompt, explicit"] = (
             "explicit",

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from retrace.attention import (
     AttentionPlan,
     AttentionRun,
+    Call,
     Executor,
     Rows,
     RunCache,
@@ -152,7 +153,7 @@ def _evaluate(run: AttentionRun, case: Case, branch: str, step: Step, alive: Ali
         # Where no rule acts a call is the network's own.
         if run.rules and not any(rule.covers(site) for rule in run.rules):
             continue
-        run.run(site, rows, step, *_operands(case, site, heads, width), attend)
+        run.run(site, rows, step, Call(*_operands(case, site, heads, width), attend))
     return most
 
 

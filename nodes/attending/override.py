@@ -16,7 +16,7 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import torch
 
-from ...attention import AttentionRun, Rows, Step, place
+from ...attention import AttentionRun, Call, Rows, Step, place
 from ..host.compat import Uncopied
 from .resolver import Resolver
 from .unet_features import features_in
@@ -168,7 +168,8 @@ class Forwards(Uncopied):
             )
             return view.split_output(attend(*tensors, given), bool(arguments.get("skip_output_reshape")), heads)
 
-        answer = self._run.run(site, rows, self._step, *asked, run, asked_mask, arguments.get("scale"))
+        call = Call(*asked, run, asked_mask, arguments.get("scale"))
+        answer = self._run.run(site, rows, self._step, call)
         return view.join_output(answer, bool(arguments.get("skip_output_reshape")))
 
 

@@ -9,6 +9,7 @@ from retrace.attention import (
     OWN,
     SOURCE,
     TARGET,
+    Call,
     EvaluationCache,
     Executor,
     Gather,
@@ -32,8 +33,8 @@ PLACES = {"self": self_site(), "txt": joint_site(), "img": joint_site(text_first
 SITES = pytest.mark.parametrize("site", PLACES.values(), ids=PLACES)
 
 
-def run(rules, site, q, k, v, rows=None, step=STEP, attention=attend, **more):
-    return Executor(rules).run(site, rows or pair(), step, q, k, v, attention, **more)
+def run(rules, site, q, k, v, rows=None, step=STEP, attention=attend, cache=None, **more):
+    return Executor(rules).run(site, rows or pair(), step, Call(q, k, v, attention, **more), cache)
 
 
 IDLE = {
@@ -160,7 +161,7 @@ def test_one_forward_and_one_after_the_other_agree(name):
     parts = []
     for start, branch in ((0, "source"), (2, "target")):
         some = [tensor[start : start + 2] for tensor in (q, k, v)]
-        parts.append(executor.run(site, Rows((branch,) * 2, ("cond",) * 2, (0, 1)), STEP, *some, attend, cache))
+        parts.append(executor.run(site, Rows((branch,) * 2, ("cond",) * 2, (0, 1)), STEP, Call(*some, attend), cache))
     assert float((torch.cat(parts) - whole).abs().max()) <= 1e-6
     # Nothing is kept that no rule reads.
     asked = {name for _, name in executor.needs(site, STEP)}
@@ -210,13 +211,13 @@ def test_only_what_a_further_chunk_reads_is_kept():
     site, cache = self_site(), EvaluationCache()
     executor = Executor([Rule("a", (MUTUAL,), source_for="shared")])
     q, k, v = tensors(site, rows=2)
-    executor.run(site, pair(), STEP, q, k, v, attend, cache)
+    executor.run(site, pair(), STEP, Call(q, k, v, attend), cache)
     assert len(cache) == 2
-    executor.run(site, pair(chunk="uncond"), STEP, q, k, v, attend, cache)
+    executor.run(site, pair(chunk="uncond"), STEP, Call(q, k, v, attend), cache)
     assert len(cache) == 2
     cache.clear()
     executor.chunks = ("cond",)
-    executor.run(site, pair(), STEP, q, k, v, attend, cache)
+    executor.run(site, pair(), STEP, Call(q, k, v, attend), cache)
     assert len(cache) == 0
 
 

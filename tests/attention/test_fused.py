@@ -9,6 +9,7 @@ from retrace.attention import (
     OWN,
     SOURCE,
     Add,
+    Call,
     Executor,
     Gather,
     Join,
@@ -39,8 +40,8 @@ DTYPES = pytest.mark.parametrize("dtype", CLOSE, ids=lambda dtype: str(dtype).re
 ORDERS = pytest.mark.parametrize("text_first", [True, False], ids=["txt-img", "img-txt"])
 
 
-def executed(rules, site, q, k, v, rows=None, step=STEP, attention=attend, **more):
-    return Executor(rules).run(site, rows or pair(), step, q, k, v, attention, **more)
+def executed(rules, site, q, k, v, rows=None, step=STEP, attention=attend, cache=None, **more):
+    return Executor(rules).run(site, rows or pair(), step, Call(q, k, v, attention, **more), cache)
 
 
 def close(out, want, dtype):

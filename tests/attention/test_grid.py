@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.attention import Executor, Mask, Rule, Take, Term, complement, protected, to_grid, token_weights
+from retrace.attention import Call, Executor, Mask, Rule, Take, Term, complement, protected, to_grid, token_weights
 from retrace_tests.attention.problems import STEP, attend, joint_site, pair, self_site, tensors
 
 RULES = {
@@ -15,7 +15,7 @@ RULES = {
 
 
 def run(site, q, k, v, rows=None, **about):
-    return Executor([Rule("a", **about)]).run(site, rows or pair(), STEP, q, k, v, attend)
+    return Executor([Rule("a", **about)]).run(site, rows or pair(), STEP, Call(q, k, v, attend))
 
 
 @pytest.mark.parametrize("site", [self_site(), joint_site(), joint_site(text_first=False)], ids=["self", "txt", "img"])
@@ -40,7 +40,7 @@ def test_a_mask_changes_keys_inside_it_only():
         return attend(*call)
 
     rule = Rule("a", (Term(k=Take(), v=Take()),), mask=Mask(weights))
-    Executor([rule]).run(site, pair(), STEP, q, k, v, watched)
+    Executor([rule]).run(site, pair(), STEP, Call(q, k, v, watched))
     changed = (asked[0][1] != k).any(dim=(1, 3))
     assert not changed[0].any() and changed[1].nonzero().flatten().tolist() == [5 + 6, 5 + 15]
     assert torch.equal(asked[0][1][1, :, 11], k[0, :, 11])
@@ -118,8 +118,8 @@ def test_a_rule_rests_until_its_mask_is_known():
     for change in (lambda mask: mask, complement, protected, lambda mask: complement(complement(mask))):
         rule = Rule("a", (Term(k=Take(), v=Take()),), mask=change(Later(weights)))
         executor = Executor([rule], maps={"heat": 0.5})
-        early = executor.run(site, pair(), Step(1, 10, 1.0), q, k, v, attend)
-        late = executor.run(site, pair(), Step(2, 10, 1.0), q, k, v, attend)
+        early = executor.run(site, pair(), Step(1, 10, 1.0), Call(q, k, v, attend))
+        late = executor.run(site, pair(), Step(2, 10, 1.0), Call(q, k, v, attend))
         assert torch.equal(early, attend(q, k, v))
         assert torch.equal(late, run(site, q, k, v, terms=rule.terms, mask=change(Mask(weights * 0.5))))
 

@@ -7,6 +7,7 @@ from retrace.attention import (
     OWN,
     AttentionPlan,
     AttentionRun,
+    Call,
     EvaluationCache,
     Executor,
     FeatureRule,
@@ -75,7 +76,7 @@ def test_of_two_rules_of_one_name_both_must_match():
     rules = [Rule("masactrl", (MUTUAL,), layers=Layers.parse(layers)) for layers in ("double:3", "double:50")]
     run = AttentionPlan((rules[0],)).plus(AttentionPlan((rules[1],))).start()
     site = joint_site(stack="double", index=3)
-    run.run(site, pair(), STEP, *tensors(site), attend)
+    run.run(site, pair(), STEP, Call(*tensors(site), attend))
     with pytest.raises(ValueError, match="got 'double:50'"):
         run.check()
 
@@ -84,7 +85,7 @@ def test_runs_share_nothing():
     plan = AttentionPlan((Rule("a", (MUTUAL,)),), probes=(Probe("heat", (0,), list, branch="target"),))
     first, second = plan.start(), plan.start()
     assert first.maps["heat"] is not second.maps["heat"] and first.cache is not second.cache
-    first.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend)
+    first.run(self_site(), SOURCE, STEP, Call(*tensors(self_site(), rows=1), attend))
     assert len(first.cache) == 2 and len(second.cache) == 0
     first.clear()
     assert len(first.cache) == 0
@@ -93,7 +94,7 @@ def test_runs_share_nothing():
 def test_no_match_is_an_error_that_says_what_there_is():
     run = AttentionPlan((Rule("masactrl", (MUTUAL,), layers=Layers.parse("single:50-60")),)).start()
     site = joint_site(stack="double", index=3)
-    out = run.run(site, pair(), STEP, *tensors(site), attend)
+    out = run.run(site, pair(), STEP, Call(*tensors(site), attend))
     assert torch.equal(out, attend(*tensors(site)))
     with pytest.raises(ValueError, match="layers of masactrl must match .* 'single:50-60' on a model with double:3-3"):
         run.check()
@@ -103,7 +104,7 @@ def test_no_match_is_an_error_that_says_what_there_is():
 
 def test_a_site_outside_the_window_is_a_match_all_the_same():
     run = AttentionPlan((Rule("late", (MUTUAL,), window=Window(0.5, 1.0)),)).start()
-    run.run(self_site(), pair(), STEP, *tensors(self_site()), attend)
+    run.run(self_site(), pair(), STEP, Call(*tensors(self_site()), attend))
     run.check()
     assert run.report() == "late: 1 sites, output:4 (self#10); steps from 50% to 100%"
     assert not run.active(STEP) and run.active(Step(5, 10, 1.0))
@@ -136,15 +137,15 @@ def test_a_bank_replays_what_sharing_in_one_batch_gives():
     cache, executor = RunCache(limit=2**20), Executor([rule])
     calls = {step: tensors(site, seed=index) for index, step in enumerate(steps())}
     for step, (q, k, v) in calls.items():
-        executor.run(site, SOURCE, step, q[:1], k[:1], v[:1], attend, cache)
+        executor.run(site, SOURCE, step, Call(q[:1], k[:1], v[:1], attend), cache)
     cache.freeze()
     assert len(cache) == 6
     for step, (q, k, v) in reversed(calls.items()):
-        out = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, cache)
-        whole = executor.run(site, pair(), step, q, k, v, attend)
+        out = executor.run(site, TARGET, step, Call(q[1:], k[1:], v[1:], attend), cache)
+        whole = executor.run(site, pair(), step, Call(q, k, v, attend))
         assert float((out - whole[1:]).abs().max()) <= 1e-5
     # A second replay is the first: reading changes nothing.
-    again = executor.run(site, TARGET, step, q[1:], k[1:], v[1:], attend, cache)
+    again = executor.run(site, TARGET, step, Call(q[1:], k[1:], v[1:], attend), cache)
     assert torch.equal(out, again) and len(cache) == 6
 
 
@@ -157,7 +158,7 @@ def test_the_estimate_is_what_the_bank_comes_to_hold():
     executor, cache = Executor(rules), RunCache(limit=2**24)
     for step in steps():
         for site in sites:
-            executor.run(site, Rows(("source",) * 2, ("cond",) * 2, (0, 1)), step, *tensors(site), attend, cache)
+            executor.run(site, Rows(("source",) * 2, ("cond",) * 2, (0, 1)), step, Call(*tensors(site), attend), cache)
     assert cache.size == estimate(executor, sites, steps(), channels=3 * 8, itemsize=4, rows=2) > 0
     cache.clear()
     assert cache.size == 0 and len(cache) == 0
@@ -168,27 +169,27 @@ def test_a_bank_keeps_its_limit():
     one = 2 * 3 * 16 * 8 * 4
     cache = RunCache(limit=2 * one)
     for index in range(2):
-        executor.run(site, SOURCE, Step(index, 4, 1.0), *tensors(site, rows=1), attend, cache)
+        executor.run(site, SOURCE, Step(index, 4, 1.0), Call(*tensors(site, rows=1), attend), cache)
     with pytest.raises(ValueError, match="The attention cache must stay within .* got more at step 2"):
-        executor.run(site, SOURCE, Step(2, 4, 1.0), *tensors(site, rows=1), attend, cache)
+        executor.run(site, SOURCE, Step(2, 4, 1.0), Call(*tensors(site, rows=1), attend), cache)
     assert cache.size == 2 * one
     # The same key again takes the place of what it had.
-    executor.run(site, SOURCE, Step(1, 4, 1.0), *tensors(site, rows=1), attend, cache)
+    executor.run(site, SOURCE, Step(1, 4, 1.0), Call(*tensors(site, rows=1), attend), cache)
     assert cache.size == 2 * one
 
 
 def test_a_bank_of_another_picture_or_schedule_holds_nothing_for_this_one():
     cache, executor = RunCache(limit=2**20), Executor([Rule("a", (MUTUAL,))])
-    executor.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend, cache)
+    executor.run(self_site(), SOURCE, STEP, Call(*tensors(self_site(), rows=1), attend), cache)
     other = self_site(grid=(1, 2, 8))
     for site, step in ((other, STEP), (self_site(), Step(1, 10, 1.0)), (self_site(), Step(0, 10, 1.0, 1))):
         with pytest.raises(ValueError, match="k of branch 'source' must be known"):
-            executor.run(site, TARGET, step, *tensors(site, rows=1), attend, cache)
+            executor.run(site, TARGET, step, Call(*tensors(site, rows=1), attend), cache)
 
 
 def test_a_run_may_use_a_bank_and_leaves_it_full():
     plan, cache = AttentionPlan((Rule("a", (MUTUAL,)),)), RunCache(limit=2**20)
     run = AttentionRun(plan, cache=cache)
-    run.run(self_site(), SOURCE, STEP, *tensors(self_site(), rows=1), attend)
+    run.run(self_site(), SOURCE, STEP, Call(*tensors(self_site(), rows=1), attend))
     run.clear()
     assert len(cache) == 2 and isinstance(plan.start().cache, EvaluationCache)

@@ -12,6 +12,7 @@ from retrace.attention import (
     SOURCE,
     TARGET,
     Add,
+    Call,
     Gather,
     Join,
     Mask,
@@ -78,7 +79,7 @@ def test_equal_branches_stay_equal(name, variant, site):
     others = [term.v for rule in run.rules if rule.covers(SITES[site]) for term in rule.terms]
     another = any(isinstance(operand, Add | Gather) for operand in others)
     for index in (0, 4, 9):
-        out = run.run(SITES[site], rows, Step(index, 10, 1.0), q, k, v, attend)
+        out = run.run(SITES[site], rows, Step(index, 10, 1.0), Call(q, k, v, attend))
         for row in range(len(rows)):
             edited = rows.branches[row] != "source"
             assert (edited and another) or float((out[row] - whole[0]).abs().max()) <= 2e-6
@@ -92,7 +93,7 @@ def test_the_source_stays_untouched_and_the_rest_is_finite(name, variant, site):
     q, k, v = tensors(SITES[site], rows=len(rows))
     plain = attend(q, k, v)
     for index in (0, 9):
-        out = run.run(SITES[site], rows, Step(index, 10, 1.0), q, k, v, attend)
+        out = run.run(SITES[site], rows, Step(index, 10, 1.0), Call(q, k, v, attend))
         assert out.shape == plain.shape and bool(out.isfinite().all())
         for row, branch in enumerate(rows.branches):
             if branch == "source":
@@ -114,7 +115,7 @@ def test_it_changes_something_within_its_default_window_and_nothing_at_strength_
             rows, changed = rows_of(run), False
             for site in sites:
                 q, k, v = tensors(SITES[site], rows=len(rows))
-                out = run.run(SITES[site], rows, step, q, k, v, attend)
+                out = run.run(SITES[site], rows, step, Call(q, k, v, attend))
                 changed |= not torch.equal(out, attend(q, k, v))
             assert changed == bool(strength)
             assert start < end
@@ -211,7 +212,7 @@ def test_masked_mutual_attention_tells_foreground_from_background():
     run = built("masactrl", "masked", **about).start()
     site = SITES["self"]
     q, k, v = tensors(site)
-    out = run.run(site, Rows(("source", "target"), ("cond",) * 2, (0, 0)), Step(0, 10, 1.0), q, k, v, attend)
+    out = run.run(site, Rows(("source", "target"), ("cond",) * 2, (0, 0)), Step(0, 10, 1.0), Call(q, k, v, attend))
     there = ours.flatten()[:, None] == theirs.flatten()[None]
     scores = q[1].double() @ k[0].double().transpose(-1, -2) * q.shape[-1] ** -0.5
     want = scores.masked_fill(~there, float("-inf")).softmax(-1) @ v[0].double()
@@ -231,7 +232,7 @@ def test_prompt_to_prompt_is_what_its_authors_write(mode, target):
     alpha = found.alpha.double()
     edited = (source @ found.matrix.double()) * alpha + own * (1.0 - alpha)
     for index in range(10):
-        out = run.run(site, rows, Step(index, 10, 1.0), q, k, v, attend)
+        out = run.run(site, rows, Step(index, 10, 1.0), Call(q, k, v, attend))
         # A table with one row more than there are steps.
         want = edited if index < int(0.8 * 11) else own
         assert float((out[1].double() - want @ v[1].double()).abs().max()) <= 2e-6
@@ -245,7 +246,7 @@ def test_words_at_a_joint_site(name, variant):
     site = SITES["joint"]
     rows = Rows(run.branches, ("cond",) * len(run.branches), (0,) * len(run.branches))
     q, k, v = tensors(site, rows=len(rows))
-    out = run.run(site, rows, Step(0, 10, 1.0), q, k, v, attend)
+    out = run.run(site, rows, Step(0, 10, 1.0), Call(q, k, v, attend))
     source, want = probabilities(q[0], k[0]), probabilities(q[1], k[1])
     image, text, alpha = slice(*site.image), slice(*site.text), found.alpha.double()
     kept = want[:, image, text] * (1.0 - alpha)
@@ -261,11 +262,11 @@ def test_prompt_to_prompt_leaves_uncond_alone_and_costs_nothing_after_its_window
     for site in SITES.values():
         q, k, v = tensors(site, rows=4)
         counted = Counted()
-        out = run.run(site, rows, Step(0, 10, 1.0), q, k, v, counted)
+        out = run.run(site, rows, Step(0, 10, 1.0), Call(q, k, v, counted))
         plain = attend(q, k, v)
         assert float((out[2:] - plain[2:]).abs().max()) <= 1e-6
         late = Counted()
-        assert torch.equal(run.run(site, rows, Step(9, 10, 1.0), q, k, v, late), plain)
+        assert torch.equal(run.run(site, rows, Step(9, 10, 1.0), Call(q, k, v, late)), plain)
         assert len(late.calls) == 1
 
 
@@ -284,7 +285,7 @@ def test_reweight_alone_reads_no_source():
     assert not any(rule.reads() for rule in run.rules)
     site = SITES["cross"]
     q, k, v = tensors(site, rows=2)
-    out = run.run(site, Rows(("target",) * 2, ("cond", "uncond"), (0, 0)), Step(0, 10, 1.0), q, k, v, attend)
+    out = run.run(site, Rows(("target",) * 2, ("cond", "uncond"), (0, 0)), Step(0, 10, 1.0), Call(q, k, v, attend))
     assert torch.equal(out[1], attend(q, k, v)[1])
     weights = torch.ones(LENGTH)
     weights[list(heavy.target.find("blue"))] = 3.0
@@ -298,12 +299,12 @@ def test_unified_control_of_three_branches(base):
     assert run.branches == (SOURCE, TARGET, "mutual")
     rows, found = Rows(run.branches, ("cond",) * 3, (0,) * 3), words()
     q, k, v = tensors(SITES["self"], rows=3)
-    early = run.run(SITES["self"], rows, Step(2, 10, 1.0), q, k, v, attend)
+    early = run.run(SITES["self"], rows, Step(2, 10, 1.0), Call(q, k, v, attend))
     assert torch.equal(early, attend(q[[0, 0, 0]], k[[0, 0, 0]], v[[0, 1, 0]]))
-    late = run.run(SITES["self"], rows, Step(3, 10, 1.0), q, k, v, attend)
+    late = run.run(SITES["self"], rows, Step(3, 10, 1.0), Call(q, k, v, attend))
     assert torch.equal(late, attend(q[[0, 1, 1]], k[[0, 1, 0]], v[[0, 1, 0]]))
     q, k, v = tensors(SITES["cross"], rows=3)
-    out = run.run(SITES["cross"], rows, Step(3, 10, 1.0), q, k, v, attend)
+    out = run.run(SITES["cross"], rows, Step(3, 10, 1.0), Call(q, k, v, attend))
     there = 0 if base == "source" else 2
     alpha = found.alpha.double()
     mixed = (probabilities(q[there], k[there]) @ found.matrix.double()) * alpha

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retrace.attention import AttentionPlan, Layers, Probe, Rows, Rule, Step, Take, Term, Window, probes
+from retrace.attention import AttentionPlan, Call, Layers, Probe, Rows, Rule, Step, Take, Term, Window, probes
 from retrace_tests.attention.problems import STEP, attend, cross_site, joint_site, pair, probabilities, tensors
 
 
@@ -14,7 +14,7 @@ class Readings(list):
 
 def read(site, q, k, v, tokens, rows=None, rules=(), mask=None, **about):
     run = AttentionPlan(rules=rules, probes=(Probe("heat", tokens, Readings, **about),)).start()
-    out = run.run(site, rows or pair(), STEP, q, k, v, attend, mask=mask)
+    out = run.run(site, rows or pair(), STEP, Call(q, k, v, attend, mask))
     return run.maps["heat"], out
 
 

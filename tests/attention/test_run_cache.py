@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from retrace.attention import Executor, Rows, Rule, RunCache, Step, Take, Term
+from retrace.attention import Call, Executor, Rows, Rule, RunCache, Step, Take, Term
 from retrace.attention.cached_operand import CachedOperand
 from retrace.attention.run_cache import bytes_of
 from retrace_tests.attention.problems import attend, joint_site, self_site
@@ -83,5 +83,5 @@ def test_what_was_spilled_comes_back_to_the_device(site):
         q, k, v = (torch.empty(1, 3, tokens, 8, device="cuda") for _ in range(3))
         mask = torch.empty(1, 1, 1, tokens, device="cuda")
         rows = Rows((branch,), ("cond",), (0,))
-        Executor([rule]).run(site, rows, Step(0, 9, 0.5), q, k, v, watched, cache, mask)
+        Executor([rule]).run(site, rows, Step(0, 9, 0.5), Call(q, k, v, watched, mask), cache)
     assert seen == [["cuda"] * 4] * 2 and len(cache) == 2
