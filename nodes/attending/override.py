@@ -77,13 +77,13 @@ class Forwards(Uncopied):
 
     def _around(self, executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         places = list(args)
-        given = places[_OPTIONS] if len(places) > _OPTIONS else kwargs.get("transformer_options", {})
+        theirs = places[_OPTIONS] if len(places) > _OPTIONS else kwargs.get("transformer_options", {})
         resolver = self._resolver
         text = places[_TEXT] if len(places) > _TEXT else kwargs.get("c_crossattn")
         resolver.begin(x.shape, {**kwargs, "c_crossattn": text})
-        options = resolver.mark(dict(given))
+        options = resolver.mark(dict(theirs))
         rows = self._rows(x.shape[0], tuple(x.shape[-2:]))
-        options["optimized_attention_override"] = _Override(self, rows, given.get("optimized_attention_override"))
+        options["optimized_attention_override"] = _Override(self, rows, theirs.get("optimized_attention_override"))
         if len(places) > _OPTIONS:
             places[_OPTIONS] = options
         else:
@@ -158,15 +158,15 @@ class Forwards(Uncopied):
         def run(
             queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, columns: torch.Tensor | None
         ) -> torch.Tensor:
-            given = arguments
+            passed = arguments
             if columns is not asked_mask:
-                given = {**arguments, "mask": columns}
+                passed = {**arguments, "mask": columns}
             # What no rule changed goes on as it came.
             tensors = (
                 own if now is before else view.join(now)
                 for own, before, now in zip((q, k, v), asked, (queries, keys, values), strict=True)
             )
-            return view.split_output(attend(*tensors, given), bool(arguments.get("skip_output_reshape")), heads)
+            return view.split_output(attend(*tensors, passed), bool(arguments.get("skip_output_reshape")), heads)
 
         call = Call(*asked, run, asked_mask, arguments.get("scale"))
         answer = self._run.run(site, rows, self._step, call)
@@ -187,10 +187,10 @@ class _Override:
     def __call__(self, func: Callable[..., Any], q: Any, k: Any, v: Any, heads: int, *args: Any, **kwargs: Any) -> Any:
         arguments = {**dict(zip(_POSITIONAL, args, strict=False)), **kwargs}
 
-        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, given: dict[str, Any]) -> Any:
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, own: dict[str, Any]) -> Any:
             if self._previous is not None:
-                return self._previous(func, q, k, v, heads, **given)
-            return func(q, k, v, heads, **given)
+                return self._previous(func, q, k, v, heads, **own)
+            return func(q, k, v, heads, **own)
 
         return self._forwards.attention(self._rows, attend, q, k, v, heads, arguments)
 
@@ -230,14 +230,14 @@ def _four(mask: torch.Tensor, rows: int, heads: int) -> torch.Tensor:
 
 
 def step_of(options: dict[str, Any], sigma: float) -> Step:
-    """Return where a level stands in the run that is under way.
+    """Return where a sigma stands in the run that is under way.
 
     Args:
         options: The transformer_options of the run.
-        sigma: The level.
+        sigma: The sigma.
 
     Returns:
-        The step. A level between two of the run belongs to the step that began above it.
+        The step. One between two of the run belongs to the step that began above it.
     """
-    levels = [float(level) for level in options["sample_sigmas"]]
-    return place(levels, sigma)
+    sigmas = [float(each) for each in options["sample_sigmas"]]
+    return place(sigmas, sigma)

@@ -50,13 +50,13 @@ def on_grid_of(plan: AttentionPlan, shape: Sequence[int]) -> AttentionPlan:
             fitted[key] = grid[:, 0].to(torch.float32)
         return replace(mask, weights=fitted[key])
 
-    def operand(given: Any) -> Any:
-        return replace(given, tokens=fit(given.tokens)) if isinstance(given, Gather) else given
+    def operand(each: Any) -> Any:
+        return replace(each, tokens=fit(each.tokens)) if isinstance(each, Gather) else each
 
-    def term(given: Term) -> Term:
-        return replace(given, q=operand(given.q), k=operand(given.k), v=operand(given.v), where=fit(given.where))
+    def term(each: Term) -> Term:
+        return replace(each, q=operand(each.q), k=operand(each.k), v=operand(each.v), where=fit(each.where))
 
-    def rule(given: Rule) -> Rule:
-        return replace(given, mask=fit(given.mask), terms=tuple(term(each) for each in given.terms))
+    def rule(each: Rule) -> Rule:
+        return replace(each, mask=fit(each.mask), terms=tuple(term(each) for each in each.terms))
 
     return replace(plan, rules=tuple(rule(each) for each in plan.rules))

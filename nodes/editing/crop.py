@@ -41,14 +41,14 @@ def boxes_around(weights: torch.Tensor, what: str) -> list[Box]:
     Raises:
         ValueError: If a mask is empty.
     """
-    found = []
+    boxes = []
     for number, mask in enumerate(weights):
         rows, columns = (mask > 0).any(1).nonzero()[:, 0], (mask > 0).any(0).nonzero()[:, 0]
         if not len(rows):
             raise ValueError(f"{what} must show something in each picture, got nothing in picture {number}; paint it.")
         top, left = int(rows[0]), int(columns[0])
-        found.append(Box(top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1))
-    return found
+        boxes.append(Box(top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1))
+    return boxes
 
 
 def of_one_size(groups: list[list[Box]], limits: list[tuple[int, int]]) -> list[list[Box]]:

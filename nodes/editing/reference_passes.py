@@ -75,17 +75,17 @@ def layers_from(start: int, text: str) -> Layers:
     return Layers.parse(text if text.strip() else f"self#{start}-{_LAST_LAYER}; joint#{start}-{_LAST_LAYER}")
 
 
-def check_pass(given: Pass, negative: Any, which: str = "") -> None:
+def check_pass(one_pass: Pass, negative: Any, which: str = "") -> None:
     """Refuse a pass in which nothing would be read.
 
     Raises:
         ValueError: If it is one, or a negative is missing.
     """
-    if not 0 <= given.start < given.steps:
+    if not 0 <= one_pass.start < one_pass.steps:
         raise ValueError(
-            f"{which}start_step must be below the {given.steps} steps of a pass, got {given.start}; lower it."
+            f"{which}start_step must be below the {one_pass.steps} steps of a pass, got {one_pass.start}; lower it."
         )
-    check_cfg(given.cfg, negative, f"{which}cfg")
+    check_cfg(one_pass.cfg, negative, f"{which}cfg")
 
 
 def as_large_as(reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -132,34 +132,34 @@ def run_passes(
     """
     reference = as_large_as(reference, target)
     count, alpha = reference.shape[0], subject.alpha if reference.shape[0] > 1 else 1.0
-    plans = [_plan(subject, given, None, where) for given in passes]
+    plans = [_plan(subject, one_pass, None, where) for one_pass in passes]
     check_layers(plans[0], resolver_for(subject.model.model.diffusion_model), target.shape)
     known: dict[Pass, Inversion] = {}
     samples, start = target, None
-    for given, chosen in zip(passes, drawn(count, len(passes), subject.seed, rows), strict=True):
-        if given not in known:
-            known[given] = _inverted(subject, given, subject.reference_prompt, reference, True)
-        inversion = moved(_inverted(subject, given, subject.target_prompt, samples, False), start, alpha)
+    for one_pass, chosen in zip(passes, drawn(count, len(passes), subject.seed, rows), strict=True):
+        if one_pass not in known:
+            known[one_pass] = _inverted(subject, one_pass, subject.reference_prompt, reference, True)
+        inversion = moved(_inverted(subject, one_pass, subject.target_prompt, samples, False), start, alpha)
         start = inversion.x
-        plan = _plan(subject, given, None if seen is None else seen[list(chosen)], where)
-        samples = _descend(subject, given, known[given].of_rows(chosen), inversion, plan, target)
+        plan = _plan(subject, one_pass, None if seen is None else seen[list(chosen)], where)
+        samples = _descend(subject, one_pass, known[one_pass].of_rows(chosen), inversion, plan, target)
     return samples
 
 
-def _inverted(subject: Subject, given: Pass, prompt: Any, samples: torch.Tensor, keep_path: bool) -> LinkedInversion:
+def _inverted(subject: Subject, one_pass: Pass, prompt: Any, samples: torch.Tensor, keep_path: bool) -> LinkedInversion:
     climb = climb_of(
-        subject.model, given.steps, subject.scheduler, 1.0, get_method(subject.method), keep_path=keep_path
+        subject.model, one_pass.steps, subject.scheduler, 1.0, get_method(subject.method), keep_path=keep_path
     )
-    return run_invert(subject.model, Branch(prompt, subject.negative, given.cfg), {"samples": samples}, climb)
+    return run_invert(subject.model, Branch(prompt, subject.negative, one_pass.cfg), {"samples": samples}, climb)
 
 
-def _plan(subject: Subject, given: Pass, seen: torch.Tensor | None, where: torch.Tensor | None) -> AttentionPlan:
+def _plan(subject: Subject, one_pass: Pass, seen: torch.Tensor | None, where: torch.Tensor | None) -> AttentionPlan:
     read = Take() if seen is None else Gather(SOURCE, Mask(seen))
     rule = Rule(
         "visctrl",
         (Term(k=read, v=read),),
         subject.layers,
-        window=Window(given.start / given.steps, 1.0),
+        window=Window(one_pass.start / one_pass.steps, 1.0),
         mask=None if where is None else Mask(where),
         # Of the outputs: the target's places in the mask see the reference alone, the others themselves alone.
         blend="operand" if where is None else "output",
@@ -168,11 +168,16 @@ def _plan(subject: Subject, given: Pass, seen: torch.Tensor | None, where: torch
 
 
 def _descend(
-    subject: Subject, given: Pass, reference: Inversion, inversion: Inversion, plan: AttentionPlan, like: torch.Tensor
+    subject: Subject,
+    settings: Pass,
+    reference: Inversion,
+    inversion: Inversion,
+    plan: AttentionPlan,
+    like: torch.Tensor,
 ) -> torch.Tensor:
     sides = {
-        SOURCE: Branch(subject.reference_prompt, subject.negative, given.cfg, standing_at(reference)),
-        TARGET: Branch(subject.target_prompt, subject.negative, given.cfg),
+        SOURCE: Branch(subject.reference_prompt, subject.negative, settings.cfg, standing_at(reference)),
+        TARGET: Branch(subject.target_prompt, subject.negative, settings.cfg),
     }
 
     def script(session: Session) -> torch.Tensor:

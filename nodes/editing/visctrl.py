@@ -106,9 +106,9 @@ class VisCtrl(io.ComfyNode):
         refuse_compiled_model(model)
         resolver_for(model.model.diffusion_model)
         plan = [Pass(steps, start_step, cfg), *[Pass(later_steps, later_start_step, later_cfg)] * (passes - 1)]
-        for given, which in zip(plan, ("", *["later_"] * (passes - 1)), strict=True):
-            check_steps(given.steps)
-            check_pass(given, negative, which)
+        for each, which in zip(plan, ("", *["later_"] * (passes - 1)), strict=True):
+            check_steps(each.steps)
+            check_pass(each, negative, which)
         where = layers_from(start_layer, layers)
         subject = Subject(model, reference_prompt, target_prompt, negative, method, scheduler, where, alpha, seed)
         sources, samples = source_samples(model, reference, "reference"), source_samples(model, target, "target")
@@ -153,7 +153,7 @@ def _subjects() -> list[Any]:
 
 
 def _passes() -> list[Any]:
-    found = [
+    inputs = [
         declare(
             io.Int.Input,
             "passes",
@@ -165,7 +165,7 @@ def _passes() -> list[Any]:
         )
     ]
     for prefix, which, steps, start, cfg in (("", "the first pass", 10, 2, 6.0), ("later_", "all others", 5, 1, 4.0)):
-        found += [
+        inputs += [
             declare(
                 io.Int.Input,
                 f"{prefix}steps",
@@ -195,7 +195,7 @@ def _passes() -> list[Any]:
                 tooltip=f"Guidance of {which}, up and down. Needs a negative unless it is 1.",
             ),
         ]
-    return found
+    return inputs
 
 
 def _rest() -> list[Any]:

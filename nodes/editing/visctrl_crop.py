@@ -96,30 +96,30 @@ def on_pictures(
     if mask is None:
         raise ValueError('mask must be connected to crop, got none; paint where the target is or set crop to "none".')
     squares, pictures, seen = [], [], []
-    for samples, given, name in ((reference, reference_mask, "reference_mask"), (target, mask, "mask")):
+    for samples, drawn, name in ((reference, reference_mask, "reference_mask"), (target, mask, "mask")):
         picture = _decoded(vae, samples)
         limits = (picture.shape[-2], picture.shape[-1])
-        shown = torch.ones(len(picture), 1, *limits) if given is None else on_latent_grid(given, picture.shape).float()
-        found = [Square.around(box, limits) for box in boxes_around(shown[:, 0], name)]
+        shown = torch.ones(len(picture), 1, *limits) if drawn is None else on_latent_grid(drawn, picture.shape).float()
+        boxes = [Square.around(box, limits) for box in boxes_around(shown[:, 0], name)]
         bare = torch.lerp(torch.ones_like(picture), picture, shown) if white else picture
-        squares.append([square.cut(each, size) for square, each in zip(found, bare, strict=True)])
+        squares.append([square.cut(each, size) for square, each in zip(boxes, bare, strict=True)])
         # The square is white beyond the picture, the mask is empty there.
-        seen.append(torch.stack([1.0 - sq.cut(1.0 - m, size) for sq, m in zip(found, shown, strict=True)])[:, 0])
-        pictures.append((picture, found))
+        seen.append(torch.stack([1.0 - sq.cut(1.0 - m, size) for sq, m in zip(boxes, shown, strict=True)])[:, 0])
+        pictures.append((picture, boxes))
     encoded = [_encoded(vae, torch.stack(each), target) for each in squares]
     limited = [
-        None if white or (given is None) else weights_of(each, samples)
-        for each, given, samples in zip(seen, (reference_mask, mask), encoded, strict=True)
+        None if white or (drawn is None) else weights_of(each, samples)
+        for each, drawn, samples in zip(seen, (reference_mask, mask), encoded, strict=True)
     ]
     part = edit(encoded[0], encoded[1], limited[0], limited[1])
-    picture, found = pictures[1]
-    new = [square.paste(each, small) for square, each, small in zip(found, picture, _decoded(vae, part), strict=True)]
+    picture, boxes = pictures[1]
+    new = [square.paste(each, small) for square, each, small in zip(boxes, picture, _decoded(vae, part), strict=True)]
     return _encoded(vae, torch.stack(new), target)
 
 
 def _both(seen: torch.Tensor | None, where: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    for given, name in ((seen, "reference_mask"), (where, "mask")):
-        if given is None:
+    for drawn, name in ((seen, "reference_mask"), (where, "mask")):
+        if drawn is None:
             raise ValueError(f'{name} must be connected to crop, got none; connect it or set crop to "none".')
     assert seen is not None and where is not None
     return seen, where

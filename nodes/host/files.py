@@ -15,15 +15,15 @@ _FOLDERS = ("output", "input")
 
 def list_saved() -> list[str]:
     """Return the saved inversions in the output and input folders, newest first, each marked with its folder."""
-    found: list[tuple[float, str]] = []
+    saved: list[tuple[float, str]] = []
     for folder in _FOLDERS:
         base = Path(_base(folder))
         for directory, _, names in os.walk(base):
             for name in names:
                 if name.endswith(SUFFIX):
                     path = Path(directory) / name
-                    found.append((_changed(path), f"{path.relative_to(base).as_posix()} [{folder}]"))
-    return [name for _, name in sorted(found, key=lambda pair: (-pair[0], pair[1]))]
+                    saved.append((_changed(path), f"{path.relative_to(base).as_posix()} [{folder}]"))
+    return [name for _, name in sorted(saved, key=lambda pair: (-pair[0], pair[1]))]
 
 
 def resolve_saved(name: str) -> Path:

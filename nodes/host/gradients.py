@@ -66,15 +66,15 @@ def networks_of(guider: Any) -> list[torch.nn.Module]:
 
     A ControlNet sees the prompt as the network does, so that gradients with respect to the prompt pass through both.
     """
-    found = [guider.inner_model]
+    networks = [guider.inner_model]
     for conds in guider.conds.values():
         for cond in conds:
             control = cond.get("control")
             for patcher in control.get_models() if control is not None else ():
                 # Copies for several prompts share one network.
-                if not any(patcher.model is network for network in found):
-                    found.append(patcher.model)
-    return found
+                if not any(patcher.model is network for network in networks):
+                    networks.append(patcher.model)
+    return networks
 
 
 @contextlib.contextmanager

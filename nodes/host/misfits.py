@@ -49,10 +49,10 @@ def explained(guider: Any, channels: int | None = None) -> Iterator[None]:
         # Out of memory is a RuntimeError too.
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
-        found = _misfit(error, guider, channels)
-        if found is None:
+        sentence = _misfit(error, guider, channels)
+        if sentence is None:
             raise
-        raise ValueError(found) from error
+        raise ValueError(sentence) from error
 
 
 def _misfit(error: Exception, guider: Any, channels: int | None) -> str | None:
@@ -99,9 +99,9 @@ def _named(model: Any) -> str:
 
 
 def _text_width(model: Any) -> int | None:
-    found = model.model_config.unet_config.get("context_dim")
+    width = model.model_config.unet_config.get("context_dim")
     layers = dict(model.diffusion_model.named_modules())
-    widths = [found, *(getattr(layers.get(name), "in_features", None) for name in _TEXT_LAYERS)]
+    widths = [width, *(getattr(layers.get(name), "in_features", None) for name in _TEXT_LAYERS)]
     return next((width for width in widths if isinstance(width, int)), None)
 
 
@@ -111,5 +111,5 @@ def _pooled_width(model: Any) -> int | None:
         return int(config["adm_in_channels"]) - _SDXL_REFINER_NUMBERS * _SDXL_CHANNELS
     if isinstance(model, comfy.model_base.SDXL):
         return int(config["adm_in_channels"]) - _SDXL_NUMBERS * _SDXL_CHANNELS
-    found = config.get("adm_in_channels" if isinstance(model, comfy.model_base.SD3) else "vec_in_dim")
-    return found if isinstance(found, int) else None
+    width = config.get("adm_in_channels" if isinstance(model, comfy.model_base.SD3) else "vec_in_dim")
+    return width if isinstance(width, int) else None

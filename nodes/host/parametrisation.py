@@ -18,12 +18,12 @@ import torch
 
 from ...core.space import Space
 
-_PROBES = (0.25, 0.75)  # two inner levels: at one alone a ve and a flow mix can agree by chance
+_PROBES = (0.25, 0.75)  # two inner sigmas: at one alone a ve and a flow mix can agree by chance
 _TOLERANCE = 1e-5  # the host mixes in float32
 # Clean end of a flow with float64 states: rounding of (x - D) / sigma is 5e-8 at any floor above 1e-9.
 _FLOW_FLOOR = 1e-6
 
-# Above this level a flow latent weighs less than float32 rounding in the state, and cannot be read back from it.
+# Above this sigma a flow latent weighs less than float32 rounding in the state, and cannot be read back from it.
 PURE_NOISE = 1.0 - 1e-6
 
 
@@ -39,8 +39,8 @@ def coefficients(model_sampling: Any, sigma: float, at_start: bool = True) -> tu
 
     Args:
         model_sampling: The model_sampling object of the model that samples.
-        sigma: Noise level, positive.
-        at_start: Whether this is the first level of a run, where the host scales noise at the top level by
+        sigma: Sigma, positive.
+        at_start: Whether this is the first sigma of a run, where the host scales noise at the largest by
             sqrt(1 + sigma^2) instead of sigma.
 
     Returns:
@@ -49,11 +49,11 @@ def coefficients(model_sampling: Any, sigma: float, at_start: bool = True) -> tu
     top = float(model_sampling.sigma_max)
     # The host's own rule for "this run starts from pure noise" (Sampler.max_denoise).
     from_pure_noise = at_start and (math.isclose(top, sigma, rel_tol=1e-5) or sigma > top)
-    level = torch.tensor(float(sigma), dtype=torch.float64)
+    at = torch.tensor(float(sigma), dtype=torch.float64)
 
     def mix(noise: float, latent: float) -> float:
         one = torch.ones(1, dtype=torch.float64)
-        return float(model_sampling.noise_scaling(level, noise * one, latent * one, from_pure_noise))
+        return float(model_sampling.noise_scaling(at, noise * one, latent * one, from_pure_noise))
 
     return mix(0.0, 1.0), mix(1.0, 0.0)
 
@@ -86,9 +86,9 @@ def space_of(model_sampling: Any) -> Space:
 
 
 def sigma_floor(model_sampling: Any, space: Space, dtype: torch.dtype) -> float | None:
-    """Return the lowest level at which a model is asked for its derivative.
+    """Return the lowest sigma at which a model is asked for its derivative.
 
-    A ve model is asked at the lowest level that it was trained on: below it eps models see the same timestep anyway
+    A ve model is asked at the lowest sigma that it was trained on: below it eps models see the same timestep anyway
     and EDM models one that they never saw. A flow model is asked as near to 0 as the precision of the states allows.
 
     Args:
@@ -97,7 +97,7 @@ def sigma_floor(model_sampling: Any, space: Space, dtype: torch.dtype) -> float 
         dtype: Precision of the states.
 
     Returns:
-        The level; None where the default of the space is right.
+        The sigma; None where the default of the space is right.
     """
     if space == "ve":
         lowest = float(model_sampling.sigma_min)

@@ -188,7 +188,7 @@ def _text(token: Hashable, pieces: dict[int, str], style: Style) -> bytes:
 
 def cosines(source: Any, target: Any) -> torch.Tensor:
     """Return the cosine between every encoded token of two CONDITIONINGs, shape (source keys, target keys)."""
-    one, other = (torch.nn.functional.normalize(given[0][0][0].float().cpu(), dim=-1) for given in (source, target))
+    one, other = (torch.nn.functional.normalize(cond[0][0][0].float().cpu(), dim=-1) for cond in (source, target))
     return one @ other.T
 
 
@@ -213,10 +213,10 @@ def alignment_text(text: TokenMap) -> str:
         used = text.matrix[:, [j for j, _ in words[1]]].sum(1) > 0.0
         gone = [_read([token]) for i, token in words[0] if not bool(used[i])]
         named = (("kept", kept), ("replaced", swapped), ("new", new), ("not used", gone))
-        found = "; ".join(
+        described = "; ".join(
             f"{name}: {' '.join(some) if name == 'kept' else ', '.join(some)}" for name, some in named if some
         )
-        lines.append(f"{source.name}: {found or 'no words'}")
+        lines.append(f"{source.name}: {described or 'no words'}")
         heavy = [f"{_read([token])} x {float(text.weights[j]):g}" for j, token in words[1] if text.weights[j] != 1.0]
         if heavy:
             lines.append(f"weights: {', '.join(heavy)}")

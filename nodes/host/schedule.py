@@ -1,4 +1,4 @@
-"""The grid of noise levels that an inversion climbs, from the host's scheduler or from SIGMAS."""
+"""The grid of sigmas that an inversion climbs, from the host's scheduler or from SIGMAS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...core.grid import shorten
 from ...inversion import Inversion
 from .parametrisation import model_sampling_of
 
-# FlipSigmas of the host replaces a leading 0 by 0.0001, because stock samplers divide by the first level.
+# FlipSigmas of the host replaces a leading 0 by 0.0001, because stock samplers divide by the first sigma.
 FLIPPED_ZERO = 1.01e-4
 
 
@@ -20,7 +20,7 @@ def check_steps(steps: int) -> None:
     """Refuse a step count with which nothing can be inverted.
 
     Raises:
-        ValueError: If there is not at least one level between clean and the top.
+        ValueError: If there is not at least one sigma between clean and the top.
     """
     if steps < 2:
         raise ValueError(f"steps must be at least 2, got {steps}; 20 to 50 steps invert a picture well.")
@@ -39,7 +39,7 @@ def check_strength(strength: float) -> None:
 
 
 def rising_sigmas(model: Any, scheduler: str, steps: int) -> tuple[float, ...]:
-    """Return the host's schedule as rising levels.
+    """Return the host's schedule as rising sigmas.
 
     Args:
         model: The MODEL; its sampling patches (shift and so on) count.
@@ -47,7 +47,7 @@ def rising_sigmas(model: Any, scheduler: str, steps: int) -> tuple[float, ...]:
         steps: Number of steps, at least 2.
 
     Returns:
-        steps + 1 rising levels from 0, fewer when the scheduler repeats a level.
+        steps + 1 rising sigmas from 0, fewer when the scheduler repeats one.
 
     Raises:
         ValueError: If steps is below 2 or the scheduler is unknown.
@@ -61,16 +61,16 @@ def rising_sigmas(model: Any, scheduler: str, steps: int) -> tuple[float, ...]:
     return read_sigmas(comfy.samplers.calculate_sigmas(model_sampling_of(model), scheduler, steps))
 
 
-def without_repeats(levels: list[float]) -> list[float]:
-    """Return levels with each that a scheduler gives twice in a row kept once."""
-    return levels[:1] + [after for before, after in pairwise(levels) if after != before]
+def without_repeats(values: list[float]) -> list[float]:
+    """Return sigmas with each that a scheduler gives twice in a row kept once."""
+    return values[:1] + [after for before, after in pairwise(values) if after != before]
 
 
 def read_sigmas(sigmas: torch.Tensor) -> tuple[float, ...]:
-    """Read SIGMAS, rising or falling, as rising levels from 0.
+    """Read SIGMAS, rising or falling, as rising sigmas from 0.
 
-    A level that a scheduler gives twice in a row (ddim_uniform and beta do so at many steps) is kept once; a first
-    level of 0.0001, which the host's FlipSigmas writes, is read as the 0 that it stands for.
+    A sigma that a scheduler gives twice in a row (ddim_uniform and beta do so at many steps) is kept once; a first
+    one of 0.0001, which the host's FlipSigmas writes, is read as the 0 that it stands for.
 
     Args:
         sigmas: Shape (N + 1,).
@@ -79,24 +79,24 @@ def read_sigmas(sigmas: torch.Tensor) -> tuple[float, ...]:
         Strictly rising floats, the first 0.0.
 
     Raises:
-        ValueError: If the levels are not monotone, do not reach 0 or are fewer than three.
+        ValueError: If they are not monotone, do not reach 0 or are fewer than three.
     """
-    levels = [float(value) for value in sigmas.detach().cpu().flatten()]
-    if len(levels) > 1 and levels[0] > levels[-1]:
-        levels.reverse()
-    unique = without_repeats(levels)
+    values = [float(value) for value in sigmas.detach().cpu().flatten()]
+    if len(values) > 1 and values[0] > values[-1]:
+        values.reverse()
+    unique = without_repeats(values)
     if any(not after > before for before, after in pairwise(unique)):
         raise ValueError(
-            f"sigmas must rise or fall throughout, got {shorten(levels)}; connect the SIGMAS of a scheduler node."
+            f"sigmas must rise or fall throughout, got {shorten(values)}; connect the SIGMAS of a scheduler node."
         )
     if unique and 0.0 < unique[0] <= FLIPPED_ZERO:
         unique[0] = 0.0
     if not unique or unique[0] != 0.0:
         raise ValueError(
-            f"sigmas must reach 0, got {shorten(levels)}; connect the whole schedule and set the start by strength."
+            f"sigmas must reach 0, got {shorten(values)}; connect the whole schedule and set the start by strength."
         )
     if len(unique) < 3:
-        raise ValueError(f"steps must be at least 2, got sigmas {shorten(levels)}; use a longer schedule.")
+        raise ValueError(f"steps must be at least 2, got sigmas {shorten(values)}; use a longer schedule.")
     return tuple(unique)
 
 
