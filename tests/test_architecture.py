@@ -2,12 +2,12 @@
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from retrace_tests.checkout import ROOT, copy_to, name_of, pytest_in, tracked
 
 # Standard library from Python 3.11 on; ours runs on 3.10 too.
 try:
@@ -15,7 +15,6 @@ try:
 except ModuleNotFoundError:
     tomllib = None
 
-ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = {"build", "dist", "venv", "__pycache__", "node_modules"}
 HOST = {
     "comfy",
@@ -75,10 +74,6 @@ def part_of(path):
     """Folder of the root that a file lies in, "" for the root itself."""
     parts = path.relative_to(ROOT).parts
     return parts[0] if len(parts) > 1 else ""
-
-
-def name_of(path):
-    return path.relative_to(ROOT).as_posix()
 
 
 def imports(path, module_level=False):
@@ -206,7 +201,6 @@ def test_version_is_the_same_everywhere(project):
     from retrace.version import VERSION
 
     assert project["project"]["version"] == VERSION
-    assert f"## {VERSION}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_registry_fields_are_complete(project):
@@ -214,28 +208,6 @@ def test_registry_fields_are_complete(project):
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
     assert project["tool"]["comfy"]["requires-comfyui"] == ">=0.8.0"
     assert project["tool"]["comfy"]["PublisherId"] and project["tool"]["comfy"]["DisplayName"]
-
-
-TEST_COMMAND = 'pip install -e ".[test]" && pytest'
-DEMO_COMMAND = 'pip install -e ".[standalone]" && python -m retrace demo'
-
-
-def test_readme_names_the_two_commands_and_ci_runs_the_second():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert TEST_COMMAND in readme and DEMO_COMMAND in readme
-    assert 'pip install --quiet -e ".[test]" && pytest "$@"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-
-
-def tracked():
-    """Text files of the checkout that git would commit."""
-    done = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("no git checkout")
-    paths = (ROOT / name for name in done.stdout.decode().split("\0") if name)
-    binary = {".png", ".jpg", ".safetensors", ".webp", ".gif", ".ico"}
-    return [p for p in paths if p.suffix not in binary and p.is_file()]
 
 
 def test_registry_archive_holds_the_pack_and_nothing_else():
@@ -267,24 +239,6 @@ def test_files_are_not_too_large():
         assert lines <= 500, f"{name_of(path)} must have at most 500 lines, got {lines}; split it by idea."
 
 
-def copy_to(folder):
-    """Copy the checkout without weights and history."""
-    skipped = shutil.ignore_patterns(".git", "__pycache__", "weights", "*.jpg", "build", "*.egg-info", ".*_cache")
-    shutil.copytree(ROOT, folder, ignore=skipped)
-    return folder
-
-
-def pytest_in(copy, *arguments):
-    """Run pytest on a copy with the copy's own conftest; some test must be selected, and all must pass.
-
-    -I keeps the working folder off sys.path, as the command `pytest` does: there, `import nodes` would find our
-    folder.
-    """
-    command = [sys.executable, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("name", ["ComfyUI-Retrace", "my.pack v2", "nodes"])
 def test_a_copy_works_under_any_folder_name(tmp_path, name):
     """Command line and tests of a copy: what a clone into custom_nodes looks like."""
@@ -307,29 +261,3 @@ def test_running_the_folder_leaves_it_off_the_path():
     )
     assert "path: [" in done.stdout and f"package: [{str(ROOT)!r}]" in done.stdout
     assert repr(str(ROOT)) not in done.stdout.partition("path: ")[2].partition("]")[0]
-
-
-def test_the_worked_example_is_two_files(tmp_path):
-    """The method of CONTRIBUTING.md, put into a copy as its one file, passes the contract tests there."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 80
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    copy = copy_to(tmp_path / "retrace")
-    (copy / "inversion" / "methods" / "heun.py").write_text(example, encoding="utf-8")
-    pytest_in(copy, "-k", "heun", "tests/inversion/test_contract.py")
-
-
-def test_every_decision_is_in_the_index():
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-    assert [d.name[:4] for d in decisions] == [f"{i + 1:04}" for i in range(len(decisions))]
-    for decision in decisions:
-        title = decision.read_text(encoding="utf-8").splitlines()[0].removeprefix(f"# {decision.name[:4]} ")
-        assert f"[{decision.name[:4]}](decisions/{decision.name}) | {title} |" in index
-
-
-def test_links_between_documents_lead_somewhere():
-    for path in tracked():
-        if path.suffix == ".md":
-            for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
-                assert (path.parent / link).exists(), f"{name_of(path)} links to {link}"

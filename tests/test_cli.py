@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from retrace import cli
 from retrace.backends.diffusers import DiffusersModel
@@ -24,23 +23,10 @@ TARGET = "a small blue square on a white background"
 
 
 @pytest.fixture(scope="session")
-def pipeline(tmp_path_factory, root):
+def pipeline(tmp_path_factory):
     """A folder with an SD1.5-type pipeline."""
     folder = tmp_path_factory.mktemp("pipeline")
-    tokenizer = CLIPTokenizer.from_pretrained(root / "demo" / "weights" / "tokenizer")
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=tiny.TEXT,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    text = tiny.seeded(lambda: CLIPTextModel(config))
-    StableDiffusionPipeline(
-        tiny.vae(), text, tokenizer, tiny.unet(), tiny.ddim(), None, None, requires_safety_checker=False
-    ).save_pretrained(folder, safe_serialization=True)
+    tiny.save_pipeline(folder)
     return str(folder)
 
 

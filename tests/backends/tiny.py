@@ -7,10 +7,13 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
+    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from retrace.backends.diffusers import Cond, DiffusersModel
+from retrace.demo.models import WEIGHTS
 
 TEXT = 16
 POOLED = 24
@@ -141,6 +144,24 @@ def model(family):
     network, scheduler = FAMILIES[family]
     shift = 0.1 if family in ("sd3", "flux") else None
     return DiffusersModel(network(), vae(shift=shift), encode_text, scheduler(), family)
+
+
+def save_pipeline(folder):
+    """Write an SD1.5-type pipeline to a folder, with the tokenizer of the demo models."""
+    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    text = seeded(lambda: CLIPTextModel(config))
+    StableDiffusionPipeline(
+        vae(), text, tokenizer, unet(), ddim(), None, None, requires_safety_checker=False
+    ).save_pretrained(folder, safe_serialization=True)
 
 
 def latent(batch=2, height=8, width=12, seed=3, channels=4):
