@@ -78,12 +78,12 @@ def _by_pixel(residual: Tensor, rows: Tensor, variance: Tensor, chi2: Tensor, ov
     noise = mean(2.0 * squares / (count * _WINDOW**2).clamp_min(1.0))
     middle = mean(local)
     spread = mean((local - middle).square())
-    kept = (1.0 - noise / spread.clamp_min(torch.finfo(spread.dtype).tiny)).clamp(0.0, 1.0)
-    return (overall + kept * (local - middle) * known).clamp_min(0.0)
+    sure = (1.0 - noise / spread.clamp_min(torch.finfo(spread.dtype).tiny)).clamp(0.0, 1.0)
+    return (overall + sure * (local - middle) * known).clamp_min(0.0)
 
 
 def _window(value: Tensor) -> Tensor:
     """Sum over channels and mean over a window, zero outside: shape (..., 1, H, W)."""
     flat = value.sum(dim=-3, keepdim=True).flatten(0, -4) if value.ndim > 3 else value.sum(dim=0, keepdim=True)[None]
-    found = avg_pool2d(flat, _WINDOW, 1, _WINDOW // 2)
-    return found.reshape(*value.shape[:-3], 1, *value.shape[-2:])
+    means = avg_pool2d(flat, _WINDOW, 1, _WINDOW // 2)
+    return means.reshape(*value.shape[:-3], 1, *value.shape[-2:])

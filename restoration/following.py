@@ -106,11 +106,11 @@ def gradient_adjoint(down: Tensor, right: Tensor) -> Tensor:
 
 def motions_of(x: Tensor, noise: float, reach: int = _REACH, before: Callable[[], None] = lambda: None) -> list[Tensor]:
     """Motion from each frame to those 1, 2, ... after it: shapes (T - k, 2, H, W); ``before`` is called each frame."""
-    found = []
+    velocities = []
     for frame in range(len(x)):
         before()
-        found.append(velocity_of(x, frame, reach, noise))
-    velocity = torch.cat(found)
+        velocities.append(velocity_of(x, frame, reach, noise))
+    velocity = torch.cat(velocities)
     return [k * velocity[:-k] for k in range(1, min(reach, len(x) - 1) + 1)]
 
 

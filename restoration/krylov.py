@@ -110,7 +110,7 @@ def gmres(matrix: Map, right: Tensor, *, sample_dims: int, steps: int) -> Tensor
     Returns:
         d, shape of b; zero for a sample whose b is zero.
     """
-    found = torch.zeros_like(right)
+    d = torch.zeros_like(right)
     residual = right
     directions: list[Tensor] = []
     images: list[Tensor] = []
@@ -127,6 +127,6 @@ def gmres(matrix: Map, right: Tensor, *, sample_dims: int, steps: int) -> Tensor
         directions.append(scale * v)
         images.append(scale * w)
         share = dot(images[-1], residual, sample_dims)
-        found, residual = found + share * directions[-1], residual - share * images[-1]
+        d, residual = d + share * directions[-1], residual - share * images[-1]
         v = residual
-    return found
+    return d

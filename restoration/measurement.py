@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from .krylov import dot
-from .operators.operator import Operator
+from .operators.operator import GREY_LEVELS, Operator
 
-# Grey grey levels of 255 in a unit of [-1, 1].
-GREY_LEVELS = 127.5
 # 0.01 in [-1, 1] is 1.3 grey levels: below it the solves are ill-conditioned and fit rounding.
 NOISE_FLOOR = 0.01
 

@@ -40,11 +40,6 @@ class Autoencoder:
         needed = 0 if state is None else vae.memory_used_decode((1, *state[1:]), vae.vae_dtype)
         comfy.model_management.load_models_gpu(models, memory_required=needed)
 
-    @property
-    def network(self) -> torch.nn.Module:
-        """The loaded network."""
-        return self._vae.first_stage_model
-
     def decode(self, state: torch.Tensor) -> torch.Tensor:
         """Pictures of states.
 
@@ -62,7 +57,8 @@ class Autoencoder:
         """States of pictures; shapes as in decode."""
         clip = pictures.transpose(1, 2) if pictures.ndim == 5 else pictures
         latent = self._run(self._vae.first_stage_model.encode, clip, self._vae.memory_used_encode)
-        return self._format.process_in(latent)
+        state: torch.Tensor = self._format.process_in(latent)
+        return state
 
     def _run(
         self,
@@ -73,7 +69,7 @@ class Autoencoder:
         one = memory_used((1, *batch.shape[1:]), self._vae.vae_dtype)
         rows = max(1, int(comfy.model_management.get_free_memory(self._vae.device) / max(1.0, one)))
         done = []
-        for part in batch.split(rows):
+        for part in torch.split(batch, rows):
             comfy.model_management.throw_exception_if_processing_interrupted()
             answer = network(part.to(self._vae.vae_dtype).to(self._vae.device))
             done.append(answer.to(batch.device).float())
@@ -99,8 +95,10 @@ class Pixels:
 
     def decode(self, state: torch.Tensor) -> torch.Tensor:
         """The picture."""
-        return self._format.process_out(state)
+        picture: torch.Tensor = self._format.process_out(state)
+        return picture
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """The state."""
-        return self._format.process_in(pictures)
+        state: torch.Tensor = self._format.process_in(pictures)
+        return state

@@ -81,11 +81,11 @@ def per_sample(pixels: torch.Tensor, operator: Operator, lead: tuple[int, ...], 
     """
     count = pixels.shape[0]
     if damage.over_time:
-        wanted = operator.out_shape[0]
-        if count == wanted:
+        left = operator.out_shape[0]
+        if count == left:
             return pixels[(None,) * (len(lead) - 1)]
         raise ValueError(
-            f"damaged image must hold the {wanted} frames that are left of {operator.shape[0]}, got {count}; "
+            f"damaged image must hold the {left} frames that are left of {operator.shape[0]}, got {count}; "
             "set the latent to the number of restored frames."
         )
     if count == 1:

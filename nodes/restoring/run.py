@@ -179,7 +179,9 @@ def restore(photo: Photo, solver: Solver, session: Session) -> torch.Tensor:
         x = solver.solve(run, session.tell)
     if not bool(torch.isfinite(x).all()):
         raise ValueError("restoration must stay finite, got NaN or infinity; raise noise or lower trust.")
-    return session.model_sampling.inverse_noise_scaling(torch.tensor(run.sigmas[-1], device=x.device), x)
+    last = torch.tensor(run.sigmas[-1], device=x.device)
+    restored: torch.Tensor = session.model_sampling.inverse_noise_scaling(last, x)
+    return restored
 
 
 @contextlib.contextmanager

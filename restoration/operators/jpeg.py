@@ -13,7 +13,7 @@ from torch.nn import functional
 from ...core.settings import parameter
 from .damage import Damage
 from .noise import Noise
-from .operator import Operator, Shape
+from .operator import GREY_LEVELS, Operator, Shape
 
 # ITU-T T.81, tables K.1 and K.2, row by row.
 _LUMINANCE = (
@@ -128,9 +128,9 @@ class JPEG(Operator):
         moved = []
         for plane, wanted, step in zip(self._planes(x), self._planes(y), self._steps, strict=True):
             unit = step.to(x)
-            level, middle = self._coefficients(plane) / unit, (self._coefficients(wanted) / unit).round()
-            inside = torch.minimum(torch.maximum(level, middle - 0.5 + _MARGIN), middle + 0.5 - _MARGIN)
-            moved.append(self._pixels((inside - level) * unit))
+            cell, middle = self._coefficients(plane) / unit, (self._coefficients(wanted) / unit).round()
+            inside = torch.minimum(torch.maximum(cell, middle - 0.5 + _MARGIN), middle + 0.5 - _MARGIN)
+            moved.append(self._pixels((inside - cell) * unit))
         return x + self._picture(moved, difference=True)
 
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
@@ -159,12 +159,12 @@ class JPEG(Operator):
 
     def _planes(self, x: Tensor) -> list[Tensor]:
         """Planes in grey levels of 255, luminance less 128, padded to whole blocks."""
-        levels = 127.5 * x
+        grey = GREY_LEVELS * x
         if x.shape[-3] == 3:
-            levels = torch.einsum("ij,...jhw->...ihw", self._to_ycc.to(x), levels)
+            grey = torch.einsum("ij,...jhw->...ihw", self._to_ycc.to(x), grey)
         block = 16 if self._half else 8
         right, below = -x.shape[-1] % block, -x.shape[-2] % block
-        flat = levels.reshape(-1, *levels.shape[-3:])
+        flat = grey.reshape(-1, *grey.shape[-3:])
         whole = functional.pad(flat, (0, right, 0, below), mode="replicate")
         planes = list(whole.reshape(*x.shape[:-3], *whole.shape[-3:]).unbind(dim=-3))
         planes[0] = planes[0] - 0.5  # 127.5 (x + 1) less 128
@@ -178,17 +178,17 @@ class JPEG(Operator):
         colours = planes[1:]
         if self._half:
             colours = [colour.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1) for colour in colours]
-        levels = torch.stack([luminance, *colours], dim=-3)[..., : self.shape[-2], : self.shape[-1]]
+        grey = torch.stack([luminance, *colours], dim=-3)[..., : self.shape[-2], : self.shape[-1]]
         if len(planes) == 3:
-            levels = torch.einsum("ij,...jhw->...ihw", torch.linalg.inv(self._to_ycc).to(levels), levels)
-        return levels / 127.5
+            grey = torch.einsum("ij,...jhw->...ihw", torch.linalg.inv(self._to_ycc).to(grey), grey)
+        return grey / GREY_LEVELS
 
     def _coefficients(self, plane: Tensor) -> Tensor:
         height, width = plane.shape[-2:]
         blocks = plane.reshape(*plane.shape[:-2], height // 8, 8, width // 8, 8).transpose(-3, -2)
         cosines = self._cosines.to(plane)
-        found: Tensor = cosines @ blocks @ cosines.mT
-        return found
+        coefficients: Tensor = cosines @ blocks @ cosines.mT
+        return coefficients
 
     def _pixels(self, coefficients: Tensor) -> Tensor:
         cosines = self._cosines.to(coefficients)

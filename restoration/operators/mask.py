@@ -72,8 +72,8 @@ class Mask(Operator):
     def measured(self) -> int | Tensor:
         """Values that are kept: a number, or one for each picture of a batch whose masks differ."""
         lead = self._keep.shape[: max(0, self._keep.ndim - len(self.shape))]
-        kept = (self._keep.expand(*lead, *self.shape) > 0).flatten(len(lead)).sum(dim=-1).clamp_min(1)
-        return kept.reshape(*lead, *([1] * len(self.shape))) if kept.numel() > 1 else int(kept)
+        counts = (self._keep.expand(*lead, *self.shape) > 0).flatten(len(lead)).sum(dim=-1).clamp_min(1)
+        return counts.reshape(*lead, *([1] * len(self.shape))) if counts.numel() > 1 else int(counts)
 
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
         """(x + g m y) / (1 + g m^2)."""

@@ -13,9 +13,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..krylov import conjugate_gradient, dot, largest_eigenvalue
+from ..krylov import conjugate_gradient, largest_eigenvalue
 
 Shape = tuple[int, ...]
+
+# Grey levels of 255 in a unit of [-1, 1].
+GREY_LEVELS = 127.5
 
 # Damping of the first guess relative to |A|^2: a raw pseudo-inverse would blow the noise up.
 TIKHONOV = 0.05
@@ -140,7 +143,7 @@ class Operator(ABC):
         """
         if tuple(y.shape[y.ndim - len(self.out_shape) :]) != self.out_shape:
             raise ValueError(
-                f"damaged picture must be {describe(self.out_shape)}, got {describe(tuple(y.shape[1:]))}; "
+                f"damaged picture must be {_described(self.out_shape)}, got {_described(tuple(y.shape[1:]))}; "
                 "correct the operator's settings or the size of the latent."
             )
 
@@ -150,14 +153,9 @@ class Operator(ABC):
         return math.sqrt(largest_eigenvalue(lambda x: self.adjoint(self.forward(x)), start, _NORM_STEPS))
 
 
-def describe(shape: Shape) -> str:
+def _described(shape: Shape) -> str:
     """A shape in words: "64 x 48 pixels with 3 channels", frames first."""
     if len(shape) < 3:
         return f"of shape {tuple(shape)}"
     frames = f"{shape[-4]} frames of " if len(shape) > 3 else ""
     return f"{frames}{shape[-1]} x {shape[-2]} pixels with {shape[-3]} channel{'s' if shape[-3] != 1 else ''}"
-
-
-def sample_norm(value: Tensor, dims: int) -> Tensor:
-    """Euclidean norm of every sample, kept broadcastable against it."""
-    return dot(value, value, dims).sqrt()

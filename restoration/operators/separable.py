@@ -45,7 +45,7 @@ class Separable(Operator):
 
     def prox(self, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
         """Exact, by the singular values."""
-        rows, columns = (_Singular(*(part.to(x) for part in found)) for found in self._decomposed())
+        rows, columns = (_Singular(*(part.to(x) for part in parts)) for parts in self._decomposed())
         values = rows.values[:, None] * columns.values
         seen = rows.right @ x @ columns.right.mT
         wanted = rows.left.mT @ y @ columns.left

@@ -51,7 +51,7 @@ def damages(pack):
     }
 
 
-def levels(model, steps):
+def sigmas_of(model, steps):
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
 
 
@@ -62,7 +62,7 @@ def sample(model, prompt, sampler, count=1, steps=3, channels=4, seed=4, noise=N
     guider.set_cfg(1.0)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(4)) if noise is None else noise
     with torch.inference_mode():
-        return guider.sample(noise, latent, sampler, levels(model, steps), disable_pbar=True, seed=seed)
+        return guider.sample(noise, latent, sampler, sigmas_of(model, steps), disable_pbar=True, seed=seed)
 
 
 def sampler_of(pack, node, operator, damaged, vae, **changes):
@@ -270,7 +270,7 @@ def check_restore_previews_and_interrupts_of_every_sampler(pack):
                 torch.ones(1, 4, *CELLS),
                 torch.zeros(1, 4, *CELLS),
                 sampler,
-                levels(model, 3),
+                sigmas_of(model, 3),
                 callback=lambda i, x0, x, total: seen.append((i, total, tuple(x0.shape), x.requires_grad)),  # noqa: B023
                 disable_pbar=True,
                 seed=0,
