@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ...attention import AttentionPlan
 from ..host.checks import check_cfg, refuse_skipping
-from ..host.compat import declare, schema
+from ..host.node import Node
 from ..host.session import Branch
 from ..inverting.link import InversionType, LinkedInversion
 from ..inverting.runs import check_model_fits
@@ -16,30 +16,26 @@ from .guider_run import SourceBesideTarget
 from .plan_link import attention_input
 
 
-class AttentionGuider(io.ComfyNode):
+class AttentionGuider(Node):
     """Lets a target read from a source in SamplerCustomAdvanced."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="AttentionGuider",
-            display_name="Attention Guider (Retrace)",
-            category="Retrace/attention",
-            description="A guider for SamplerCustomAdvanced under which the target reads attention from a source: "
+        return cls.schema(
+            "Attention Guider",
+            "A guider for SamplerCustomAdvanced under which the target reads attention from a source: "
             "from an inversion, or from a picture that is generated beside it from the same noise.",
-            search_aliases=["MasaCtrl", "plug-and-play", "reference attention", "SamplerCustomAdvanced attention"],
+            aliases=["MasaCtrl", "plug-and-play", "reference attention", "SamplerCustomAdvanced attention"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="Model to sample with. It is not changed."),
-                declare(
-                    io.Conditioning.Input,
+                io.Model.Input("model", tooltip="Model to sample with. It is not changed."),
+                io.Conditioning.Input(
                     "source",
                     tooltip="Prompt of the source: the one it was inverted with, or the one to generate it from.",
                 ),
-                declare(io.Conditioning.Input, "target", tooltip="Prompt of the picture that is wanted."),
+                io.Conditioning.Input("target", tooltip="Prompt of the picture that is wanted."),
                 attention_input("What the target reads from the source.", optional=False),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "cfg",
                     default=4.0,
                     min=0.0,
@@ -49,27 +45,20 @@ class AttentionGuider(io.ComfyNode):
                     tooltip="Guidance of the target, and of a source that is generated. Needs a negative unless it "
                     "is 1.",
                 ),
-                declare(
-                    io.Boolean.Input,
+                io.Boolean.Input(
                     "both",
                     default=False,
                     tooltip="Put the generated source in front of the result. Not with an inversion.",
                 ),
-                declare(
-                    io.Conditioning.Input,
-                    "negative",
-                    optional=True,
-                    tooltip="Negative prompt. Needed when cfg is not 1.",
-                ),
-                declare(
-                    InversionType.Input,
+                io.Conditioning.Input("negative", optional=True, tooltip="Negative prompt. Needed when cfg is not 1."),
+                InversionType.Input(
                     "inversion",
                     optional=True,
                     tooltip="Inversion of the source, best with keep_path. Sample from its LATENT, NOISE and SIGMAS, "
                     "or with InversionSampler. Left out, the source is generated from the same noise.",
                 ),
             ],
-            outputs=[declare(io.Guider.Output, display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+            outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )
 
     @classmethod

@@ -9,8 +9,9 @@ import torch
 from comfy_api.latest import io
 
 from ...attention import AttentionPlan, Settings, get_preset
-from ..host.compat import declare, schema, show_progress_text
+from ..host.compat import ADVANCED
 from ..host.compiled import refuse_compiled_model
+from ..host.node import Node
 from .listing import check_layers, offered
 from .plan_link import attention_input, attention_output
 from .plan_masks import picture_mask
@@ -27,20 +28,30 @@ def variants() -> list[str]:
     return list(dict.fromkeys(variant for preset in offered() for variant in preset.variants))
 
 
-class AttentionInject(io.ComfyNode):
+def check_window(start: float, end: float) -> None:
+    """Refuse a window that ends before it begins; an end of 0 is the preset's own window.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if end != 0.0 and start > end:
+        raise ValueError(f"start must not exceed end, got {start:g} and {end:g}; start is the noisy end.")
+
+
+class AttentionInject(Node):
     """Makes a plan out of a preset."""
+
+    RULES = (check_window,)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="AttentionInject",
-            display_name="Attention Inject (Retrace)",
-            category="Retrace/attention",
-            description="Lets an edit read from its source inside attention, so that more of the source stays: "
+        return cls.schema(
+            "Attention Inject",
+            "Lets an edit read from its source inside attention, so that more of the source stays: "
             "MasaCtrl, plug-and-play, RF-Edit, KV-Edit, StableFlow, FreeFlux and reference attention, on UNets and "
             "diffusion transformers alike. Goes into Resample, RFSolverSample, InfEdit, FlowEdit or AttentionGuider.",
-            search_aliases=[
+            aliases=[
                 "MasaCtrl",
                 "plug-and-play",
                 "PnP",
@@ -53,13 +64,8 @@ class AttentionInject(io.ComfyNode):
                 "self attention",
             ],
             inputs=[
-                declare(
-                    io.Model.Input,
-                    "model",
-                    tooltip="Model of the edit, whose layers the plan is for. It is not changed.",
-                ),
-                declare(
-                    io.Combo.Input,
+                io.Model.Input("model", tooltip="Model of the edit, whose layers the plan is for. It is not changed."),
+                io.Combo.Input(
                     "preset",
                     options=[preset.name for preset in offered()],
                     default="masactrl",
@@ -67,23 +73,20 @@ class AttentionInject(io.ComfyNode):
                     "rf_edit: background under flow models. kv_edit: something new inside a mask. reference: style of "
                     "the source.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "variant",
                     options=[OWN, *variants()],
                     default=OWN,
                     tooltip="masactrl: union reads source and target, masked keeps foreground and background apart. "
                     "rf_edit: add. reference: replace. The help page lists them.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "layers",
                     default="",
                     tooltip="Empty for the preset's own layers. Else output:4-11, double:0,17-18; single:20-37, "
                     "self#10-15, a depth range 0.35-1.0, or all. AttentionSites lists what a model has.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "start",
                     default=0.0,
                     min=0.0,
@@ -91,8 +94,7 @@ class AttentionInject(io.ComfyNode):
                     step=0.01,
                     tooltip="Share of the steps after which it begins, 0 at the noisiest. Counts where end is not 0.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "end",
                     default=0.0,
                     min=0.0,
@@ -101,8 +103,7 @@ class AttentionInject(io.ComfyNode):
                     tooltip="Share of the steps at which it stops: more keeps more of the source. 0 takes the "
                     "preset's own start and end.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "strength",
                     default=1.0,
                     min=0.0,
@@ -110,76 +111,61 @@ class AttentionInject(io.ComfyNode):
                     step=0.01,
                     tooltip="Share of the source in what is read. 0 is as without.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "source",
                     options=["pinned", "free"],
                     default="pinned",
                     tooltip="pinned: the source stands at the inverted state of every step, cheap and faithful. free: "
                     "it is reconstructed beside the edit, at the cost of a full second run.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "source_for",
                     options=[OWN, "cond", "both", "shared"],
                     default=OWN,
                     tooltip="Which side of the guidance reads the source. shared: both read one source. both: each "
                     "its own, as the papers do, for one more evaluation. cond: only the prompted side.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "tokens",
                     options=[OWN, "image", "text", "all"],
                     default=OWN,
                     tooltip="What is taken on models with joint attention: image tokens, text tokens or all. Text "
                     "needs prompts of one length.",
                 ),
-                declare(
-                    io.Mask.Input,
+                io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip="Where the source is read, white for read. kv_edit: white is made anew. It limits what "
                     "is read and is no guarantee for pixels; the mask of Resample is.",
                 ),
-                declare(
-                    io.Mask.Input,
+                io.Mask.Input(
                     "source_mask",
                     optional=True,
                     tooltip="For masactrl masked alone: the foreground of the source, where it differs from that of "
                     "the target.",
                 ),
                 attention_input("Rules to add these to."),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "feature_block",
                     default=OWN_BLOCK,
                     min=OWN_BLOCK,
                     max=63,
                     step=1,
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="For pnp: the output block whose residual feature is taken. -1 is the preset's own: 4 on "
                     "SD1.5, 1 on SDXL. Other UNets need one of theirs, at about a third of the way up.",
                 ),
             ],
             outputs=[
                 attention_output(),
-                declare(
-                    io.String.Output,
+                io.String.Output(
                     display_name="summary",
                     tooltip="Each rule with the layers that it meets on this model and its steps.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            shows_text=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        # None: the value comes over a link and is checked when the node runs.
-        if start is None or end is None or end == 0.0 or start <= end:
-            return True
-        return f"start must not exceed end, got {start:g} and {end:g}; start is the noisy end."
 
     @classmethod
     def execute(
@@ -216,7 +202,7 @@ class AttentionInject(io.ComfyNode):
         )
         plan = replace(get_preset(preset).build(settings, resolver.family, resolver.preset_layers), source=source)
         summary = check_layers(plan, resolver, _ANY_SHAPE)
-        show_progress_text(getattr(getattr(cls, "hidden", None), "unique_id", None), summary)
+        cls.show(summary)
         return io.NodeOutput(plan if attention is None else attention.plus(plan), summary)
 
 

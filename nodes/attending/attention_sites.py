@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..host.compat import declare, schema
 from ..host.compiled import refuse_compiled_model
 from ..host.latents import source_samples
+from ..host.node import Node
 from .listing import listing
 from .resolvers import resolver_for
 
@@ -16,32 +16,27 @@ from .resolvers import resolver_for
 _CELLS = 64
 
 
-class AttentionSites(io.ComfyNode):
+class AttentionSites(Node):
     """Lists the attention layers of a model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="AttentionSites",
-            display_name="Attention Sites (Retrace)",
-            category="Retrace/attention",
-            description="Lists the attention layers of a model in the form in which AttentionInject takes them, with "
+        return cls.schema(
+            "Attention Sites",
+            "Lists the attention layers of a model in the form in which AttentionInject takes them, with "
             "their numbers of tokens and the layers that each preset would use.",
-            search_aliases=["attention layers", "block numbers", "layer list"],
-            is_output_node=True,
+            aliases=["attention layers", "block numbers", "layer list"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="The model to look at. It is not loaded and not changed."),
-                declare(
-                    io.Latent.Input,
+                io.Model.Input("model", tooltip="The model to look at. It is not loaded and not changed."),
+                io.Latent.Input(
                     "latent",
                     optional=True,
                     tooltip="A latent of the size that is wanted, for the numbers of tokens. 64 x 64 cells without.",
                 ),
             ],
-            outputs=[
-                declare(io.String.Output, display_name="sites", tooltip="Stacks, blocks, kinds, tokens and presets.")
-            ],
+            outputs=[io.String.Output(display_name="sites", tooltip="Stacks, blocks, kinds, tokens and presets.")],
+            is_output=True,
         )
 
     @classmethod

@@ -13,37 +13,36 @@ from ...attention.heat_maps import THRESHOLDS
 from ...attention.local_blend import LocalBlend as LocalBlendRule
 from ...attention.local_blend import with_local_blend
 from ...attention.word_list import parse_words
-from ..host.compat import declare, schema
+from ..host.compat import ADVANCED
 from ..host.masks import on_latent_grid
+from ..host.node import Node
 from .plan_link import attention_input, attention_output
 
 
-class LocalBlend(io.ComfyNode):
+class LocalBlend(Node):
     """Adds to a plan that outside some words or a mask the source stays."""
+
+    RULES = (lambda words: parse_words(words), lambda start, end: LocalBlendRule(start=start, end=end))
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="LocalBlend",
-            display_name="Local Blend (Retrace)",
-            category="Retrace/attention",
-            description="Keeps the source outside the words or the mask of an edit, after every step. The words' place "
+        return cls.schema(
+            "Local Blend",
+            "Keeps the source outside the words or the mask of an edit, after every step. The words' place "
             "is read from the model's own attention while it runs. Hertz et al. 2022, arXiv:2208.01626.",
-            search_aliases=["P2P local blend", "word mask", "attention mask blend"],
+            aliases=["P2P local blend", "word mask", "attention mask blend"],
             inputs=[
                 attention_input(
                     "The plan that this is added to, from PromptToPrompt if words are given.", optional=False
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "words",
                     default="",
                     tooltip="Words of either prompt, such as cat, dog: the edit acts where the source or the target "
                     "attends to them. Empty for the mask alone.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "threshold",
                     default=0.3,
                     min=0.0,
@@ -51,16 +50,14 @@ class LocalBlend(io.ComfyNode):
                     step=0.01,
                     tooltip="How much attention counts: lower takes more of the picture. The paper takes 0.3.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "threshold_by",
                     options=list(THRESHOLDS),
                     default="absolute",
                     tooltip="What threshold is a share of. absolute: the maximum. quantile: all cells, sorted. mean "
                     "and otsu: a factor on the mean or on Otsu's own level, 1 as it is.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "start",
                     default=0.2,
                     min=0.0,
@@ -68,8 +65,7 @@ class LocalBlend(io.ComfyNode):
                     step=0.01,
                     tooltip="Share of the steps before which nothing is blended: early maps say little.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "end",
                     default=1.0,
                     min=0.0,
@@ -78,8 +74,7 @@ class LocalBlend(io.ComfyNode):
                     tooltip="Share of the steps at which blending stops. 1 keeps the outside bit for bit; 0.9 lets the "
                     "last steps heal seams.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "grow",
                     default=0,
                     min=-64,
@@ -87,8 +82,7 @@ class LocalBlend(io.ComfyNode):
                     step=1,
                     tooltip="Cells of the latent by which the words' place is widened, or narrowed if negative.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "blur",
                     default=0.0,
                     min=0.0,
@@ -96,38 +90,20 @@ class LocalBlend(io.ComfyNode):
                     step=0.1,
                     tooltip="Soft edge of the words' place in cells of the latent.",
                 ),
-                declare(
-                    io.Mask.Input,
-                    "mask",
-                    optional=True,
-                    tooltip="White where the edit may act; with words, it acts where both are.",
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="White where the edit may act; with words, it acts where both are."
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "layers",
                     default="",
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Layers that are read for the words; empty for all. Of these, the ones with the grid that "
                     "suits word maps count.",
                 ),
             ],
             outputs=[attention_output()],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, words: str | None = None, start: float | None = None, end: float | None = None
-    ) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        try:
-            # None: the value comes over a link and is checked when the node runs.
-            parse_words(words or "")
-            if start is not None and end is not None:
-                LocalBlendRule(start=start, end=end)
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(

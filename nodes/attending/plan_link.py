@@ -6,21 +6,18 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.compat import declare
-
 # The value is an AttentionPlan.
 AttentionType = io.Custom("RETRACE_ATTENTION")
 
 
 def attention_input(tooltip: str, name: str = "attention", optional: bool = True) -> Any:
     """Return the input of a node that takes a plan."""
-    return declare(AttentionType.Input, name, optional=optional, tooltip=f"{tooltip} From AttentionInject.")
+    return AttentionType.Input(name, optional=optional, tooltip=f"{tooltip} From AttentionInject.")
 
 
 def attention_output() -> Any:
     """Return the output of a node that makes a plan."""
-    return declare(
-        AttentionType.Output,
+    return AttentionType.Output(
         display_name="attention",
         tooltip="For Resample, RFSolverSample, InversionSampler, InfEdit, FlowEdit and AttentionGuider, or for another "
         "node that adds to it.",

@@ -11,9 +11,9 @@ from ...attention import AttentionPlan, Layers, Settings, get_preset
 from ...attention.local_blend import LocalBlend, with_local_blend
 from ...attention.token_map import MODES, token_map
 from ...attention.word_list import parse_weights, parse_windows, parse_words
-from ..host.compat import declare, schema, show_progress_text
 from ..host.compiled import refuse_compiled_model
 from ..host.inputs import prompt_inputs
+from ..host.node import Node
 from ..host.prompts import alignment_text, cosines, encode, encodings
 from .plan_link import attention_input, attention_output
 from .resolvers import resolver_for
@@ -31,24 +31,28 @@ def check_weights(mode: str, weights: str) -> None:
         raise ValueError("weights must name a word for mode reweight, got none; write one like red:2.")
 
 
-class PromptToPrompt(io.ComfyNode):
+class PromptToPrompt(Node):
     """Encodes a source and a target prompt and plans how attention is shared between them."""
+
+    RULES = (
+        check_weights,
+        lambda weights: parse_weights(weights),
+        lambda schedule: parse_windows(schedule),
+        lambda blend_words: parse_words(blend_words),
+    )
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="PromptToPrompt",
-            display_name="Prompt to Prompt (Retrace)",
-            category="Retrace/attention",
-            description="Edits a picture by editing its prompt: words that stay keep the attention of the source, so "
+        return cls.schema(
+            "Prompt to Prompt",
+            "Edits a picture by editing its prompt: words that stay keep the attention of the source, so "
             "that the layout stays. Swap words, add words, make words count more or less. Hertz et al. 2022, "
             "arXiv:2208.01626.",
-            search_aliases=["P2P", "prompt2prompt", "cross attention control", "attention reweight", "word swap"],
+            aliases=["P2P", "prompt2prompt", "cross attention control", "attention reweight", "word swap"],
             inputs=[
                 *prompt_inputs(),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "mode",
                     options=[*MODES, REWEIGHT],
                     default="replace",
@@ -56,8 +60,7 @@ class PromptToPrompt(io.ComfyNode):
                     "attention, for added details and styles. similarity: as refine, and the most similar words of "
                     "a changed stretch are joined. reweight: only the weights act, the source is not read.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "cross_end",
                     default=0.8,
                     min=0.0,
@@ -66,8 +69,7 @@ class PromptToPrompt(io.ComfyNode):
                     tooltip="Share of the steps in which words take the source's attention. Lower lets new words "
                     "change more of the shape.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "self_end",
                     default=0.4,
                     min=0.0,
@@ -76,35 +78,30 @@ class PromptToPrompt(io.ComfyNode):
                     tooltip="Share of the steps in which self-attention has the source's layout. 0.4 suits UNets, 0.2 "
                     "transformers, 0 leaves it free.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "weights",
                     default="",
                     tooltip="Words of the target that count more or less, such as red:2, blue sky:0.5, cat#2:-1. They "
                     "act on attention; parentheses in the prompts act on the text encoding.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "schedule",
                     default="",
                     tooltip="Other ends of cross_end for some words of the target, such as lion:0.4, red car:0.1-0.6.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "blend_words",
                     default="",
                     tooltip="Words of either prompt, such as cat, dog: what does not belong to them stays as in the "
                     "source. The LocalBlend node has its settings and takes a mask.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "layers",
                     default="",
                     tooltip="Empty for all layers that suit the model. Else output:4-11, double:0,17-18, self#10-15, "
                     "a depth range 0.35-1.0, or all.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "source",
                     options=["pinned", "free"],
                     default="pinned",
@@ -114,45 +111,17 @@ class PromptToPrompt(io.ComfyNode):
                 attention_input("Rules to add these to."),
             ],
             outputs=[
-                declare(
-                    io.Conditioning.Output,
-                    display_name="source",
-                    tooltip="The source prompt, for Invert.",
-                ),
-                declare(
-                    io.Conditioning.Output,
-                    display_name="target",
-                    tooltip="The target prompt, for the positive of Resample.",
+                io.Conditioning.Output(display_name="source", tooltip="The source prompt, for Invert."),
+                io.Conditioning.Output(
+                    display_name="target", tooltip="The target prompt, for the positive of Resample."
                 ),
                 attention_output(),
-                declare(
-                    io.String.Output,
-                    display_name="summary",
-                    tooltip="Which words of the target take from which of the source.",
+                io.String.Output(
+                    display_name="summary", tooltip="Which words of the target take from which of the source."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            shows_text=True,
         )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        weights: str | None = None,
-        schedule: str | None = None,
-        blend_words: str | None = None,
-        mode: str | None = None,
-    ) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        try:
-            # None: the value comes over a link and is checked when the node runs.
-            if weights is not None and mode is not None:
-                check_weights(mode, weights)
-            parse_weights(weights or "")
-            parse_windows(schedule or "")
-            parse_words(blend_words or "")
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(
@@ -172,7 +141,6 @@ class PromptToPrompt(io.ComfyNode):
         attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Encode both prompts and make the plan."""
-        check_weights(mode, weights)
         refuse_compiled_model(model)
         resolver = resolver_for(model.model.diffusion_model)
         before, before_cond = encode(clip, source_text)
@@ -194,6 +162,6 @@ class PromptToPrompt(io.ComfyNode):
         if blend_words.strip():
             plan = with_local_blend(plan, LocalBlend(), parse_words(blend_words), Layers.parse(resolver.word_layers))
         summary = alignment_text(text)
-        show_progress_text(getattr(getattr(cls, "hidden", None), "unique_id", None), summary)
+        cls.show(summary)
         whole = plan if attention is None else attention.plus(plan)
         return io.NodeOutput(before_cond, after_cond, whole, summary)

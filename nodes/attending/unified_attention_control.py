@@ -11,9 +11,9 @@ from ...attention import ALL, AttentionPlan, Layers, Settings, get_preset
 from ...attention.token_map import MODES, token_map
 from ...attention.unified_blend import UnifiedBlend, with_unified_blend
 from ...attention.word_list import parse_weights, parse_words
-from ..host.compat import declare, schema, show_progress_text
 from ..host.compiled import refuse_compiled_model
 from ..host.inputs import prompt_inputs
+from ..host.node import Node
 from ..host.parametrisation import model_sampling_of, space_of
 from ..host.prompts import alignment_text, cosines, encode, encodings
 from .plan_link import attention_input, attention_output
@@ -23,24 +23,27 @@ from .resolvers import resolver_for
 _MODE = "similarity"
 
 
-class UnifiedAttentionControl(io.ComfyNode):
+class UnifiedAttentionControl(Node):
     """Encodes a source and a target prompt and plans InfEdit's three branches."""
+
+    RULES = (
+        lambda weights: parse_weights(weights),
+        lambda target_words: parse_words(target_words),
+        lambda source_words: parse_words(source_words),
+    )
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="UnifiedAttentionControl",
-            display_name="Unified Attention Control (Retrace)",
-            category="Retrace/attention",
-            description="The attention control of InfEdit: a third branch with the source's prompt carries the "
+        return cls.schema(
+            "Unified Attention Control",
+            "The attention control of InfEdit: a third branch with the source's prompt carries the "
             "source's look in the target's layout, words and shapes stay for a share of the steps, and words say what "
             "may change. Goes into InfEdit. Xu et al. 2023, arXiv:2312.04965.",
-            search_aliases=["UAC", "InfEdit", "mutual attention", "three branch", "cross attention control"],
+            aliases=["UAC", "InfEdit", "mutual attention", "three branch", "cross attention control"],
             inputs=[
                 *prompt_inputs(),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "cross_end",
                     default=0.7,
                     min=0.0,
@@ -49,8 +52,7 @@ class UnifiedAttentionControl(io.ComfyNode):
                     tooltip="Share of the steps in which words that stay take the source's attention. 1 for colours, "
                     "0.7 for objects and styles, 0.3 for shapes and poses, 0 to add or remove.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "self_end",
                     default=0.3,
                     min=0.0,
@@ -59,44 +61,38 @@ class UnifiedAttentionControl(io.ComfyNode):
                     tooltip="Share of the steps in which the target has the source's layout; chosen like cross_end. "
                     "After it the third branch follows the target's layout.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "base",
                     options=["source", "mutual"],
                     default="source",
                     tooltip="Whose attention words take. source: the source's. mutual: the third branch's, which moves "
                     "with the target; all three must then share one forward.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default=_MODE,
                     tooltip="How words are matched. similarity: equal words, and the most similar pair of a changed "
                     "stretch. refine: equal words only. replace: new words take the place of the old ones.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "weights",
                     default="",
                     tooltip="Words of the target that count more or less, such as red:2, blue sky:0.5.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "target_words",
                     default="",
                     tooltip="Words of the target that the edit is about, such as dog: elsewhere the third branch is "
                     "taken, which looks like the source. Empty: everything may change.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "source_words",
                     default="",
                     tooltip="Words of the target that must stay as in the source, such as girl. A word in both lists "
                     "may move but keeps its look.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "target_threshold",
                     default=0.6,
                     min=0.0,
@@ -105,8 +101,7 @@ class UnifiedAttentionControl(io.ComfyNode):
                     tooltip="How much attention target_words need: lower lets more of the picture change. Early steps "
                     "need more by themselves.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "source_threshold",
                     default=0.6,
                     min=0.0,
@@ -114,8 +109,7 @@ class UnifiedAttentionControl(io.ComfyNode):
                     step=0.01,
                     tooltip="How much attention source_words need: lower keeps more of the picture.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "layers",
                     default="",
                     tooltip="Empty for all layers, as the paper has it. Else output:4-11, double:0,17-18, self#10-15, "
@@ -124,31 +118,15 @@ class UnifiedAttentionControl(io.ComfyNode):
                 attention_input("Rules to add these to."),
             ],
             outputs=[
-                declare(io.Conditioning.Output, display_name="source", tooltip="The source prompt, for InfEdit."),
-                declare(io.Conditioning.Output, display_name="target", tooltip="The target prompt, for InfEdit."),
+                io.Conditioning.Output(display_name="source", tooltip="The source prompt, for InfEdit."),
+                io.Conditioning.Output(display_name="target", tooltip="The target prompt, for InfEdit."),
                 attention_output(),
-                declare(
-                    io.String.Output,
-                    display_name="summary",
-                    tooltip="Which words of the target take from which of the source.",
+                io.String.Output(
+                    display_name="summary", tooltip="Which words of the target take from which of the source."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            shows_text=True,
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, weights: str | None = None, target_words: str | None = None, source_words: str | None = None
-    ) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        try:
-            # None: the value comes over a link and is checked when the node runs.
-            parse_weights(weights or "")
-            parse_words(target_words or "")
-            parse_words(source_words or "")
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(
@@ -184,5 +162,5 @@ class UnifiedAttentionControl(io.ComfyNode):
         where = Layers.parse(layers) if layers.strip() else ALL
         plan = with_unified_blend(plan, blend, parse_words(target_words), parse_words(source_words), where)
         summary = alignment_text(text)
-        show_progress_text(getattr(getattr(cls, "hidden", None), "unique_id", None), summary)
+        cls.show(summary)
         return io.NodeOutput(before_cond, after_cond, plan if attention is None else attention.plus(plan), summary)

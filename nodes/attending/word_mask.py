@@ -9,41 +9,60 @@ from comfy_api.latest import io
 
 from ...attention.heat_maps import THRESHOLDS
 from ...attention.word_list import parse_words
-from ..host.compat import declare, pixels_of_a_cell, schema
+from ..host.compat import ADVANCED, pixels_of_a_cell
 from ..host.inputs import text_input
 from ..host.latents import source_samples
+from ..host.node import Node
 from ..host.prompts import encode
 from ..inverting.link import InversionType, LinkedInversion, source_samples_of, standing_at
 from ..inverting.runs import check_model_fits
 from .word_maps import coloured, cut, latent_states, picture, read_words, sigmas_of, sigmas_of_inversion
 
 
-class WordMask(io.ComfyNode):
+def check_levels(low: float, high: float) -> None:
+    """Refuse levels of which the lower is the higher.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if low > high:
+        raise ValueError(f"low must not exceed high, got {low:g} and {high:g}; 0.2 to 0.8 is usual.")
+
+
+def check_words(words: str) -> None:
+    """Refuse words that name none.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if not parse_words(words):
+        raise ValueError("words must name at least one word of the prompt, got none; write one.")
+
+
+class WordMask(Node):
     """Reads from a model's attention where the words of a prompt are in a picture."""
+
+    RULES = (check_levels, check_words)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="WordMask",
-            display_name="Word Mask (Retrace)",
-            category="Retrace/attention",
-            description="Shows where in a picture the model sees some words of its prompt, as a heat map and as a "
+        return cls.schema(
+            "Word Mask",
+            "Shows where in a picture the model sees some words of its prompt, as a heat map and as a "
             "MASK. A few forwards, no segmentation model.",
-            search_aliases=["attention map", "DAAM", "heat map", "text mask", "segment by word"],
+            aliases=["attention map", "DAAM", "heat map", "text mask", "segment by word"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="The model whose attention is read. It is not changed."),
-                declare(io.Clip.Input, "clip", tooltip="The model's text encoder: words are found by its tokens."),
+                io.Model.Input("model", tooltip="The model whose attention is read. It is not changed."),
+                io.Clip.Input("clip", tooltip="The model's text encoder: words are found by its tokens."),
                 text_input("text", "Prompt that describes the picture as it is."),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "words",
                     default="",
                     tooltip="Words of the prompt, such as cat, red hat. cat#2 is the second cat. Several words make "
                     "one mask.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "threshold",
                     default=0.5,
                     min=0.0,
@@ -51,16 +70,14 @@ class WordMask(io.ComfyNode):
                     step=0.01,
                     tooltip="Lower takes more of the picture. What it is measured by is the next input.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "threshold_by",
                     options=list(THRESHOLDS),
                     default="otsu",
                     tooltip="otsu: the level that parts the map best, 0.5 as it is. mean: the mean, 0.5 as it is. "
                     "absolute: a share of the maximum. quantile: this share of the picture stays outside.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "grow",
                     default=0,
                     min=-256,
@@ -68,17 +85,10 @@ class WordMask(io.ComfyNode):
                     step=1,
                     tooltip="Pixels by which the mask is widened, or narrowed if negative.",
                 ),
-                declare(
-                    io.Float.Input,
-                    "blur",
-                    default=0.0,
-                    min=0.0,
-                    max=64.0,
-                    step=0.5,
-                    tooltip="Soft edge of the mask in pixels.",
+                io.Float.Input(
+                    "blur", default=0.0, min=0.0, max=64.0, step=0.5, tooltip="Soft edge of the mask in pixels."
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "evaluations",
                     default=5,
                     min=1,
@@ -86,8 +96,7 @@ class WordMask(io.ComfyNode):
                     step=1,
                     tooltip="Noise levels that are looked at, one forward each. More make the map steadier.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "low",
                     default=0.2,
                     min=0.01,
@@ -95,8 +104,7 @@ class WordMask(io.ComfyNode):
                     step=0.01,
                     tooltip="Lowest noise level as a share of the model's time: 0 is clean, 1 pure noise.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "high",
                     default=0.8,
                     min=0.01,
@@ -104,8 +112,7 @@ class WordMask(io.ComfyNode):
                     step=0.01,
                     tooltip="Highest noise level. Near 1 a fresh noise hides the picture.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
@@ -113,62 +120,36 @@ class WordMask(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise that is put on the latent. An inversion has its own.",
                 ),
-                declare(
-                    io.Latent.Input,
-                    "latent",
-                    optional=True,
-                    tooltip="The picture or clip. Connect this or an inversion.",
-                ),
-                declare(
-                    InversionType.Input,
+                io.Latent.Input("latent", optional=True, tooltip="The picture or clip. Connect this or an inversion."),
+                InversionType.Input(
                     "inversion",
                     optional=True,
                     tooltip="An inverted picture, whose own noise is used: low and high are shares of its steps.",
                 ),
-                declare(
-                    io.Image.Input,
+                io.Image.Input(
                     "image",
                     optional=True,
                     tooltip="The picture, to lay the heat map over. Heat map and mask get its size.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "layers",
                     default="",
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Layers that are read; empty for those that suit the model. Else output:4-11, "
                     "double:11-18, cross#4-9, a depth range 0.35-1.0, or all.",
                 ),
             ],
             outputs=[
-                declare(
-                    io.Image.Output,
+                io.Image.Output(
                     display_name="heat",
                     tooltip="Heat map of all words together, over the picture if connected. Clips: one a latent frame.",
                 ),
-                declare(
-                    io.Mask.Output,
-                    display_name="mask",
-                    tooltip="White where the words are. Clips: one mask a latent frame.",
+                io.Mask.Output(
+                    display_name="mask", tooltip="White where the words are. Clips: one mask a latent frame."
                 ),
             ],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, words: str | None = None, low: float | None = None, high: float | None = None
-    ) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        # None: the value comes over a link and is checked when the node runs.
-        if low is not None and high is not None and low > high:
-            return f"low must not exceed high, got {low:g} and {high:g}; 0.2 to 0.8 is usual."
-        try:
-            if words is not None and not parse_words(words):
-                return "words must name at least one word of the prompt, got none; write one."
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(

@@ -10,16 +10,17 @@ from comfy_api.latest import io
 from ...attention import AttentionPlan
 from ...inversion import FlowEdit as FlowEditRule
 from ..attending.plan_link import attention_input
-from ..host.compat import declare, schema
+from ..host.compat import ADVANCED
+from ..host.inputs import schedule_inputs
 from ..host.masks import EditArea
-from ..host.schedule import check_steps, read_sigmas, rising_sigmas
+from ..host.node import Node
+from ..host.schedule import read_sigmas, rising_sigmas
 from ..host.session import Branch
 from .inversion_free_run import Start, run_inversion_free
 from .paired_inputs import (
     guidance_inputs,
     latent_output,
     optional_inputs,
-    schedule_inputs,
     seed_input,
     subject_inputs,
 )
@@ -38,26 +39,23 @@ def check_range(n_max: int, n_min: int, steps: int) -> None:
     FlowEditRule(n_min=n_min).check(n_max)
 
 
-class FlowEdit(io.ComfyNode):
+class FlowEdit(Node):
     """Edits along the difference of two derivatives."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="FlowEdit",
-            display_name="FlowEdit (Retrace)",
-            category="Retrace/editing",
-            description="Edits a picture or clip without inverting it: the latent follows the difference of the "
+        return cls.schema(
+            "FlowEdit",
+            "Edits a picture or clip without inverting it: the latent follows the difference of the "
             "model's directions under target and source prompt. For flow models, and for eps and v models too. "
             "Kulikov et al. 2024, arXiv:2412.08629; pull of FlowAlign, arXiv:2505.23145.",
-            search_aliases=["FlowAlign", "inversion-free edit", "rectified flow edit"],
+            aliases=["FlowAlign", "inversion-free edit", "rectified flow edit"],
             inputs=[
                 *subject_inputs(),
                 *schedule_inputs(28, "simple", "28 to 50 are usual."),
                 *guidance_inputs(1.5, 5.5),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "n_max",
                     default=24,
                     min=1,
@@ -66,8 +64,7 @@ class FlowEdit(io.ComfyNode):
                     tooltip="Steps that are walked, from the last one backwards: n_max = steps starts at pure noise, "
                     "fewer keep more of the source. Not above steps. The paper: 24 of 28 for Flux, 33 of 50 for SD3.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "n_avg",
                     default=1,
                     min=1,
@@ -76,8 +73,7 @@ class FlowEdit(io.ComfyNode):
                     tooltip="Noises over which each step is averaged. More make the edit depend less on the seed and "
                     "cost that many times the model calls.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "n_min",
                     default=0,
                     min=0,
@@ -88,8 +84,7 @@ class FlowEdit(io.ComfyNode):
                 ),
                 seed_input(),
                 *optional_inputs(),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "pull",
                     default=0.0,
                     min=0.0,
@@ -97,7 +92,7 @@ class FlowEdit(io.ComfyNode):
                     step=0.001,
                     round=0.0001,
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Pull of each step towards the source, against drift. FlowAlign uses 0.01, with the "
                     "source prompt as negative and source_cfg 1.",
                 ),
@@ -105,17 +100,6 @@ class FlowEdit(io.ComfyNode):
             ],
             outputs=[latent_output()],
         )
-
-    @classmethod
-    def validate_inputs(cls, steps: int | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        try:
-            # None: the value comes over a link and is checked when the node runs.
-            if steps is not None:
-                check_steps(steps)
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(

@@ -11,51 +11,39 @@ from ...attention import AttentionPlan
 from ...inversion import InfEdit as InfEditRule
 from ...inversion import strength_to_index
 from ..attending.plan_link import attention_input
-from ..host.compat import declare, schema
+from ..host.inputs import schedule_inputs, strength_input
 from ..host.masks import EditArea
-from ..host.schedule import check_steps, check_strength, read_sigmas, rising_sigmas
+from ..host.node import Node
+from ..host.schedule import read_sigmas, rising_sigmas
 from ..host.session import Branch
 from .inversion_free_run import Start, run_inversion_free
 from .paired_inputs import (
     guidance_inputs,
     latent_output,
     optional_inputs,
-    schedule_inputs,
     seed_input,
     subject_inputs,
 )
 
 
-class InfEdit(io.ComfyNode):
+class InfEdit(Node):
     """Edits by the difference of two clean predictions from shared noise."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="InfEdit",
-            display_name="InfEdit (Retrace)",
-            category="Retrace/editing",
-            description="Edits a picture or clip without inverting it: source and target prompt denoise the same "
+        return cls.schema(
+            "InfEdit",
+            "Edits a picture or clip without inverting it: source and target prompt denoise the same "
             "noise, and their difference is the edit. Works in few steps, also with LCM sampling and LCM LoRAs. "
             "Xu et al. 2023, arXiv:2312.04965.",
-            search_aliases=["DDCM", "virtual inversion", "inversion-free edit", "LCM edit"],
+            aliases=["DDCM", "virtual inversion", "inversion-free edit", "LCM edit"],
             inputs=[
                 *subject_inputs(),
                 *schedule_inputs(12, "sgm_uniform", "4 to 15 are usual."),
                 *guidance_inputs(1.0, 2.3),
-                declare(
-                    io.Float.Input,
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How far up the edit starts: 1 at pure noise for free edits, 0.7 keeps the layout. Must "
-                    "be above 0.",
-                ),
-                declare(
-                    io.Float.Input,
+                strength_input("How far up the edit starts: 1 at pure noise for free edits, 0.7 keeps the layout."),
+                io.Float.Input(
                     "eta",
                     default=1.0,
                     min=0.0,
@@ -70,19 +58,6 @@ class InfEdit(io.ComfyNode):
             ],
             outputs=[latent_output()],
         )
-
-    @classmethod
-    def validate_inputs(cls, steps: int | None = None, strength: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        try:
-            # None: the value comes over a link and is checked when the node runs.
-            if steps is not None:
-                check_steps(steps)
-            if strength is not None:
-                check_strength(strength)
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(
@@ -105,7 +80,6 @@ class InfEdit(io.ComfyNode):
         attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Edit the latent."""
-        check_strength(strength)
         rising = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
         index = strength_to_index(strength, len(rising) - 1)
         rule = InfEditRule(eta=eta)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
@@ -13,13 +12,13 @@ from ...inversion import get_method, own_method
 from ..attending.listing import check_layers
 from ..attending.resolvers import resolver_for
 from ..host.checks import check_cfg
-from ..host.compat import declare, schema, show_progress_text
+from ..host.compat import ADVANCED
 from ..host.compiled import refuse_compiled_model
-from ..host.inputs import mask_inputs
+from ..host.inputs import mask_inputs, schedule_inputs, sigmas_input, strength_input
 from ..host.masks import EditArea
-from ..host.schedule import check_strength
+from ..host.node import Node
 from ..host.session import Branch
-from ..inverting.inputs import inversion_output, refusal
+from ..inverting.inputs import inversion_output
 from ..inverting.link import InversionType, LinkedInversion, source_samples_of
 from ..inverting.runs import Climb, check_model_fits, climb_of, run_invert, run_replay
 from .climb_and_keep import GIGABYTE, Keeping, climb_and_keep, describe_beside
@@ -30,52 +29,31 @@ CACHE, BESIDE = "cache", "beside"
 _ANY_SHAPE = (1, 4, 64, 64)
 
 
-class RFEdit(io.ComfyNode):
+class RFEdit(Node):
     """Inverts by RF-Solver or FireFlow and edits with the values that the inversion has left."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="RFEdit",
-            display_name="RF-Edit (Retrace)",
-            category="Retrace/editing",
-            description="Inverts a picture or clip and edits it, while the first steps read the attention values of "
+        return cls.schema(
+            "RF-Edit",
+            "Inverts a picture or clip and edits it, while the first steps read the attention values of "
             "the inversion, so that background and layout stay. For flow models and diffusion models.",
-            search_aliases=["RF-Solver-Edit", "RF-Edit", "FireFlow", "value injection", "video editing"],
+            aliases=["RF-Solver-Edit", "RF-Edit", "FireFlow", "value injection", "video editing"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="Model of the edit. It is not changed."),
-                declare(
-                    io.Conditioning.Input,
-                    "source",
-                    tooltip="Prompt that describes the picture as it is. An empty prompt works too.",
+                io.Model.Input("model", tooltip="Model of the edit. It is not changed."),
+                io.Conditioning.Input(
+                    "source", tooltip="Prompt that describes the picture as it is. An empty prompt works too."
                 ),
-                declare(io.Conditioning.Input, "target", tooltip="Prompt of the edit."),
-                declare(
-                    io.Int.Input,
-                    "steps",
-                    default=25,
-                    min=1,
-                    max=1000,
-                    step=1,
-                    tooltip="Steps of the whole schedule, at least 2. FireFlow does with 8.",
-                ),
-                declare(
-                    io.Combo.Input,
-                    "scheduler",
-                    options=list(comfy.samplers.SCHEDULER_NAMES),
-                    default="simple",
-                    tooltip="How the noise levels are spaced. Both ways use the same levels.",
-                ),
-                declare(
-                    io.Combo.Input,
+                io.Conditioning.Input("target", tooltip="Prompt of the edit."),
+                *schedule_inputs(25, "simple", "FireFlow does with 8."),
+                io.Combo.Input(
                     "method",
                     options=["midpoint", "fireflow"],
                     default="midpoint",
                     tooltip="midpoint is RF-Solver, two model calls a step; fireflow needs one.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "inject",
                     default=3,
                     min=0,
@@ -84,8 +62,7 @@ class RFEdit(io.ComfyNode):
                     tooltip="Steps from the noisy end that read from the source: 2 to 5, video 1 to 3. More keeps more "
                     "and follows the prompt less. 0 is plain RF-Solver editing.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "cfg",
                     default=1.0,
                     min=0.0,
@@ -95,32 +72,21 @@ class RFEdit(io.ComfyNode):
                     tooltip="Guidance of the edit; needs a negative unless it is 1. Flux and HunyuanVideo have theirs "
                     "in the conditioning: FluxGuidance 1 on the source and 2 on the target.",
                 ),
-                declare(
-                    io.Float.Input,
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How far to climb: 1 to pure noise as published, 0.6 keeps the layout. Must be above 0.",
-                ),
-                declare(
-                    io.Combo.Input,
+                strength_input("How far to climb: 1 to pure noise as published, 0.6 keeps the layout."),
+                io.Combo.Input(
                     "features",
                     options=[CACHE, BESIDE],
                     default=CACHE,
                     tooltip="cache: keep what is read during the inversion. beside: evaluate the source again beside "
                     "the edit, which takes no memory and a few calls more.",
                 ),
-                declare(
-                    io.Boolean.Input,
+                io.Boolean.Input(
                     "aligned",
                     default=False,
                     tooltip="Off, as published: the first evaluation of a step reads what was seen one step cleaner. "
                     "On: what was seen at its own level. With beside it always is.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "memory",
                     default=8.0,
                     min=0.0,
@@ -129,99 +95,77 @@ class RFEdit(io.ComfyNode):
                     tooltip="Gigabytes that the cache may take. The size is known after the first of all evaluations, "
                     "and a cache that does not fit ends the run there.",
                 ),
-                declare(
-                    io.Latent.Input,
+                io.Latent.Input(
                     "latent",
                     optional=True,
                     tooltip="The picture or clip, encoded by the model's VAE. Leave it out with an inversion.",
                 ),
-                declare(
-                    InversionType.Input,
+                InversionType.Input(
                     "inversion",
                     optional=True,
                     tooltip="An inversion in place of the latent; its steps, method and strength count. The cache "
                     "climbs it once more; beside does not, and is best with keep_path.",
                 ),
-                declare(
-                    io.Conditioning.Input,
-                    "negative",
-                    optional=True,
-                    tooltip="Negative prompt of the edit. Needed when cfg is not 1.",
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="Negative prompt of the edit. Needed when cfg is not 1."
                 ),
                 *mask_inputs(),
-                declare(
-                    io.Sigmas.Input,
-                    "sigmas",
-                    optional=True,
-                    tooltip="Noise levels to use instead of steps and scheduler, rising or falling, all the way to 0.",
-                ),
-                declare(
-                    io.String.Input,
+                sigmas_input(),
+                io.String.Input(
                     "layers",
                     default="",
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Layers that read. Empty for the published ones: single:20-37 on Flux, single:21-39 on "
                     "HunyuanVideo, the later half elsewhere. AttentionSites lists what a model has.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "mode",
                     options=["replace", "add"],
                     default="replace",
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="replace the values, or add the source's to them as FireFlow can.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "share",
                     default=1.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Share of the source in the values, or how much of them is added.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "tokens",
                     options=[OWN, "image", "all"],
                     default=OWN,
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Whose values are read on models with joint attention. Own: all on Flux, where prompts "
                     "have one length, the image's elsewhere.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "on_device",
                     default=0.0,
                     min=0.0,
                     max=1024.0,
                     step=0.5,
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Gigabytes of the cache that may stay on the graphics card; the rest goes to main memory.",
                 ),
             ],
             outputs=[
-                declare(io.Latent.Output, display_name="latent", tooltip="The edited latent."),
+                io.Latent.Output(display_name="latent", tooltip="The edited latent."),
                 inversion_output(),
-                declare(
-                    io.String.Output,
-                    display_name="memory",
-                    tooltip="Layers and steps that read, and the size of what was kept for them.",
+                io.String.Output(
+                    display_name="memory", tooltip="Layers and steps that read, and the size of what was kept for them."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            shows_text=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, steps: int | None = None, strength: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        return refusal(steps, strength)
 
     @classmethod
     def execute(
@@ -252,7 +196,6 @@ class RFEdit(io.ComfyNode):
     ) -> io.NodeOutput:
         """Invert, keep and edit."""
         check_cfg(cfg, negative)
-        check_strength(strength)
         if (latent is None) == (inversion is None):
             raise ValueError(
                 f"latent or inversion must be connected, got {'neither' if latent is None else 'both'}; connect one."
@@ -280,11 +223,6 @@ class RFEdit(io.ComfyNode):
         resolver = resolver_for(model.model.diffusion_model)
         plan = get_preset("rf_edit").build(settings, resolver.family, resolver.preset_layers)
         lines = [check_layers(plan, resolver, _ANY_SHAPE)]
-        node = getattr(getattr(cls, "hidden", None), "unique_id", None)
-
-        def told(sentence: str) -> None:
-            show_progress_text(node, sentence)
-
         cache = None
         reads = inject > 0 and share > 0.0
         if reads and features == CACHE:
@@ -293,14 +231,14 @@ class RFEdit(io.ComfyNode):
                     "inversion must have no fitted embeddings to be climbed once more, got one with them; "
                     f"set features to {BESIDE}."
                 )
-            keeping = Keeping(int(memory * GIGABYTE), int(on_device * GIGABYTE), aligned, told)
+            keeping = Keeping(int(memory * GIGABYTE), int(on_device * GIGABYTE), aligned, cls.show)
             own, cache, sentence = climb_and_keep(model, branch, latent, climb, plan, keeping)
             lines.append(sentence)
         else:
             if own is None:
                 own = run_invert(model, branch, latent, climb)
             lines.append(describe_beside(climb, plan, model) if reads else "nothing is read")
-            told(lines[-1])
+            cls.show(lines[-1])
         edited = run_replay(
             model,
             own,

@@ -10,12 +10,12 @@ from comfy_api.latest import io
 
 from ..attending.resolvers import resolver_for
 from ..host.checks import refuse_skipping
-from ..host.compat import declare, schema
+from ..host.compat import ADVANCED
 from ..host.compiled import refuse_compiled_model
 from ..host.inputs import feather_input
 from ..host.latents import keep_outside, source_samples
 from ..host.masks import on_latent_grid
-from ..host.schedule import check_steps
+from ..host.node import Node
 from ..inverting.runs import extras_of
 from .paired_inputs import SEEDS
 from .reference_passes import Pass, Subject, check_pass, layers_from, run_passes
@@ -25,51 +25,32 @@ CROPS = ("none", "latent", "pixels")
 METHODS = ("ddim", "euler", "midpoint", "fireflow")
 
 
-class VisCtrl(io.ComfyNode):
+class VisCtrl(Node):
     """Lets a target read from references inside attention, pass after pass."""
+
+    RULES = (
+        lambda steps, start_step: check_pass(Pass(steps, start_step, 1.0), None, ""),
+        lambda later_steps, later_start_step: check_pass(Pass(later_steps, later_start_step, 1.0), None, "later_"),
+        lambda layers: layers_from(0, layers),
+    )
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="VisCtrl",
-            display_name="VisCtrl (Retrace)",
-            category="Retrace/editing",
-            description="Carries what a reference picture shows into a target picture: in each of a few passes both "
+        return cls.schema(
+            "VisCtrl",
+            "Carries what a reference picture shows into a target picture: in each of a few passes both "
             "are inverted, and on the way back the target's self-attention reads the reference's. No training. "
             "Li et al. 2024, arXiv:2406.06258.",
-            search_aliases=["visual customization", "reference attention", "subject transfer", "cross-image attention"],
+            aliases=["visual customization", "reference attention", "subject transfer", "cross-image attention"],
             inputs=[*_subjects(), *_passes(), *_rest()],
             outputs=[
-                declare(
-                    io.Latent.Output,
+                io.Latent.Output(
                     display_name="latent",
                     tooltip="The edited target. Outside the mask it equals the target bit for bit.",
                 )
             ],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        steps: int | None = None,
-        start_step: int | None = None,
-        later_steps: int | None = None,
-        later_start_step: int | None = None,
-        layers: str | None = None,
-    ) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        try:
-            # None: the value comes over a link and is checked when the node runs.
-            for count, start, which in ((steps, start_step, ""), (later_steps, later_start_step, "later_")):
-                if count is not None:
-                    check_steps(count)
-                if count is not None and start is not None:
-                    check_pass(Pass(count, start, 1.0), None, which)
-            layers_from(0, layers or "")
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(
@@ -107,7 +88,6 @@ class VisCtrl(io.ComfyNode):
         resolver_for(model.model.diffusion_model)
         plan = [Pass(steps, start_step, cfg), *[Pass(later_steps, later_start_step, later_cfg)] * (passes - 1)]
         for each, which in zip(plan, ("", *["later_"] * (passes - 1)), strict=True):
-            check_steps(each.steps)
             check_pass(each, negative, which)
         where = layers_from(start_layer, layers)
         subject = Subject(model, reference_prompt, target_prompt, negative, method, scheduler, where, alpha, seed)
@@ -131,20 +111,15 @@ class VisCtrl(io.ComfyNode):
 
 def _subjects() -> list[Any]:
     return [
-        declare(io.Model.Input, "model", tooltip="Model to edit with. It is not changed."),
-        declare(io.Conditioning.Input, "reference_prompt", tooltip="Prompt that describes the references."),
-        declare(
-            io.Conditioning.Input,
-            "target_prompt",
-            tooltip="Prompt of the target as it should become. Naming what both show is enough.",
+        io.Model.Input("model", tooltip="Model to edit with. It is not changed."),
+        io.Conditioning.Input("reference_prompt", tooltip="Prompt that describes the references."),
+        io.Conditioning.Input(
+            "target_prompt", tooltip="Prompt of the target as it should become. Naming what both show is enough."
         ),
-        declare(
-            io.Latent.Input,
-            "reference",
-            tooltip="One or several pictures of what is to be carried over, encoded by the model's VAE.",
+        io.Latent.Input(
+            "reference", tooltip="One or several pictures of what is to be carried over, encoded by the model's VAE."
         ),
-        declare(
-            io.Latent.Input,
+        io.Latent.Input(
             "target",
             tooltip="The picture, the pictures or the clip to edit, encoded by the model's VAE. A noise mask is not "
             "used here; connect mask.",
@@ -154,8 +129,7 @@ def _subjects() -> list[Any]:
 
 def _passes() -> list[Any]:
     inputs = [
-        declare(
-            io.Int.Input,
+        io.Int.Input(
             "passes",
             default=3,
             min=1,
@@ -166,8 +140,7 @@ def _passes() -> list[Any]:
     ]
     for prefix, which, steps, start, cfg in (("", "the first pass", 10, 2, 6.0), ("later_", "all others", 5, 1, 4.0)):
         inputs += [
-            declare(
-                io.Int.Input,
+            io.Int.Input(
                 f"{prefix}steps",
                 default=steps,
                 min=2,
@@ -175,8 +148,7 @@ def _passes() -> list[Any]:
                 step=1,
                 tooltip=f"Steps of {which}, up and down. The authors take {steps}.",
             ),
-            declare(
-                io.Int.Input,
+            io.Int.Input(
                 f"{prefix}start_step",
                 default=start,
                 min=0,
@@ -184,8 +156,7 @@ def _passes() -> list[Any]:
                 step=1,
                 tooltip=f"Steps of {which} before the target begins to read, which keep its layout. Below the steps.",
             ),
-            declare(
-                io.Float.Input,
+            io.Float.Input(
                 f"{prefix}cfg",
                 default=cfg,
                 min=0.0,
@@ -200,8 +171,7 @@ def _passes() -> list[Any]:
 
 def _rest() -> list[Any]:
     return [
-        declare(
-            io.Int.Input,
+        io.Int.Input(
             "start_layer",
             default=1,
             min=0,
@@ -210,22 +180,19 @@ def _rest() -> list[Any]:
             tooltip="First self-attention layer in which the target reads: higher keeps more of its layout. SD1.5 has "
             "16, SDXL 70.",
         ),
-        declare(
-            io.Combo.Input,
+        io.Combo.Input(
             "method",
             options=list(METHODS),
             default="ddim",
             tooltip="How both are inverted. midpoint and fireflow are more accurate in few steps.",
         ),
-        declare(
-            io.Combo.Input,
+        io.Combo.Input(
             "scheduler",
             options=list(comfy.samplers.SCHEDULER_NAMES),
             default="normal",
             tooltip="How the noise levels are spaced.",
         ),
-        declare(
-            io.Float.Input,
+        io.Float.Input(
             "alpha",
             default=0.5,
             min=0.0,
@@ -234,8 +201,7 @@ def _rest() -> list[Any]:
             tooltip="With several references: share of each pass in the noise from which it starts, the rest is that "
             "of the pass before. With one reference it is not used.",
         ),
-        declare(
-            io.Int.Input,
+        io.Int.Input(
             "seed",
             default=0,
             min=0,
@@ -243,36 +209,27 @@ def _rest() -> list[Any]:
             control_after_generate=True,
             tooltip="With several references: seed of which one each picture reads in each pass.",
         ),
-        declare(
-            io.Combo.Input,
+        io.Combo.Input(
             "crop",
             options=list(CROPS),
             default="none",
             tooltip="none: whole pictures of one size. latent: the parts around both masks, not scaled. pixels: "
             "squares around the masks, scaled to crop_size, as the authors do; needs the VAE.",
         ),
-        declare(
-            io.Conditioning.Input,
-            "negative",
-            optional=True,
-            tooltip="Negative prompt of all. Needed when a cfg is not 1.",
-        ),
-        declare(
-            io.Mask.Input,
+        io.Conditioning.Input("negative", optional=True, tooltip="Negative prompt of all. Needed when a cfg is not 1."),
+        io.Mask.Input(
             "mask",
             optional=True,
             tooltip="White where the target may change. Everything outside ends bit-equal to the target.",
         ),
-        declare(
-            io.Mask.Input,
+        io.Mask.Input(
             "reference_mask",
             optional=True,
             tooltip="White on what of the references is read. One for all, or one for each.",
         ),
         feather_input(),
-        declare(io.Vae.Input, "vae", optional=True, tooltip="The model's VAE, for crop in pixels."),
-        declare(
-            io.Int.Input,
+        io.Vae.Input("vae", optional=True, tooltip="The model's VAE, for crop in pixels."),
+        io.Int.Input(
             "crop_size",
             default=512,
             min=64,
@@ -281,19 +238,17 @@ def _rest() -> list[Any]:
             optional=True,
             tooltip="For crop in pixels: side of the squares. The size that the model was trained on is best.",
         ),
-        declare(
-            io.Boolean.Input,
+        io.Boolean.Input(
             "white_background",
             default=True,
             optional=True,
             tooltip="For crop in pixels: everything outside the masks is white in the passes, as the authors do.",
         ),
-        declare(
-            io.String.Input,
+        io.String.Input(
             "layers",
             default="",
             optional=True,
-            advanced=True,
+            extra_dict=ADVANCED,
             tooltip="Layers in place of start_layer: output:4-11, double:0,17-18, self#10-15, a depth range 0.35-1.0, "
             "or all.",
         ),

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -15,7 +15,8 @@ import torch
 from comfy_api.latest import io
 from torch.overrides import TorchFunctionMode
 
-T = TypeVar("T")
+# The extra_dict of an input that the front end may fold away; hosts before 0.10 have no keyword for it.
+ADVANCED = {"advanced": True}
 
 # Pixels of a cell of the latent by the host's latent format, for hosts that do not say it (0.8.0). All other formats
 # have the 8 of the autoencoder of Stable Diffusion.
@@ -40,21 +41,6 @@ def known(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any
 def schema(**values: Any) -> io.Schema:
     """Build an ``io.Schema`` from the keywords that this host knows; ``search_aliases`` is younger than 0.8.0."""
     return io.Schema(**known(io.Schema, values))
-
-
-def declare(factory: Callable[..., T], name: str | None = None, **values: Any) -> T:
-    """Build an input or an output from the keywords that this host knows.
-
-    Args:
-        factory: An ``Input`` or ``Output`` class of the host, for example ``io.Int.Input``.
-        name: The id. None for an output that needs none.
-        values: Keywords of the newest host's class; ``advanced`` among them exists from host 0.10.0 on.
-
-    Returns:
-        The instance without the keywords that this host would refuse.
-    """
-    values = known(factory, values)
-    return factory(name, **values) if name is not None else factory(**values)
 
 
 def host_version() -> str:

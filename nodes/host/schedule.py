@@ -16,28 +16,6 @@ from .parametrisation import model_sampling_of
 FLIPPED_ZERO = 1.01e-4
 
 
-def check_steps(steps: int) -> None:
-    """Refuse a step count with which nothing can be inverted.
-
-    Raises:
-        ValueError: If there is not at least one sigma between clean and the top.
-    """
-    if steps < 2:
-        raise ValueError(f"steps must be at least 2, got {steps}; 20 to 50 steps invert a picture well.")
-
-
-def check_strength(strength: float) -> None:
-    """Refuse a strength outside (0, 1].
-
-    Raises:
-        ValueError: If it is zero, negative, above one or not a number.
-    """
-    if not 0.0 < strength <= 1.0:
-        raise ValueError(
-            f"strength must be above 0 and at most 1, got {strength:g}; 1 climbs to pure noise, 0.6 keeps the layout."
-        )
-
-
 def rising_sigmas(model: Any, scheduler: str, steps: int) -> tuple[float, ...]:
     """Return the host's schedule as rising sigmas.
 
@@ -48,16 +26,7 @@ def rising_sigmas(model: Any, scheduler: str, steps: int) -> tuple[float, ...]:
 
     Returns:
         steps + 1 rising sigmas from 0, fewer when the scheduler repeats one.
-
-    Raises:
-        ValueError: If steps is below 2 or the scheduler is unknown.
     """
-    check_steps(steps)
-    if scheduler not in comfy.samplers.SCHEDULER_NAMES:
-        raise ValueError(
-            f"scheduler must be one of {', '.join(comfy.samplers.SCHEDULER_NAMES)}, got {scheduler!r}; "
-            "choose one of the list."
-        )
     return read_sigmas(comfy.samplers.calculate_sigmas(model_sampling_of(model), scheduler, steps))
 
 

@@ -1,23 +1,19 @@
-"""What every node that inverts has in common: its inputs and outputs, its refusals, and its run."""
+"""What every node that inverts has in common: its inputs and outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ...inversion import Method, get_method
-from ..host.compat import declare
+from ..host.inputs import schedule_inputs, sigmas_input, strength_input
 from ..host.latents import out_of_model
 from ..host.parametrisation import PURE_NOISE
-from ..host.schedule import check_steps, check_strength, falling_tensor
-from ..host.session import Branch
+from ..host.schedule import falling_tensor
 from .link import InversionType, LinkedInversion
 from .recorded_noise import RecordedNoise
-from .runs import climb_of, run_invert
 
 GUIDANCE = "Guidance while climbing. 1 is right for most pictures; above it the noise gets worse."
 
@@ -38,73 +34,28 @@ def invert_inputs(
         Inputs of a schema.
     """
     return [
-        declare(io.Model.Input, "model", tooltip="Model to invert with. It is not changed."),
-        declare(
-            io.Conditioning.Input,
-            "source",
-            tooltip="Prompt that describes the picture as it is. An empty prompt works too.",
+        io.Model.Input("model", tooltip="Model to invert with. It is not changed."),
+        io.Conditioning.Input(
+            "source", tooltip="Prompt that describes the picture as it is. An empty prompt works too."
         ),
-        declare(
-            io.Latent.Input,
-            "latent",
-            tooltip="The picture or clip, encoded by the model's VAE. A noise mask is not used here.",
+        io.Latent.Input(
+            "latent", tooltip="The picture or clip, encoded by the model's VAE. A noise mask is not used here."
         ),
-        declare(
-            io.Int.Input,
-            "steps",
-            default=20,
-            min=1,
-            max=1000,
-            step=1,
-            tooltip="Steps of the whole schedule, at least 2. More steps reconstruct more accurately.",
-        ),
-        declare(
-            io.Combo.Input,
-            "scheduler",
-            options=list(comfy.samplers.SCHEDULER_NAMES),
-            default="normal",
-            tooltip="How the noise levels are spaced. The way down uses the same levels.",
-        ),
+        *schedule_inputs(20, "normal", "More steps reconstruct more accurately."),
         *choice,
-        declare(
-            io.Float.Input,
-            "cfg",
-            default=1.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip=guidance,
+        io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=guidance),
+        strength_input("How far to climb: 1 to pure noise for free edits, 0.6 keeps the layout."),
+        io.Conditioning.Input(
+            "negative", optional=True, tooltip="Negative prompt. Needed when cfg is not 1, unused when it is."
         ),
-        declare(
-            io.Float.Input,
-            "strength",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="How far to climb: 1 to pure noise for free edits, 0.6 keeps the layout. Must be above 0.",
-        ),
-        declare(
-            io.Conditioning.Input,
-            "negative",
-            optional=True,
-            tooltip="Negative prompt. Needed when cfg is not 1, unused when it is.",
-        ),
-        declare(
-            io.Sigmas.Input,
-            "sigmas",
-            optional=True,
-            tooltip="Noise levels to use instead of steps and scheduler, rising or falling, all the way to 0.",
-        ),
+        sigmas_input(),
         *([_keep_path_input()] if path else []),
         *settings,
     ]
 
 
 def _keep_path_input() -> Any:
-    return declare(
-        io.Boolean.Input,
+    return io.Boolean.Input(
         "keep_path",
         default=False,
         optional=True,
@@ -115,8 +66,7 @@ def _keep_path_input() -> Any:
 
 def inversion_output() -> Any:
     """Return the output that carries everything."""
-    return declare(
-        InversionType.Output,
+    return InversionType.Output(
         display_name="inversion",
         tooltip="The whole inversion in full precision, for Resample, InversionSampler, SaveInversion and "
         "InversionReport.",
@@ -125,8 +75,7 @@ def inversion_output() -> Any:
 
 def latent_output() -> Any:
     """Return the output for stock samplers."""
-    return declare(
-        io.Latent.Output,
+    return io.Latent.Output(
         display_name="latent",
         tooltip="For stock samplers, together with noise. Where a latent can carry the inverted state it "
         "is that state; for flow at full strength or with a noise mask it is the source.",
@@ -135,8 +84,7 @@ def latent_output() -> Any:
 
 def noise_output() -> Any:
     """Return the output for SamplerCustomAdvanced."""
-    return declare(
-        io.Noise.Output,
+    return io.Noise.Output(
         display_name="noise",
         tooltip="For SamplerCustomAdvanced: the noise with which a stock sampler starts exactly at the "
         "inverted state, from the latent beside it or from the source latent.",
@@ -145,60 +93,9 @@ def noise_output() -> Any:
 
 def sigmas_output() -> Any:
     """Return the output with the levels of the way down."""
-    return declare(
-        io.Sigmas.Output,
-        display_name="sigmas",
-        tooltip="Noise levels of the way down, from where the inversion stopped to 0.",
+    return io.Sigmas.Output(
+        display_name="sigmas", tooltip="Noise levels of the way down, from where the inversion stopped to 0."
     )
-
-
-def refusal(steps: int | None, strength: float | None, method: str | None = None, **settings: Any) -> bool | str:
-    """Say before anything runs what can be seen on the widgets.
-
-    Args:
-        steps: Value of the widget; None comes over a link and is checked when the node runs.
-        strength: As steps.
-        method: The node's method, if it is one.
-        settings: Settings of that method, None as for steps.
-
-    Returns:
-        True, or a sentence for the host to show.
-    """
-    try:
-        if steps is not None:
-            check_steps(steps)
-        if strength is not None:
-            check_strength(strength)
-        if method is not None:
-            get_method(method, {name: value for name, value in settings.items() if value is not None})
-    except (ValueError, TypeError) as error:
-        return str(error)
-    return True
-
-
-def climb(
-    model: Any,
-    source: Any,
-    latent: dict[str, Any],
-    steps: int,
-    scheduler: str,
-    method: Method,
-    cfg: float,
-    strength: float,
-    negative: Any,
-    sigmas: torch.Tensor | None,
-    keep_path: bool,
-) -> LinkedInversion:
-    """Invert with the values of `invert_inputs`.
-
-    Returns:
-        The inversion.
-
-    Raises:
-        ValueError: If a value does not fit.
-    """
-    climb = climb_of(model, steps, scheduler, strength, method, sigmas, keep_path)
-    return run_invert(model, Branch(source, negative, cfg), latent, climb)
 
 
 def single_state_outputs(model: Any, inversion: LinkedInversion) -> tuple[Any, ...]:

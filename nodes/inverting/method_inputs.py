@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...inversion import METHODS, Method, all_settings, get_method
+from ...inversion import METHODS, all_settings
 from ..host.inputs import setting_input
-
-
-def method_names() -> list[str]:
-    """Return the names of all methods, in the registry's order."""
-    return list(METHODS)
 
 
 def parameter_inputs() -> list[Any]:
@@ -27,20 +22,7 @@ def own_inputs(method: str) -> list[Any]:
     return [setting_input(setting) for name, setting in all_settings() if name == method]
 
 
-def chosen_method(name: str, values: Mapping[str, Any]) -> Method:
-    """Return the method of that name with its settings picked from the node's inputs.
-
-    Args:
-        name: A name in the registry.
-        values: The node's inputs by id; those of other methods are ignored.
-
-    Returns:
-        The method.
-
-    Raises:
-        ValueError: If the method is unknown or a setting is out of range.
-    """
-    if name not in METHODS:
-        return get_method(name)
-    settings = {setting.name: values.get(f"{name}_{setting.name}") for setting in METHODS[name].parameters()}
-    return get_method(name, {key: value for key, value in settings.items() if value is not None})
+def settings_of(method: str, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a method among the values of a node's inputs, whose ids begin with the prefix."""
+    names = [setting.name for setting in METHODS[method].parameters()] if method in METHODS else []
+    return {name: values[prefix + name] for name in names if prefix + name in values}

@@ -8,35 +8,34 @@ import torch
 from comfy_api.latest import io
 
 from ...inversion import PROX, NegativePrompt
-from ..host.compat import declare, schema
 from ..host.inputs import mask_inputs
 from ..host.masks import EditArea
+from ..host.node import Node
 from .link import InversionType, LinkedInversion
 from .negative_prompt_run import run_negative_prompt
 
 UNIT = {"min": 0.0, "max": 1.0, "step": 0.05, "round": 0.001}
 
 
-class NegativePromptInversion(io.ComfyNode):
+class NegativePromptInversion(Node):
     """Plays an inversion back with its source prompt as the negative."""
+
+    RULES = (lambda prox, pull: NegativePrompt(prox=prox, pull=pull),)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="NegativePromptInversion",
-            display_name="Negative-Prompt Inversion (Retrace)",
-            category="Retrace/editing",
-            description="Edits an inversion at high cfg with the source prompt as the negative: what source and target "
+        return cls.schema(
+            "Negative-Prompt Inversion",
+            "Edits an inversion at high cfg with the source prompt as the negative: what source and target "
             "share cancels, with nothing to fit (NPI). Proximal guidance holds small changes back (ProxNPI). "
             "Miyake et al. 2023, arXiv:2305.16807; Han et al. 2023, arXiv:2306.05414.",
-            search_aliases=["NPI", "ProxNPI", "proximal guidance", "negative prompt inversion"],
+            aliases=["NPI", "ProxNPI", "proximal guidance", "negative prompt inversion"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="The model that made the inversion. It is not changed."),
-                declare(InversionType.Input, "inversion", tooltip="From Invert or LoadInversion, made at cfg 1."),
-                declare(io.Conditioning.Input, "target", tooltip="Prompt of the edit. That of the source comes back."),
-                declare(
-                    io.Float.Input,
+                io.Model.Input("model", tooltip="The model that made the inversion. It is not changed."),
+                InversionType.Input("inversion", tooltip="From Invert or LoadInversion, made at cfg 1."),
+                io.Conditioning.Input("target", tooltip="Prompt of the edit. That of the source comes back."),
+                io.Float.Input(
                     "cfg",
                     default=7.5,
                     min=0.0,
@@ -45,39 +44,34 @@ class NegativePromptInversion(io.ComfyNode):
                     round=0.01,
                     tooltip="How far to go from the source to the target: 0 is the source, 1 the target unguided.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "prox",
                     options=list(PROX),
                     default="none",
                     tooltip="What holds small differences back: none, l0 lets the large ones through as they are, l1 "
                     "also shortens them, as the published code does.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "quantile",
                     default=0.75,
                     **UNIT,
                     tooltip="Share of the latent that prox holds back. 0 lets all through, 1 nothing.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "pull",
                     default=0.0,
                     **UNIT,
                     tooltip="Pull towards the source where prox let nothing through; 1 puts the source there. Needs l0 "
                     "or l1.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "pull_steps",
                     default=0.4,
                     **UNIT,
                     optional=True,
                     tooltip="Share of the steps, the last ones, in which pull acts.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "dilate",
                     default=1,
                     min=0,
@@ -86,8 +80,7 @@ class NegativePromptInversion(io.ComfyNode):
                     optional=True,
                     tooltip="Cells of the latent that are spared around what prox let through when pull acts.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "interp",
                     default=1.0,
                     **UNIT,
@@ -95,37 +88,18 @@ class NegativePromptInversion(io.ComfyNode):
                     tooltip="1 takes the source prompt as the negative, 0 the negative itself, between them a mixture. "
                     "Lower edits more and keeps less.",
                 ),
-                declare(
-                    io.Conditioning.Input,
-                    "negative",
-                    optional=True,
-                    tooltip="Negative prompt, needed when interp is not 1.",
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="Negative prompt, needed when interp is not 1."
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "source",
                     optional=True,
                     tooltip="Prompt of the inversion, only needed for one that was loaded from a file.",
                 ),
                 *mask_inputs(),
             ],
-            outputs=[
-                declare(
-                    io.Latent.Output, display_name="latent", tooltip="The edited latent, in the dtype of the source."
-                )
-            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The edited latent, in the dtype of the source.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, prox: str | None = None, pull: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        # None: the value comes over a link and is checked when the node runs.
-        if prox is not None and pull is not None:
-            try:
-                NegativePrompt(prox=prox, pull=pull)
-            except ValueError as error:
-                return str(error)
-        return True
 
     @classmethod
     def execute(

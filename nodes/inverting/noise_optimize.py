@@ -9,42 +9,37 @@ from comfy_api.latest import io, ui
 
 from ...inversion import NoiseDescent, NoiseReport
 from ...inversion.noise_optimize import NORMS
-from ..host.compat import declare, schema, show_progress_text
 from ..host.inputs import feather_input
 from ..host.masks import EditArea
+from ..host.node import Node
 from ..host.session import Branch
 from .link import InversionType, LinkedInversion
 from .noise_run import DescentSettings, run_noise_optimize
 from .plot import descent_plot
 
 
-class NoiseOptimize(io.ComfyNode):
+class NoiseOptimize(Node):
     """Moves the noise of an inversion by gradients through the whole way down."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="NoiseOptimize",
-            display_name="Noise Optimize (Retrace)",
-            category="Retrace/inversion",
-            description="Moves the noise of an inversion until Resample makes of it what a reference latent shows, "
+        return cls.schema(
+            "Noise Optimize",
+            "Moves the noise of an inversion until Resample makes of it what a reference latent shows, "
             "inside a mask if wanted, and keeps it near the noise that it was.",
-            search_aliases=["DOODL", "D-Flow", "latent optimization", "noise optimization", "reference latent"],
+            aliases=["DOODL", "D-Flow", "latent optimization", "noise optimization", "reference latent"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="The model that made the inversion. It is not changed."),
-                declare(
-                    InversionType.Input,
+                io.Model.Input("model", tooltip="The model that made the inversion. It is not changed."),
+                InversionType.Input(
                     "inversion",
                     tooltip="From Invert with midpoint, fireflow, ddim or another method that keeps one latent.",
                 ),
-                declare(
-                    io.Latent.Input,
+                io.Latent.Input(
                     "reference",
                     tooltip="What the result is to look like, of the inversion's size. One picture serves a batch.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "cfg",
                     default=3.0,
                     min=0.0,
@@ -53,8 +48,7 @@ class NoiseOptimize(io.ComfyNode):
                     round=0.01,
                     tooltip="Guidance of the way down. Use the same in Resample. Unused without a positive.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "iterations",
                     default=NoiseDescent.iterations,
                     min=1,
@@ -62,8 +56,7 @@ class NoiseOptimize(io.ComfyNode):
                     step=1,
                     tooltip="Updates of the noise. Each plays the inversion back and differentiates that.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "learning_rate",
                     default=NoiseDescent.learning_rate,
                     min=0.0,
@@ -72,8 +65,7 @@ class NoiseOptimize(io.ComfyNode):
                     round=0.000001,
                     tooltip="How far an update may move a number of the noise, in its standard deviations.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "pull",
                     default=NoiseDescent.pull,
                     min=0.0,
@@ -82,40 +74,34 @@ class NoiseOptimize(io.ComfyNode):
                     round=0.000001,
                     tooltip="Weight of the squared distance from the inverted noise. 0 lets it go anywhere.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "norm",
                     options=list(NORMS),
                     default=NORMS[0],
                     tooltip="L2 evens the whole area out. L1 lets single spots differ and meets the rest closer.",
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "positive",
                     optional=True,
                     tooltip="Prompt of the way down. Leave it out to play the inversion back under its own.",
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "negative",
                     optional=True,
                     tooltip="Negative prompt of the way down. Needed with a positive when cfg is not 1.",
                 ),
-                declare(
-                    io.Mask.Input,
+                io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip="White where the reference is to be met. Elsewhere the result is free.",
                 ),
                 feather_input(),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "source",
                     optional=True,
                     tooltip="Prompt of the inversion, only needed without a positive for one loaded from a file.",
                 ),
-                declare(
-                    io.Boolean.Input,
+                io.Boolean.Input(
                     "save_unfinished",
                     default=True,
                     optional=True,
@@ -123,20 +109,18 @@ class NoiseOptimize(io.ComfyNode):
                 ),
             ],
             outputs=[
-                declare(
-                    InversionType.Output,
+                InversionType.Output(
                     display_name="inversion",
                     tooltip="The inversion with its new noise, for Resample under the same prompts and cfg.",
                 ),
-                declare(
-                    io.Latent.Output,
+                io.Latent.Output(
                     display_name="latent",
                     tooltip="What Resample makes of it under these prompts and this cfg, bit for bit.",
                 ),
-                declare(io.Image.Output, display_name="plot", tooltip="Loss of every iteration, and of what is kept."),
-                declare(io.String.Output, display_name="report", tooltip="Losses, distance and cost as text."),
+                io.Image.Output(display_name="plot", tooltip="Loss of every iteration, and of what is kept."),
+                io.String.Output(display_name="report", tooltip="Losses, distance and cost as text."),
             ],
-            hidden=[io.Hidden.unique_id],
+            shows_text=True,
         )
 
     @classmethod
@@ -159,11 +143,10 @@ class NoiseOptimize(io.ComfyNode):
     ) -> io.NodeOutput:
         """Optimise the noise."""
         lines: list[_Line] = []
-        node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
 
         def told(report: NoiseReport) -> None:
             lines.append(_Line(report))
-            show_progress_text(node_id, f"{report.index} of {report.total - 1} updates, loss {lines[-1].loss:.3e}")
+            cls.show(f"{report.index} of {report.total - 1} updates, loss {lines[-1].loss:.3e}")
 
         # Without a positive, a negative can only be that of the inversion.
         inversion, latent = run_noise_optimize(

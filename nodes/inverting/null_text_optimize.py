@@ -8,39 +8,45 @@ import torch
 from comfy_api.latest import io, ui
 
 from ...inversion import FitReport, NullText
-from ..host.compat import declare, schema, show_progress_text
+from ..host.node import Node
 from .link import InversionType, LinkedInversion
 from .null_text_run import run_null_text
 from .plot import loss_plot
 
 
-class NullTextOptimize(io.ComfyNode):
+def check_guided(cfg: float) -> None:
+    """Refuse a guidance under which there is nothing to fit.
+
+    Raises:
+        ValueError: If cfg is 1.
+    """
+    if cfg == 1.0:
+        raise ValueError("cfg must not be 1, where the negative does not act, got 1; the usual one is 7.5.")
+
+
+class NullTextOptimize(Node):
     """Fits one unconditional embedding for each step, so that guided sampling comes back to the source."""
+
+    RULES = (check_guided,)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="NullTextOptimize",
-            display_name="Null-Text Optimize (Retrace)",
-            category="Retrace/inversion",
-            description="Fits an unconditional embedding for each step of an inversion (null-text inversion), so that "
+        return cls.schema(
+            "Null-Text Optimize",
+            "Fits an unconditional embedding for each step of an inversion (null-text inversion), so that "
             "an edit at high cfg starts from a source that comes back at that cfg.",
-            search_aliases=["null-text inversion", "null text optimization", "NTI", "unconditional embedding"],
+            aliases=["null-text inversion", "null text optimization", "NTI", "unconditional embedding"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="The model that made the inversion. It is not changed."),
-                declare(
-                    InversionType.Input,
-                    "inversion",
-                    tooltip="From Invert at cfg 1 with keep_path set, or an unfinished one to go on with.",
+                io.Model.Input("model", tooltip="The model that made the inversion. It is not changed."),
+                InversionType.Input(
+                    "inversion", tooltip="From Invert at cfg 1 with keep_path set, or an unfinished one to go on with."
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "negative",
                     tooltip="Where the embeddings start: one prompt, usually empty. For SDXL its pooled part stays.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "cfg",
                     default=7.5,
                     min=0.0,
@@ -49,8 +55,7 @@ class NullTextOptimize(io.ComfyNode):
                     round=0.01,
                     tooltip="Guidance to fit for, not 1. Edit at the same cfg in Resample.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "inner_steps",
                     default=10,
                     min=1,
@@ -58,8 +63,7 @@ class NullTextOptimize(io.ComfyNode):
                     step=1,
                     tooltip="Most updates in each step. Each takes a model call and its gradient.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "learning_rate",
                     default=0.01,
                     min=0.0,
@@ -69,8 +73,7 @@ class NullTextOptimize(io.ComfyNode):
                     tooltip="How far an update may move the embedding. It falls by 1 % of itself with every step, down "
                     "to a half.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "stop",
                     default=1e-5,
                     min=0.0,
@@ -79,8 +82,7 @@ class NullTextOptimize(io.ComfyNode):
                     round=1e-9,
                     tooltip="A step is done when its loss is below this. 0 always makes all updates.",
                 ),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "stop_growth",
                     default=2e-5,
                     min=0.0,
@@ -89,14 +91,12 @@ class NullTextOptimize(io.ComfyNode):
                     round=1e-9,
                     tooltip="Added to stop with every step, because errors weigh less near the clean end.",
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "source",
                     optional=True,
                     tooltip="Prompt of the inversion, only needed for one that was loaded from a file.",
                 ),
-                declare(
-                    io.Boolean.Input,
+                io.Boolean.Input(
                     "save_unfinished",
                     default=True,
                     optional=True,
@@ -105,23 +105,15 @@ class NullTextOptimize(io.ComfyNode):
                 ),
             ],
             outputs=[
-                declare(
-                    InversionType.Output,
+                InversionType.Output(
                     display_name="inversion",
                     tooltip="The inversion with its embeddings, for Resample, InversionSampler and SaveInversion.",
                 ),
-                declare(io.Image.Output, display_name="plot", tooltip="Loss of every step, before and after the fit."),
-                declare(io.String.Output, display_name="report", tooltip="Losses, updates and cost as text."),
+                io.Image.Output(display_name="plot", tooltip="Loss of every step, before and after the fit."),
+                io.String.Output(display_name="report", tooltip="Losses, updates and cost as text."),
             ],
-            hidden=[io.Hidden.unique_id],
+            shows_text=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, cfg: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        if cfg == 1.0:
-            return "cfg must not be 1, where the negative does not act, got 1; the usual one is 7.5."
-        return True
 
     @classmethod
     def execute(
@@ -140,11 +132,10 @@ class NullTextOptimize(io.ComfyNode):
         """Fit the embeddings."""
         settings = NullText(cfg, inner_steps, learning_rate, stop, stop_growth)
         reports: list[_Line] = []
-        node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
 
         def told(report: FitReport) -> None:
             reports.append(_Line(report))
-            show_progress_text(node_id, f"step {report.index + 1} of {report.total}, {reports[-1].losses}")
+            cls.show(f"step {report.index + 1} of {report.total}, {reports[-1].losses}")
 
         inversion = run_null_text(
             model, inversion.with_conditioning(source, None), negative, settings, save_unfinished, told

@@ -5,35 +5,30 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ...inversion import load, save
-from ..host.compat import declare, schema
 from ..host.files import NOTHING_SAVED, list_saved, new_path, resolve_saved
+from ..host.node import Node
 from .link import InversionType, LinkedInversion
 
 
-class SaveInversion(io.ComfyNode):
+class SaveInversion(Node):
     """Writes an inversion to the output folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="SaveInversion",
-            display_name="Save Inversion (Retrace)",
-            category="Retrace/records",
-            description="Saves an inversion as one .safetensors file in the output folder, to be edited later or on "
+        return cls.schema(
+            "Save Inversion",
+            "Saves an inversion as one .safetensors file in the output folder, to be edited later or on "
             "another machine. Prompts are not in it.",
-            search_aliases=["save inversion", "store noise"],
-            is_output_node=True,
+            aliases=["save inversion", "store noise"],
             inputs=[
-                declare(InversionType.Input, "inversion", tooltip="From Invert."),
-                declare(
-                    io.String.Input,
+                InversionType.Input("inversion", tooltip="From Invert."),
+                io.String.Input(
                     "filename_prefix",
                     default="retrace/inversion",
                     tooltip="Name of the file, with subfolders of the output folder before it. A number is added.",
                 ),
-                declare(
-                    io.Boolean.Input,
+                io.Boolean.Input(
                     "half",
                     default=False,
                     tooltip="Store the states in float16: a quarter of the size, and reconstruction errors of about "
@@ -41,12 +36,11 @@ class SaveInversion(io.ComfyNode):
                 ),
             ],
             outputs=[
-                declare(
-                    io.String.Output,
-                    display_name="file",
-                    tooltip="Name of the saved file, for the path input of LoadInversion.",
+                io.String.Output(
+                    display_name="file", tooltip="Name of the saved file, for the path input of LoadInversion."
                 )
             ],
+            is_output=True,
         )
 
     @classmethod
@@ -57,28 +51,36 @@ class SaveInversion(io.ComfyNode):
         return io.NodeOutput(name, ui=ui.PreviewText(f"Saved {name}, {path.stat().st_size:,} bytes"))
 
 
-class LoadInversion(io.ComfyNode):
+def check_file(file: str, path: str = "") -> None:
+    """Refuse a name that stands for no file of ours; without a path it is the one of the list.
+
+    Raises:
+        ValueError: If it does.
+    """
+    resolve_saved(path or file)
+
+
+class LoadInversion(Node):
     """Reads an inversion from the output or input folder."""
+
+    RULES = (check_file,)
+    OPEN = frozenset({"file"})
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="LoadInversion",
-            display_name="Load Inversion (Retrace)",
-            category="Retrace/records",
-            description="Loads an inversion that SaveInversion wrote. To reconstruct it, give Resample its source "
+        return cls.schema(
+            "Load Inversion",
+            "Loads an inversion that SaveInversion wrote. To reconstruct it, give Resample its source "
             "prompt; to edit it, a positive is enough.",
-            search_aliases=["load inversion"],
+            aliases=["load inversion"],
             inputs=[
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "file",
                     options=list_saved() or [NOTHING_SAVED],
                     tooltip="A saved inversion in the output or input folder. Press R to refresh the list.",
                 ),
-                declare(
-                    io.String.Input,
+                io.String.Input(
                     "path",
                     optional=True,
                     force_input=True,
@@ -86,26 +88,12 @@ class LoadInversion(io.ComfyNode):
                 ),
             ],
             outputs=[
-                declare(
-                    InversionType.Output,
+                InversionType.Output(
                     display_name="inversion",
                     tooltip="The inversion, for Resample, InversionSampler and InversionReport.",
                 )
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, file: str | None = None, path: str | None = "") -> bool | str:
-        """Refuse a name that stands for no file, in a sentence, before anything runs.
-
-        The host hands None for an input that comes over a link, whose value is not known yet.
-        """
-        try:
-            if path is not None and (path or file is not None):
-                resolve_saved(path or file or "")
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, path: str | None = None) -> str:

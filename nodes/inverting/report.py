@@ -6,76 +6,66 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..host.compat import declare, schema
+from ..host.node import Node
 from .link import InversionType, LinkedInversion
 from .measure import describe, measure
 from .plot import report_plot
 
 
-class InversionReport(io.ComfyNode):
+class InversionReport(Node):
     """Measures how well an inversion comes back and how good its noise is."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="InversionReport",
-            display_name="Inversion Report (Retrace)",
-            category="Retrace/records",
-            description="Measures an inversion: round-trip error in the latent and in pixels, noise statistics, cost. "
+        return cls.schema(
+            "Inversion Report",
+            "Measures an inversion: round-trip error in the latent and in pixels, noise statistics, cost. "
             "A faithful round trip and good noise are two things; an edit needs both.",
-            search_aliases=["round trip error", "PSNR", "inversion quality"],
-            is_output_node=True,
+            aliases=["round trip error", "PSNR", "inversion quality"],
             inputs=[
-                declare(InversionType.Input, "inversion", tooltip="From Invert, with keep_path for errors by step."),
-                declare(io.Model.Input, "model", tooltip="The model that made the inversion. It is not changed."),
-                declare(
-                    io.Vae.Input,
+                InversionType.Input("inversion", tooltip="From Invert, with keep_path for errors by step."),
+                io.Model.Input("model", tooltip="The model that made the inversion. It is not changed."),
+                io.Vae.Input(
                     "vae",
                     optional=True,
                     tooltip="VAE, to compare source and reconstruction in pixels. Its own loss is not counted.",
                 ),
-                declare(
-                    io.Latent.Input,
+                io.Latent.Input(
                     "reconstructed",
                     optional=True,
                     tooltip="A reconstruction to measure. Without it the report reconstructs by itself.",
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "source",
                     optional=True,
                     tooltip="Prompt of the inversion, only needed for one that was loaded from a file.",
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "negative",
                     optional=True,
                     tooltip="Negative prompt of the inversion, only needed for a loaded one made with cfg above 1.",
                 ),
             ],
             outputs=[
-                declare(io.String.Output, display_name="report", tooltip="All figures as text."),
-                declare(
-                    io.Image.Output,
+                io.String.Output(display_name="report", tooltip="All figures as text."),
+                io.Image.Output(
                     display_name="plot",
                     tooltip="Error by step on the way down, and the histogram of the inverted noise.",
                 ),
-                declare(
-                    io.Float.Output,
-                    display_name="latent_error",
-                    tooltip="Round-trip error relative to the latent's size; 0 is exact.",
+                io.Float.Output(
+                    display_name="latent_error", tooltip="Round-trip error relative to the latent's size; 0 is exact."
                 ),
-                declare(io.Float.Output, display_name="psnr", tooltip="Round trip in pixels, dB; nan without a VAE."),
-                declare(io.Float.Output, display_name="ssim", tooltip="Round trip in pixels, at most 1; nan without."),
-                declare(
-                    io.Float.Output,
+                io.Float.Output(display_name="psnr", tooltip="Round trip in pixels, dB; nan without a VAE."),
+                io.Float.Output(display_name="ssim", tooltip="Round trip in pixels, at most 1; nan without."),
+                io.Float.Output(
                     display_name="noise_std",
                     tooltip="Deviation of the inverted noise over the expected one; 1 is wanted.",
                 ),
-                declare(io.Int.Output, display_name="evaluations", tooltip="Model calls of the inversion."),
-                declare(io.Float.Output, display_name="seconds", tooltip="Time that the inversion took."),
+                io.Int.Output(display_name="evaluations", tooltip="Model calls of the inversion."),
+                io.Float.Output(display_name="seconds", tooltip="Time that the inversion took."),
             ],
+            is_output=True,
         )
 
     @classmethod

@@ -8,36 +8,34 @@ import torch
 from comfy_api.latest import io
 
 from ...attention import AttentionPlan
+from ...inversion import METHODS
 from ..attending.plan_link import attention_input
-from ..host.compat import declare, schema
+from ..host.compat import ADVANCED
 from ..host.inputs import mask_inputs
 from ..host.masks import EditArea
+from ..host.node import Node
 from ..host.session import Branch
 from .link import InversionType, LinkedInversion
-from .method_inputs import method_names
 from .runs import run_replay
 
 SAME = "same as inversion"
 
 
-class Resample(io.ComfyNode):
+class Resample(Node):
     """Plays an inversion back: reconstructs its source, or edits it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="Resample",
-            display_name="Resample (Retrace)",
-            category="Retrace/inversion",
-            description="Samples from an inversion. With a positive prompt it edits, without one it reconstructs; "
+        return cls.schema(
+            "Resample",
+            "Samples from an inversion. With a positive prompt it edits, without one it reconstructs; "
             "inside a mask everything else stays as it was, bit for bit.",
-            search_aliases=["edit", "reconstruct", "resampler", "inversion edit"],
+            aliases=["edit", "reconstruct", "resampler", "inversion edit"],
             inputs=[
-                declare(io.Model.Input, "model", tooltip="The model that made the inversion. It is not changed."),
-                declare(InversionType.Input, "inversion", tooltip="From Invert, NullTextOptimize or LoadInversion."),
-                declare(
-                    io.Float.Input,
+                io.Model.Input("model", tooltip="The model that made the inversion. It is not changed."),
+                InversionType.Input("inversion", tooltip="From Invert, NullTextOptimize or LoadInversion."),
+                io.Float.Input(
                     "cfg",
                     default=4.0,
                     min=0.0,
@@ -47,38 +45,32 @@ class Resample(io.ComfyNode):
                     tooltip="Guidance of the edit: higher follows the prompt more and keeps the source less. Needs a "
                     "negative unless it is 1. A reconstruction uses the guidance of the inversion instead.",
                 ),
-                declare(
-                    io.Conditioning.Input,
-                    "positive",
-                    optional=True,
-                    tooltip="Prompt of the edit. Leave it out to reconstruct the source.",
+                io.Conditioning.Input(
+                    "positive", optional=True, tooltip="Prompt of the edit. Leave it out to reconstruct the source."
                 ),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "negative",
                     optional=True,
                     tooltip="Negative prompt of the edit. Needed when cfg is not 1, left out after NullTextOptimize.",
                 ),
                 *mask_inputs(),
-                declare(
-                    io.Conditioning.Input,
+                io.Conditioning.Input(
                     "source",
                     optional=True,
                     tooltip="Prompt of the inversion, only needed for one that was loaded from a file: to reconstruct "
                     "it, or with attention.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "method",
-                    options=[SAME, *method_names()],
+                    options=[SAME, *METHODS],
                     default=SAME,
                     optional=True,
-                    advanced=True,
+                    extra_dict=ADVANCED,
                     tooltip="Another solver for the way down. The inversion's own comes back best.",
                 ),
                 attention_input("A plan that reads from the source while it is edited. Unused in a reconstruction."),
             ],
-            outputs=[declare(io.Latent.Output, display_name="latent", tooltip="The edited or reconstructed latent.")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The edited or reconstructed latent.")],
         )
 
     @classmethod

@@ -22,7 +22,7 @@ from ..host.gradients import refuse_quantised
 from ..host.latents import into_model, keep_outside, out_of_model, source_samples
 from ..host.masks import EditArea
 from ..host.parametrisation import model_sampling_of, space_of
-from ..host.schedule import check_strength, read_sigmas, rising_sigmas
+from ..host.schedule import read_sigmas, rising_sigmas
 from ..host.session import Attention, Branch, Guider, Session, refusing
 from .link import LinkedInversion, source_samples_of
 
@@ -74,7 +74,6 @@ def climb_of(
     Raises:
         ValueError: If a value does not fit.
     """
-    check_strength(strength)
     rising = rising_sigmas(model, scheduler, steps) if sigmas is None else read_sigmas(sigmas)
     return Climb(rising, strength_to_index(strength, len(rising) - 1), method, keep_path)
 

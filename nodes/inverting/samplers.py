@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ...attention import AttentionPlan
 from ..attending.beside_sampler import attended_script
 from ..attending.plan_link import attention_input
-from ..host.compat import declare, schema
+from ..host.node import Node
 from ..host.session import ScriptSampler
 from .link import InversionType, LinkedInversion
 from .sampler_scripts import resume_script, solver_script
@@ -28,22 +28,19 @@ def faithful_samplers() -> list[str]:
     return [name for name in comfy.samplers.SAMPLER_NAMES if not any(part in name for part in _UNFAITHFUL)]
 
 
-class RFSolverSample(io.ComfyNode):
+class RFSolverSample(Node):
     """RF-Solver as a SAMPLER, for inversion and for sampling."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="RFSolverSample",
-            display_name="RF-Solver Sampler (Retrace)",
-            category="Retrace/samplers",
-            description="RF-Solver, second order, for flow and eps models. With rising sigmas (FlipSigmas) it inverts "
+        return cls.schema(
+            "RF-Solver Sampler",
+            "RF-Solver, second order, for flow and eps models. With rising sigmas (FlipSigmas) it inverts "
             "a latent, with falling ones it samples. Wang et al. 2024, arXiv:2411.04746; FireFlow arXiv:2412.07517.",
-            search_aliases=["RF-Solver", "FireFlow", "rectified flow inversion", "midpoint"],
+            aliases=["RF-Solver", "FireFlow", "rectified flow inversion", "midpoint"],
             inputs=[
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "solver",
                     options=["midpoint", "fireflow"],
                     default="midpoint",
@@ -51,8 +48,7 @@ class RFSolverSample(io.ComfyNode):
                     "step at nearly the same accuracy. Use the same one up and down.",
                 ),
                 attention_input("A plan that reads from the source of the inversion on the way down."),
-                declare(
-                    InversionType.Input,
+                InversionType.Input(
                     "inversion",
                     optional=True,
                     tooltip="Where the source of the attention plan stands at each level, best with keep_path. Only "
@@ -61,8 +57,7 @@ class RFSolverSample(io.ComfyNode):
                 _source_input(),
             ],
             outputs=[
-                declare(
-                    io.Sampler.Output,
+                io.Sampler.Output(
                     display_name="sampler",
                     tooltip="For SamplerCustom and SamplerCustomAdvanced. Invert with DisableNoise and FlipSigmas, "
                     "then sample with DisableNoise from the latent that came out.",
@@ -93,23 +88,20 @@ class RFSolverSample(io.ComfyNode):
         return io.NodeOutput(ScriptSampler(attended_script(make, attention, inversion)))
 
 
-class InversionSampler(io.ComfyNode):
+class InversionSampler(Node):
     """An inversion as a SAMPLER that starts from the stored state."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="InversionSampler",
-            display_name="Inversion Sampler (Retrace)",
-            category="Retrace/samplers",
-            description="Resumes an inversion inside SamplerCustomAdvanced under any guider, from the stored state "
+        return cls.schema(
+            "Inversion Sampler",
+            "Resumes an inversion inside SamplerCustomAdvanced under any guider, from the stored state "
             "itself. The noise input is ignored; connect DisableNoise.",
-            search_aliases=["resume inversion", "SamplerCustomAdvanced inversion"],
+            aliases=["resume inversion", "SamplerCustomAdvanced inversion"],
             inputs=[
-                declare(InversionType.Input, "inversion", tooltip="From Invert or LoadInversion."),
-                declare(
-                    io.Combo.Input,
+                InversionType.Input("inversion", tooltip="From Invert or LoadInversion."),
+                io.Combo.Input(
                     "sampler_name",
                     options=[SAME, *faithful_samplers()],
                     default=SAME,
@@ -120,8 +112,7 @@ class InversionSampler(io.ComfyNode):
                 _source_input(),
             ],
             outputs=[
-                declare(
-                    io.Sampler.Output,
+                io.Sampler.Output(
                     display_name="sampler",
                     tooltip="For SamplerCustomAdvanced, with the SIGMAS and the LATENT of Invert.",
                 )
@@ -133,10 +124,6 @@ class InversionSampler(io.ComfyNode):
         cls, inversion: LinkedInversion, sampler_name: str, attention: AttentionPlan | None = None, source: Any = None
     ) -> io.NodeOutput:
         """Make the sampler."""
-        if sampler_name != SAME and sampler_name not in faithful_samplers():
-            raise ValueError(
-                f"sampler_name must be a sampler that draws no noise, got {sampler_name!r}; choose euler or '{SAME}'."
-            )
         make = functools.partial(resume_script, inversion, None if sampler_name == SAME else sampler_name)
         if attention is None:
             _refuse_without_attention("source", source)
@@ -151,8 +138,7 @@ class InversionSampler(io.ComfyNode):
 
 
 def _source_input() -> Any:
-    return declare(
-        io.Conditioning.Input,
+    return io.Conditioning.Input(
         "source",
         optional=True,
         tooltip="Prompt of the inversion, only needed with attention for one that was loaded from a file.",

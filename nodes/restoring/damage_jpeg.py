@@ -10,8 +10,7 @@ import folder_paths
 from comfy_api.latest import io
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from ...restoration.operators import DamageJPEG, SavedAs
-from ..host.compat import declare
+from ...restoration import operators
 from .damage_node import DamageNode
 
 NO_FILE = "(as set below)"
@@ -20,16 +19,27 @@ _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 _SAMPLINGS = {0: False, 2: True, -1: False}
 
 
-class DamageJPEGNode(DamageNode):
+def check_file(file: str) -> None:
+    """Refuse a file that is no JPEG.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    if file != NO_FILE:
+        read_file(file)
+
+
+class DamageJPEG(DamageNode):
     """The picture was saved as a JPEG."""
 
-    DAMAGE = DamageJPEG
+    DAMAGE = operators.DamageJPEG
+    RULES = (check_file,)
+    OPEN = frozenset({"file"})
 
     @classmethod
     def inputs(cls) -> list[Any]:
         """A file, or what says how it was saved."""
-        file = declare(
-            io.Combo.Input,
+        file = io.Combo.Input(
             "file",
             options=[NO_FILE, *list_jpegs()],
             default=NO_FILE,
@@ -37,16 +47,6 @@ class DamageJPEGNode(DamageNode):
             "inputs below say how it was saved.",
         )
         return [file, *super().inputs()]
-
-    @classmethod
-    def validate_inputs(cls, file: str | None = None) -> bool | str:
-        """Accept a file that came after the list was made; None stands for a value that comes over a link."""
-        try:
-            if file is not None and file != NO_FILE:
-                read_file(file)
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **settings: Any) -> str:
@@ -67,7 +67,7 @@ def list_jpegs() -> list[str]:
     return sorted(path.name for path in base.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
 
 
-def read_file(name: str) -> SavedAs:
+def read_file(name: str) -> operators.SavedAs:
     """Read how a file of the input folder was saved.
 
     Raises:
@@ -91,7 +91,7 @@ def read_file(name: str) -> SavedAs:
     luminance, chrominance = (
         [list(table[8 * row : 8 * row + 8]) for row in range(8)] for table in (first, tables.get(1, first))
     )
-    return SavedAs(name, (luminance, chrominance), _SAMPLINGS[sampling])
+    return operators.SavedAs(name, (luminance, chrominance), _SAMPLINGS[sampling])
 
 
 def mark_of(name: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from comfy_api.latest import io
 
 from ...restoration.operators import Damage
-from ..host.compat import declare, schema
 from ..host.inputs import setting_input
+from ..host.node import Node
 from .damaged_pictures import pixels_of
-from .inputs import CATEGORY, OperatorType
+from .inputs import OperatorType
 
 # What a link of a recipe is to the host, and how a value that comes over it becomes the recipe's.
 _LINKS: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
@@ -22,13 +22,14 @@ _LINKS: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {
 }
 
 
-class DamageNode(io.ComfyNode):
+class DamageNode(Node):
     """Says how a picture was damaged.
 
     Attributes:
         DAMAGE: The recipe.
     """
 
+    ABSTRACT = True
     DAMAGE: ClassVar[type[Damage]]
 
     @classmethod
@@ -37,23 +38,20 @@ class DamageNode(io.ComfyNode):
         made = {setting.name: setting_input(setting) for setting in cls.DAMAGE.parameters()}
         for name, (kind, _, field) in cls._links().items():
             optional, tooltip = field.default is None, field.metadata["tooltip"]
-            made[name] = declare(kind.Input, name, optional=optional, tooltip=tooltip)
+            made[name] = kind.Input(name, optional=optional, tooltip=tooltip)
         return [made[field.name] for field in dataclasses.fields(cls.DAMAGE) if field.name in made]
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        operator = declare(
-            OperatorType.Output,
+        operator = OperatorType.Output(
             display_name="operator",
             tooltip="How the picture was damaged: for ApplyDamage, the restore samplers, and DamageCombine.",
         )
-        return schema(
-            node_id=cls.DAMAGE.__name__,
-            display_name=f"Damage: {cls.DAMAGE.title} (Retrace)",
-            category=f"{CATEGORY}/damage",
-            description=cls.DAMAGE.description,
-            search_aliases=list(cls.DAMAGE.aliases),
+        return cls.schema(
+            f"Damage: {cls.DAMAGE.title}",
+            cls.DAMAGE.description,
+            aliases=cls.DAMAGE.aliases,
             inputs=cls.inputs(),
             outputs=[operator],
         )

@@ -7,21 +7,18 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...restoration.measurement import GREY_LEVELS, NOISE_FLOOR
-from ..host.compat import declare
 
 OperatorType = io.Custom("OPERATOR")
-CATEGORY = "Retrace/restoration"
 
 
 def operator_input() -> Any:
     """How the picture was damaged."""
-    return declare(OperatorType.Input, "operator", tooltip="How the picture was damaged, from a Damage node.")
+    return OperatorType.Input("operator", tooltip="How the picture was damaged, from a Damage node.")
 
 
 def damaged_input() -> Any:
     """The damaged picture."""
-    return declare(
-        io.Image.Input,
+    return io.Image.Input(
         "damaged",
         tooltip="The damaged picture or clip as it is, not scaled up. One for all of the batch, or one for each.",
     )
@@ -29,8 +26,7 @@ def damaged_input() -> Any:
 
 def noise_input() -> Any:
     """Its noise."""
-    return declare(
-        io.Float.Input,
+    return io.Float.Input(
         "noise",
         default=2.0,
         min=0.0,
@@ -42,9 +38,14 @@ def noise_input() -> Any:
     )
 
 
-def check_noise(noise: float | None) -> bool | str:
-    """Answer of validate_inputs on the noise; None stands for a value that comes over a link."""
+def check_noise(noise: float) -> None:
+    """Refuse less noise than the rounding to 8 bits makes.
+
+    Raises:
+        ValueError: If it is less.
+    """
     lowest = GREY_LEVELS * NOISE_FLOOR
-    if noise is not None and noise < lowest:
-        return f"noise must be at least {lowest:.3g} grey levels of 255, got {noise:g}; an 8-bit picture has 2."
-    return True
+    if noise < lowest:
+        raise ValueError(
+            f"noise must be at least {lowest:.3g} grey levels of 255, got {noise:g}; an 8-bit picture has 2."
+        )

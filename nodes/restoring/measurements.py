@@ -13,10 +13,10 @@ from ...restoration.noise_deviation import noise_deviation
 from ...restoration.operators import Damage
 from ...restoration.snap import snap
 from ..editing.paired_inputs import SEEDS
-from ..host.compat import declare, schema
+from ..host.node import Node
 from ..host.progress import progress
 from .damaged_pictures import damaged_pixels, image_of, per_sample, pixels_of
-from .inputs import CATEGORY, OperatorType, check_noise, damaged_input, noise_input, operator_input
+from .inputs import OperatorType, check_noise, damaged_input, noise_input, operator_input
 
 # A residual of so many deviations is white or black in the picture of it.
 _SHOWN_DEVIATIONS = 3.0
@@ -38,24 +38,21 @@ def measurement_of(
     return Measurement(operator, y, noise / GREY_LEVELS), pixels
 
 
-class ApplyDamage(io.ComfyNode):
+class ApplyDamage(Node):
     """Damages a picture, to try a restoration on."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="ApplyDamage",
-            display_name="Apply Damage (Retrace)",
-            category=CATEGORY,
-            description="Damages a picture as an operator says, with noise: to see what the operator does, and to "
+        return cls.schema(
+            "Apply Damage",
+            "Damages a picture as an operator says, with noise: to see what the operator does, and to "
             "try a restoration on a picture whose truth is known.",
-            search_aliases=["degrade", "simulate damage", "forward operator"],
+            aliases=["degrade", "simulate damage", "forward operator"],
             inputs=[
-                declare(io.Image.Input, "image", tooltip="The whole picture, or the frames of a clip."),
+                io.Image.Input("image", tooltip="The whole picture, or the frames of a clip."),
                 operator_input(),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "noise",
                     default=0.0,
                     min=0.0,
@@ -64,19 +61,12 @@ class ApplyDamage(io.ComfyNode):
                     round=0.01,
                     tooltip="Noise to add, standard deviation in grey levels of 255.",
                 ),
-                declare(
-                    io.Int.Input,
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEEDS,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise.",
+                io.Int.Input(
+                    "seed", default=0, min=0, max=SEEDS, control_after_generate=True, tooltip="Seed of the noise."
                 ),
             ],
             outputs=[
-                declare(
-                    io.Image.Output,
+                io.Image.Output(
                     display_name="damaged",
                     tooltip="The damaged picture. What is missing is grey; noise may leave 0 to 1, which saving clips.",
                 )
@@ -95,31 +85,25 @@ class ApplyDamage(io.ComfyNode):
         return io.NodeOutput(image_of(damaged))
 
 
-class MeasureNoise(io.ComfyNode):
+class MeasureNoise(Node):
     """Measures the noise of a picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="MeasureNoise",
-            display_name="Measure Noise (Retrace)",
-            category=CATEGORY,
-            description="Measures how noisy a picture is, from its finest details, for the noise input of a restore "
+        return cls.schema(
+            "Measure Noise",
+            "Measures how noisy a picture is, from its finest details, for the noise input of a restore "
             "sampler. Donoho and Johnstone 1994.",
-            search_aliases=["noise level", "grain", "estimate sigma"],
+            aliases=["noise level", "grain", "estimate sigma"],
             inputs=[
-                declare(io.Image.Input, "image", tooltip="The damaged picture."),
-                declare(
-                    OperatorType.Input,
-                    "operator",
-                    optional=True,
-                    tooltip="How it was damaged, so that a missing area does not count.",
+                io.Image.Input("image", tooltip="The damaged picture."),
+                OperatorType.Input(
+                    "operator", optional=True, tooltip="How it was damaged, so that a missing area does not count."
                 ),
             ],
             outputs=[
-                declare(
-                    io.Float.Output,
+                io.Float.Output(
                     display_name="noise",
                     tooltip="Standard deviation in grey levels of 255, at least 1.28. Too low for a JPEG or a picture "
                     "that was smoothed.",
@@ -140,27 +124,26 @@ class MeasureNoise(io.ComfyNode):
         return io.NodeOutput(max(lowest, GREY_LEVELS * noise_deviation(pixels, seen)))
 
 
-class SnapToMeasurement(io.ComfyNode):
+class SnapToMeasurement(Node):
     """Draws a restored picture onto the photo once more, in pixels."""
+
+    RULES = (check_noise,)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="SnapToMeasurement",
-            display_name="Snap to Measurement (Retrace)",
-            category=CATEGORY,
-            description="Draws a restored picture onto what the photo shows, in pixels: what the VAE has lost comes "
+        return cls.schema(
+            "Snap to Measurement",
+            "Draws a restored picture onto what the photo shows, in pixels: what the VAE has lost comes "
             "back where the photo has it, and the photo's noise does not. A JPEG to which nothing else happened then "
             "saves to the same file again. Takes the flicker out of clips.",
-            search_aliases=["data consistency", "paste original pixels", "back projection", "deflicker"],
+            aliases=["data consistency", "paste original pixels", "back projection", "deflicker"],
             inputs=[
-                declare(io.Image.Input, "image", tooltip="The restored picture, or the frames of a restored clip."),
+                io.Image.Input("image", tooltip="The restored picture, or the frames of a restored clip."),
                 operator_input(),
                 damaged_input(),
                 noise_input(),
-                declare(
-                    io.Float.Input,
+                io.Float.Input(
                     "temporal_smoothing",
                     default=0.0,
                     min=0.0,
@@ -172,8 +155,7 @@ class SnapToMeasurement(io.ComfyNode):
                     "taken for noise and held still; what moves keeps its edges. 1 to 2 are usual. All pictures of "
                     "the batch are then one clip.",
                 ),
-                declare(
-                    io.Boolean.Input,
+                io.Boolean.Input(
                     "follow_motion",
                     default=False,
                     optional=True,
@@ -183,18 +165,12 @@ class SnapToMeasurement(io.ComfyNode):
                 ),
             ],
             outputs=[
-                declare(
-                    io.Image.Output,
+                io.Image.Output(
                     display_name="image",
                     tooltip="The picture, nearer to the photo the farther it was off; hardly moved where it fits.",
                 )
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, noise: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        return check_noise(noise)
 
     @classmethod
     def execute(
@@ -217,46 +193,39 @@ class SnapToMeasurement(io.ComfyNode):
         return io.NodeOutput(image_of(snapped).clamp(0.0, 1.0))
 
 
-class RestoreReport(io.ComfyNode):
+class RestoreReport(Node):
     """Says how well a restored picture explains the photo."""
+
+    RULES = (check_noise,)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="RestoreReport",
-            display_name="Restore Report (Retrace)",
-            category=CATEGORY,
-            description="Damages the restored picture again and compares it with the photo: about 1 and below is a "
+        return cls.schema(
+            "Restore Report",
+            "Damages the restored picture again and compares it with the photo: about 1 and below is a "
             "picture that explains it.",
-            search_aliases=["chi2", "residual", "data consistency"],
-            is_output_node=True,
+            aliases=["chi2", "residual", "data consistency"],
             inputs=[
-                declare(io.Image.Input, "image", tooltip="The restored picture."),
+                io.Image.Input("image", tooltip="The restored picture."),
                 operator_input(),
                 damaged_input(),
                 noise_input(),
             ],
             outputs=[
-                declare(
-                    io.Float.Output,
+                io.Float.Output(
                     display_name="chi2",
                     tooltip="Squared difference to the photo over that of its noise: near 1 is good, above 2 the photo "
                     "is not explained, below 0.05 its noise was restored too.",
                 ),
-                declare(
-                    io.Image.Output,
+                io.Image.Output(
                     display_name="residual",
                     tooltip="The difference: grey is none, black and white are three deviations of the noise.",
                 ),
-                declare(io.String.Output, display_name="report", tooltip="The same in words."),
+                io.String.Output(display_name="report", tooltip="The same in words."),
             ],
+            is_output=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, noise: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        return check_noise(noise)
 
     @classmethod
     def execute(cls, image: torch.Tensor, operator: Damage, damaged: torch.Tensor, noise: float) -> io.NodeOutput:

@@ -14,7 +14,7 @@ from .run import Run, Solver
 class RestoreDDS(RestoreNode):
     """Samples a picture that the model finds likely and that explains the damaged one."""
 
-    NODE_ID, TITLE, SETTINGS = "RestoreDDS", "Restore Sampler, DDS", DDSSettings
+    TITLE, SETTINGS = "Restore Sampler, DDS", DDSSettings
     ABOUT = (
         "Restores a damaged picture or clip with any model as the prior: every step of the sampler is drawn to what "
         "the photo shows, through the damage. No gradients, one model call a step. Chung, Lee, Ye 2024, "

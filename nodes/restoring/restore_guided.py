@@ -14,7 +14,7 @@ from .run import Run, Solver
 class RestoreGuided(RestoreNode):
     """Samples with a gradient of the photo through the denoiser and the VAE."""
 
-    NODE_ID, TITLE, SETTINGS = "RestoreGuided", "Restore Sampler, guided", GuidedSettings
+    TITLE, SETTINGS = "Restore Sampler, guided", GuidedSettings
     ABOUT = (
         "For experts: restores by gradients through the denoiser and the VAE, which costs several times the memory and "
         "time of the DDS sampler. PSLD, Rout et al. 2023, arXiv:2307.00619; with inner steps the form of STSL, "

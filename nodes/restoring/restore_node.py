@@ -11,25 +11,25 @@ from comfy_api.latest import io
 
 from ...core.settings import Settings
 from ...restoration.operators import Damage
-from ..host.compat import declare, schema
 from ..host.inputs import setting_input
+from ..host.node import Node
 from ..host.session import ScriptSampler
-from .inputs import CATEGORY, check_noise, damaged_input, noise_input, operator_input
+from .inputs import check_noise, damaged_input, noise_input, operator_input
 from .run import Photo, Solver, restore
 
 
-class RestoreNode(io.ComfyNode):
+class RestoreNode(Node):
     """Restores by one solver, whose settings are its own inputs.
 
     Attributes:
-        NODE_ID: Id of the node.
         TITLE: Name on the node.
         ABOUT: What the node does.
         ALIASES: Further words that a search finds it by.
         SETTINGS: The solver's settings.
     """
 
-    NODE_ID: ClassVar[str]
+    ABSTRACT = True
+    RULES = (check_noise,)
     TITLE: ClassVar[str]
     ABOUT: ClassVar[str]
     ALIASES: ClassVar[Sequence[str]]
@@ -43,33 +43,24 @@ class RestoreNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        vae = declare(
-            io.Vae.Input,
+        vae = io.Vae.Input(
             "vae",
             optional=True,
             tooltip="The VAE of the model. Only models that sample pictures themselves do without.",
         )
-        sampler = declare(
-            io.Sampler.Output,
+        sampler = io.Sampler.Output(
             display_name="sampler",
             tooltip="For SamplerCustom and SamplerCustomAdvanced with noise, SIGMAS down to 0, and an empty latent of "
             "the restored size.",
         )
         settings = [setting_input(setting) for setting in cls.SETTINGS.parameters()]
-        return schema(
-            node_id=cls.NODE_ID,
-            display_name=f"{cls.TITLE} (Retrace)",
-            category=CATEGORY,
-            description=cls.ABOUT,
-            search_aliases=list(cls.ALIASES),
+        return cls.schema(
+            cls.TITLE,
+            cls.ABOUT,
+            aliases=cls.ALIASES,
             inputs=[operator_input(), damaged_input(), noise_input(), *settings, vae],
             outputs=[sampler],
         )
-
-    @classmethod
-    def validate_inputs(cls, noise: float | None = None) -> bool | str:
-        """Refuse before anything runs what can be seen on the widgets."""
-        return check_noise(noise)
 
     @classmethod
     def execute(

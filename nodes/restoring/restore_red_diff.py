@@ -14,7 +14,7 @@ from .run import Run, Solver
 class RestoreREDDiff(RestoreNode):
     """Fits one clean picture to the damaged one, with the model as a regulariser."""
 
-    NODE_ID, TITLE, SETTINGS = "RestoreREDDiff", "Restore Sampler, RED-diff", REDDiffSettings
+    TITLE, SETTINGS = "Restore Sampler, RED-diff", REDDiffSettings
     ABOUT = (
         "Restores a damaged picture by fitting one clean picture to it. It gives one calm best estimate where the DDS "
         "sampler gives one likely picture of many. Mardani et al. 2024, arXiv:2305.04391."

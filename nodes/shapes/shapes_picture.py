@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ...demo.world import COLOURS, POSITIONS, SHAPES, SIZES, Scene, render
-from ..host.compat import declare, schema
+from ..host.node import Node
 
 
 def draw(scene: Scene, seed: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,51 +24,56 @@ def draw(scene: Scene, seed: int, batch_size: int) -> tuple[torch.Tensor, torch.
     return torch.from_numpy(pictures).float() / 255.0, torch.from_numpy(masks)
 
 
-class ShapesPicture(io.ComfyNode):
+def check_visible(colour: str, background: str) -> None:
+    """Refuse a shape that cannot be seen.
+
+    Raises:
+        ValueError: If it has the background's colour.
+    """
+    if colour == background:
+        raise ValueError(f"colour must differ from the background, got {colour!r} for both; change one of them.")
+
+
+class ShapesPicture(Node):
     """Draws the pictures that the Shapes models were trained on."""
+
+    RULES = (check_visible,)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        return schema(
-            node_id="ShapesPicture",
-            display_name="Shapes Picture (Retrace)",
-            category="Retrace/demo",
-            description="Draws a shape on a coloured background, 64 x 64 pixels, with its caption and the exact mask "
+        return cls.schema(
+            "Shapes Picture",
+            "Draws a shape on a coloured background, 64 x 64 pixels, with its caption and the exact mask "
             "of the shape. With LoadShapesModel every workflow of this pack runs without a download.",
-            search_aliases=["demo picture", "test image", "synthetic picture"],
+            aliases=["demo picture", "test image", "synthetic picture"],
             inputs=[
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "size",
                     options=list(SIZES),
                     default="big",
                     tooltip="Size of the shape: about 34 or 19 of the 64 pixels.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "colour",
                     options=list(COLOURS),
                     default="red",
                     tooltip="Colour of the shape. Must differ from the background.",
                 ),
-                declare(io.Combo.Input, "shape", options=list(SHAPES), default="circle", tooltip="What is drawn."),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input("shape", options=list(SHAPES), default="circle", tooltip="What is drawn."),
+                io.Combo.Input(
                     "position",
                     options=list(POSITIONS),
                     default="middle",
                     tooltip="Where the shape lies; the seed moves it by up to 1.5 pixels.",
                 ),
-                declare(
-                    io.Combo.Input,
+                io.Combo.Input(
                     "background",
                     options=list(COLOURS),
                     default="blue",
                     tooltip="Colour behind the shape, with a slight gradient.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
@@ -76,8 +81,7 @@ class ShapesPicture(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of what the words leave open: exact place, shade, gradient and grain.",
                 ),
-                declare(
-                    io.Int.Input,
+                io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
@@ -86,22 +90,14 @@ class ShapesPicture(io.ComfyNode):
                 ),
             ],
             outputs=[
-                declare(io.Image.Output, display_name="image", tooltip="The pictures, 64 x 64."),
-                declare(io.Mask.Output, display_name="mask", tooltip="White where the shape is, soft at its edge."),
-                declare(
-                    io.String.Output,
+                io.Image.Output(display_name="image", tooltip="The pictures, 64 x 64."),
+                io.Mask.Output(display_name="mask", tooltip="White where the shape is, soft at its edge."),
+                io.String.Output(
                     display_name="caption",
                     tooltip="The picture in the words that the Shapes models know, for CLIPTextEncode.",
                 ),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, colour: str | None = None, background: str | None = None) -> bool | str:
-        """Refuse an invisible shape before anything runs; None stands for a value that comes over a link."""
-        if colour is not None and colour == background:
-            return f"colour must differ from the background, got {colour!r} for both; change one of them."
-        return True
 
     @classmethod
     def execute(

@@ -17,7 +17,7 @@ SHORT = {"spd": {"spd_iterations": 2}}
 
 
 def _methods(pack):
-    return pack.module("nodes.inverting.method_inputs").method_names()
+    return list(pack.module("inversion").METHODS)
 
 
 def _invert(pack, model, source, latent, method, **changes):

@@ -118,21 +118,14 @@ def check_method_nodes_refuse(pack):
     """What cannot work is said at the widgets where it can be seen there, else before the first model call."""
     for node_id, changes, part in (
         ("EDICTCouple", {"p": 0.2}, "p of method edict must be 0 or at least 0.5, got 0.2"),
-        ("BDIAInvert", {"gamma": 0.0}, "gamma of method bdia must be at least 0.1"),
         ("FixedPointInvert", {"window": 2}, "window of method fixed_point must be 1 with memory above 0"),
         ("FixedPointInvert", {"memory": 0, "window": 6}, "must not exceed the iterations 5, got 6"),
-        ("SPDInvert", {"iterations": 0}, "iterations of method spd must be at least 1, got 0"),
-        ("BELMInvert", {"steps": 1}, "steps must be at least 2, got 1"),
-        ("BELMInvert", {"strength": 0.0}, "strength must be"),
     ):
         text = pack.node(node_id).validate_inputs(**changes)
         assert isinstance(text, str) and part in text, (node_id, text)
         refuses(lambda n=node_id, c=changes: run(pack, n, "sd15", **c), part)
     for node_id in SETTINGS:
-        assert pack.node(node_id).validate_inputs() is True
-        assert pack.node(node_id).validate_inputs(steps=20, strength=1.0) is True
         refuses(lambda n=node_id: run(pack, n, "sd15", cfg=2.0), "cfg must be 1 without a negative")
-        refuses(lambda n=node_id: run(pack, n, "sd15", nonsense=1), "must be among its own", "'nonsense'")
     counter = Counter(pack.tiny.model("sd15"))
     for node_id, changes, part in (
         ("BDIAInvert", {"gamma": 0.5, "steps": 20}, "gamma of method bdia must be at least 0.82 to climb 20 steps"),

@@ -192,7 +192,7 @@ def check_half_precision_null_text(pack):
 
 def check_every_method_on_clips(pack):
     """Two clips at once: each method keeps the five axes, comes back finite, and plays towards another prompt."""
-    for method in pack.module("nodes.inverting.method_inputs").method_names():
+    for method in list(pack.module("inversion").METHODS):
         model, latent = pack.tiny.model("wan"), pack.tiny.latent("wan", batch=2)
         linked = _walk(pack, "Invert", model, pack.tiny.conditioning("wan"), latent, method=method)
         assert linked.shape == tuple(latent["samples"].shape), method
@@ -234,6 +234,5 @@ def check_stochastic_samplers_are_refused(pack):
         pack, "Invert", pack.tiny.model(kind), pack.tiny.conditioning(kind), pack.tiny.latent(kind), method="euler"
     )
     for name in ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "ddpm", "lcm", "er_sde", "sa_solver", "seeds_2"):
-        refuses(
-            lambda n=name: pack.call("InversionSampler", inversion=linked, sampler_name=n), "draws no noise", repr(name)
-        )
+        resume = {"inversion": linked, "sampler_name": name}
+        refuses(lambda r=resume: pack.call("InversionSampler", **r), "sampler_name must be one of", repr(name))

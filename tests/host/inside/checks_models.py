@@ -82,7 +82,7 @@ def check_exact_methods_are_exact(pack):
 
 def check_every_method_edits(pack):
     """Every method plays its record towards a target, at full strength and below, and differs from the source."""
-    for method in pack.module("nodes.inverting.method_inputs").method_names():
+    for method in list(pack.module("inversion").METHODS):
         for kind, strength in (("sd15", 1.0), ("flux", 0.5)):
             model, _, latent, (linked, *_) = invert(pack, kind, method=method, strength=strength)
             target = pack.tiny.conditioning(kind, seed=9)

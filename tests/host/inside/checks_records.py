@@ -180,13 +180,3 @@ def check_versions_agree(pack):
     _, _, _, (linked, *_) = invert(pack, "sd15")
     version = linked.meta["pack"]
     assert f'version = "{version}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
-
-
-def check_unknown_keywords_are_dropped(pack):
-    """Declarations written for a newer host load on this one."""
-    from comfy_api.latest import io
-
-    compat = pack.module("nodes.host.compat")
-    made = compat.declare(io.Int.Input, "steps", default=2, min=1, unheard_of=True, tooltip="x")
-    assert made.default == 2 and made.tooltip == "x"
-    assert compat.schema(node_id="X", inputs=[made], outputs=[], unheard_of=1).node_id == "X"
