@@ -7,7 +7,7 @@ This file is read by three loaders (ComfyUI under the folder's path, pytest as a
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> object:
     """Return the extension that ComfyUI asks for when it loads the pack."""
     from .nodes import RetraceExtension
 

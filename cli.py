@@ -341,7 +341,7 @@ def _give_out(
         target = after_step = mask = None
         if options.mask is not None:
             size = (int(record.meta["width"]), int(record.meta["height"]))
-            mask = read_mask(options.mask, 1, size, tuple(record.shape[2:]), options.feather)
+            mask = read_mask(options.mask, 1, size, (record.shape[-2], record.shape[-1]), options.feather)
             after_step = blend(record, mask, model.device)
         if options.target is not None and options.attention is not None:
             target = attended(options, model, record, mask)

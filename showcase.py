@@ -13,6 +13,7 @@ from torch import Tensor
 from .backends.diffusers import DiffusersModel
 from .backends.pictures import grid, read_picture, save_image, to_image
 from .backends.shapes import shapes_model
+from .core.denoiser import Denoiser
 from .demo.reader import read
 from .inversion import (
     Inversion,
@@ -91,7 +92,7 @@ def _one_model(
     sigmas = model.levels(*x0.shape[2:]).grid(steps)
     negative = model.prompt("")
 
-    def target(prompt: str):
+    def target(prompt: str) -> Denoiser:
         return model.denoiser(x0, model.prompt(prompt), negative, cfg)
 
     source = model.denoiser(x0, model.prompt(SOURCE))

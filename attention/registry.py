@@ -6,7 +6,7 @@ from ..core.registry import classes_by_name
 from . import methods
 from .preset import Preset
 
-PRESETS: dict[str, type[Preset]] = classes_by_name(methods, Preset)  # type: ignore[type-abstract]
+PRESETS: dict[str, type[Preset]] = classes_by_name(methods, Preset)
 
 
 def get_preset(name: str) -> Preset:

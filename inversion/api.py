@@ -15,7 +15,7 @@ from ..core.grid import check_index, check_sigmas, shorten
 from ..core.settings import Scalar
 from ..core.walk import AfterStep, OnStep
 from .fingerprint import fingerprint
-from .inversion import DTYPES, Inversion, check_axes, keep
+from .inversion import DTYPES, AnyInversion, Inversion, check_axes, keep
 from .method import Method, SingleState
 from .registry import get_method
 
@@ -197,7 +197,7 @@ def own_method(inversion: Inversion) -> Method:
     return scheme
 
 
-def adopt(inversion: Inversion, method: Method | str) -> Inversion:
+def adopt(inversion: AnyInversion, method: Method | str) -> AnyInversion:
     """The same state, to be replayed by another solver: less exact, but sometimes what an edit wants.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.denoiser import Denoiser
 from ..core.settings import Scalar
 from ..core.steps import Step, Stepper
-from .inversion import Inversion, keep
+from .inversion import AnyInversion, keep
 
 
 class EmbeddingPerStep:
@@ -42,8 +42,8 @@ class EmbeddingPerStep:
 
 
 def with_embeddings(
-    inversion: Inversion, embeddings: Sequence[Tensor], cfg: float, remarks: dict[str, Scalar] | None = None
-) -> Inversion:
+    inversion: AnyInversion, embeddings: Sequence[Tensor], cfg: float, remarks: dict[str, Scalar] | None = None
+) -> AnyInversion:
     """The inversion with embeddings to be replayed at a guidance scale.
 
     Args:

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from ..core.space import Space, check_space, implied_noise, mix
 MOVED = "noise_moved"
 
 DTYPES = (torch.float32, torch.float64)
+# What changes an inversion returns one of its class: a host's may know more than this one.
+AnyInversion = TypeVar("AnyInversion", bound="Inversion")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +168,7 @@ class Inversion:
             return self.path[above].to(device)
         return torch.lerp(self.path[above - 1].to(device), self.path[above].to(device), (sigma - low) / (high - low))
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Inversion:
+    def map(self: AnyInversion, change: Callable[[Tensor], Tensor]) -> AnyInversion:
         """The inversion with every latent of it changed: x0, x, mate, path and residuals."""
 
         def each(latents: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
@@ -181,8 +184,8 @@ class Inversion:
         )
 
     def marked(
-        self, fingerprints: Mapping[str, str] | None = None, meta: Mapping[str, Scalar] | None = None
-    ) -> Inversion:
+        self: AnyInversion, fingerprints: Mapping[str, str] | None = None, meta: Mapping[str, Scalar] | None = None
+    ) -> AnyInversion:
         """The inversion with further fingerprints, such as "model" and "source", and remarks; these go first."""
         return replace(
             self,
@@ -190,15 +193,15 @@ class Inversion:
             meta={**self.meta, **(meta or {})},
         )
 
-    def to_precision(self, dtype: torch.dtype) -> Inversion:
+    def to_precision(self: AnyInversion, dtype: torch.dtype) -> AnyInversion:
         """The inversion with latents no finer than a device's work_dtype; itself where they already are."""
         return self if dtype in (self.dtype, torch.float64) else self.map(lambda latent: latent.to(dtype))
 
-    def of_rows(self, rows: Sequence[int]) -> Inversion:
+    def of_rows(self: AnyInversion, rows: Sequence[int]) -> AnyInversion:
         """The inversion of some of its pictures, by number, in any order and as often as they are named."""
         return self.map(lambda latent: latent[list(rows)])
 
-    def doubled(self) -> Inversion:
+    def doubled(self: AnyInversion) -> AnyInversion:
         """The inversion with every picture twice, first all of them, then all again: two walks side by side.
 
         A replay of it whose denoiser answers the first half for the source and the second for a target reconstructs

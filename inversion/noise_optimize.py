@@ -27,7 +27,7 @@ from .adam import Adam
 from .api import MisfitError, check_fit, own_method
 from .fitting import Attempt, Best, fit
 from .gradient import walk_gradient
-from .inversion import MOVED, Inversion, keep
+from .inversion import MOVED, AnyInversion, Inversion, keep
 from .method import SingleState
 
 NORMS = ("L2", "L1")
@@ -125,13 +125,13 @@ def meet(reference: Tensor, mask: Tensor | None = None, norm: str = "L2") -> Row
 
 
 def noise_optimize(
-    inversion: Inversion,
+    inversion: AnyInversion,
     denoiser: Denoiser,
     loss: RowLoss,
     settings: NoiseDescent = NoiseDescent(),
     on_iteration: OnNoise | None = None,
     device: torch.device | str = "cpu",
-) -> Inversion:
+) -> AnyInversion:
     """Optimise the noise of an inversion for what it is replayed to.
 
     Rows of a batch are each optimised for themselves, as far as their losses are. Of all noises that a row has tried
@@ -203,7 +203,7 @@ def noise_optimize(
     return with_noise(inversion, x, remarks)
 
 
-def with_noise(inversion: Inversion, x: Tensor, remarks: dict[str, Scalar] | None = None) -> Inversion:
+def with_noise(inversion: AnyInversion, x: Tensor, remarks: dict[str, Scalar] | None = None) -> AnyInversion:
     """The inversion with another state at its sigma; x0, path and everything else stay those of its source.
 
     Its meta says that it was moved, so that nobody takes it for a state of the source (`Inversion.reached`).

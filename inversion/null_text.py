@@ -33,7 +33,7 @@ from .adam import EPSILON, Adam
 from .api import MisfitError, adopt, own_method
 from .embeddings import with_embeddings
 from .fitting import Attempt, fit, per_row
-from .inversion import Inversion
+from .inversion import AnyInversion
 from .method import SingleState
 
 # In the published code the rate of step i is multiplied by 1 - i / 100. That ends at 0.51; longer walks stay at this
@@ -118,14 +118,14 @@ OnFit = Callable[[FitReport], None]
 
 
 def null_text(
-    inversion: Inversion,
+    inversion: AnyInversion,
     source: Denoiser,
     unconditional: Denoiser,
     embedding: Tensor,
     settings: NullText = NullText(),
     on_step: OnFit | None = None,
     device: torch.device | str = "cpu",
-) -> Inversion:
+) -> AnyInversion:
     """Fit one unconditional embedding for each step on the way down.
 
     The loop is the published one, with two differences. Batch rows are fitted each for itself: every row has its own
@@ -277,7 +277,7 @@ def _one_per_row(embedding: Tensor, rows: int) -> Tensor:
     return embedding.to(wide).expand(rows, *embedding.shape[1:]).clone()
 
 
-def by_euler(inversion: Inversion) -> Inversion:
+def by_euler(inversion: AnyInversion) -> AnyInversion:
     """The inversion, to come down by Euler steps: as it is where its method does so, else under the name "euler".
 
     Raises:

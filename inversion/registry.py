@@ -9,7 +9,7 @@ from ..core.settings import Parameter, Scalar
 from . import methods
 from .method import Method
 
-METHODS: dict[str, type[Method]] = classes_by_name(methods, Method)  # type: ignore[type-abstract]
+METHODS: dict[str, type[Method]] = classes_by_name(methods, Method)
 
 
 def all_settings() -> list[tuple[str, Parameter]]:

@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ...attention import AttentionPlan, Settings, get_preset
+from ...attention.plan import Origin
 from ..host.compat import ADVANCED
 from ..host.compiled import refuse_compiled_model
 from ..host.node import Node
@@ -177,7 +178,7 @@ class AttentionInject(Node):
         start: float,
         end: float,
         strength: float,
-        source: str,
+        source: Origin,
         source_for: str,
         tokens: str,
         mask: torch.Tensor | None = None,

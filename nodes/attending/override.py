@@ -152,7 +152,7 @@ class Forwards(Uncopied):
         width = q.shape[-1] if split else q[0, 0].numel() // heads
         view = _HeadView(split, width)
         mask = arguments.get("mask")
-        asked = tuple(view.split(each) for each in (q, k, v))
+        asked = view.split(q), view.split(k), view.split(v)
         asked_mask = None if mask is None else _four(mask, q.shape[0], heads)
 
         def run(
@@ -224,7 +224,7 @@ def _four(mask: torch.Tensor, rows: int, heads: int) -> torch.Tensor:
     if mask.ndim == 3:
         # One a row and head in older models, else one a row.
         if mask.shape[0] == rows * heads and heads > 1:
-            return mask.unflatten(0, (rows, heads))
+            return mask.reshape(rows, heads, *mask.shape[1:])
         return mask[:, None]
     return mask
 

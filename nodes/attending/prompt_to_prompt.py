@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from comfy_api.latest import io
 
 from ...attention import AttentionPlan, Layers, Settings, get_preset
 from ...attention.local_blend import LocalBlend, with_local_blend
-from ...attention.token_map import MODES, token_map
+from ...attention.plan import Origin
+from ...attention.token_map import MODES, Mode, token_map
 from ...attention.word_list import parse_weights, parse_windows, parse_words
 from ..host.compiled import refuse_compiled_model
 from ..host.inputs import prompt_inputs
@@ -137,7 +138,7 @@ class PromptToPrompt(Node):
         schedule: str,
         blend_words: str,
         layers: str,
-        source: str,
+        source: Origin,
         attention: AttentionPlan | None = None,
     ) -> io.NodeOutput:
         """Encode both prompts and make the plan."""
@@ -148,7 +149,7 @@ class PromptToPrompt(Node):
         text = token_map(
             before,
             after,
-            "refine" if mode == REWEIGHT else mode,
+            "refine" if mode == REWEIGHT else cast(Mode, mode),
             parse_weights(weights),
             (0.0, cross_end),
             parse_windows(schedule),

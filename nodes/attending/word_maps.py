@@ -120,7 +120,8 @@ def read_words(
             x = states(sigma, session.device)
             below = sigmas[index + 1] if index + 1 < total else 0.0
             session.tell(StepReport(index, total, sigma, below, x, denoiser(x, sigma)))
-        return attended.running.maps[_MAPS].maps().cpu()
+        maps: torch.Tensor = attended.running.maps[_MAPS].maps()
+        return maps.cpu()
 
     return Guider(model, {SOURCE: Branch(conditioning)}, attended).run(samples, (*sigmas, 0.0), script)
 

@@ -46,7 +46,7 @@ def on_latents(
     """
     seen, where = _both(weights_of(reference_mask, reference), weights_of(mask, target))
     groups = [boxes_around(seen.amax(1), "reference_mask"), boxes_around(where.amax(1), "mask")]
-    limits = [tuple(each.shape[-2:]) for each in (reference, target)]
+    limits = [(each.shape[-2], each.shape[-1]) for each in (reference, target)]
     groups = of_one_size(groups, limits)
 
     def cut(samples: torch.Tensor, number: int) -> torch.Tensor:
@@ -127,10 +127,10 @@ def _both(seen: torch.Tensor | None, where: torch.Tensor | None) -> tuple[torch.
 
 def _decoded(vae: Any, samples: torch.Tensor) -> torch.Tensor:
     """Pictures (N, 3, H, W) in 0 .. 1."""
-    image = vae.decode(samples)
+    image: torch.Tensor = vae.decode(samples)
     return image.reshape(-1, *image.shape[-3:]).movedim(-1, 1)[:, :3].to("cpu", torch.float32).clone()
 
 
 def _encoded(vae: Any, pictures: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    samples = vae.encode(pictures.movedim(1, -1)).to("cpu", like.dtype)
+    samples: torch.Tensor = vae.encode(pictures.movedim(1, -1)).to("cpu", like.dtype)
     return samples if samples.ndim == like.ndim else samples.reshape(*samples.shape[:2], 1, *samples.shape[-2:])

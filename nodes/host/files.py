@@ -39,7 +39,8 @@ def resolve_saved(name: str) -> Path:
     Raises:
         ValueError: If the name leaves the folder, has another ending or names nothing.
     """
-    text, folders = name.strip(), _FOLDERS
+    text = name.strip()
+    folders: tuple[str, ...] = _FOLDERS
     for folder in _FOLDERS:
         if text.endswith(f" [{folder}]"):
             text, folders = text[: -len(folder) - 3].strip(), (folder,)
@@ -78,7 +79,7 @@ def new_path(prefix: str) -> tuple[Path, str]:
 
 
 def _base(folder: str) -> str:
-    directory = folder_paths.get_output_directory() if folder == "output" else folder_paths.get_input_directory()
+    directory: str = folder_paths.get_output_directory() if folder == "output" else folder_paths.get_input_directory()
     return os.path.abspath(directory)
 
 

@@ -84,7 +84,8 @@ def normal_weights(network: torch.nn.Module) -> Iterator[None]:
     frozen: list[torch.Tensor] = []
     try:
         for module in network.modules():
-            for group, trainable in ((module._parameters, True), (module._buffers, False)):
+            groups: tuple[tuple[dict[str, Any], bool], ...] = ((module._parameters, True), (module._buffers, False))
+            for group, trainable in groups:
                 for name, tensor in list(group.items()):
                     if tensor is None:
                         continue

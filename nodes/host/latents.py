@@ -30,7 +30,7 @@ def source_samples(model: Any, latent: dict[str, Any], what: str = "latent") -> 
         TypeError: If the LATENT holds several streams at once.
         ValueError: If the channels or dimensions do not fit the model or a value is not finite.
     """
-    samples = latent["samples"]
+    samples: torch.Tensor = latent["samples"]
     if getattr(samples, "is_nested", False) or not isinstance(samples, torch.Tensor):
         raise TypeError(
             f"{what} must hold one tensor, got a nested latent of several streams; "
@@ -67,7 +67,7 @@ def into_model(model: Any, samples: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: If the model's format rearranges the latent instead of scaling it.
     """
-    mapped = model.get_model_object("latent_format").process_in(samples.to("cpu", torch.float64))
+    mapped: torch.Tensor = model.get_model_object("latent_format").process_in(samples.to("cpu", torch.float64))
     if mapped.shape != samples.shape:
         raise ValueError(
             f"latent format must keep the shape {tuple(samples.shape)}, got {tuple(mapped.shape)}; "
@@ -87,7 +87,8 @@ def out_of_model(model: Any, state: torch.Tensor, dtype: torch.dtype = torch.flo
     Returns:
         Samples of that dtype on the CPU.
     """
-    return model.get_model_object("latent_format").process_out(state.to("cpu", torch.float64)).to(dtype)
+    samples: torch.Tensor = model.get_model_object("latent_format").process_out(state.to("cpu", torch.float64))
+    return samples.to(dtype)
 
 
 def keep_outside(mask: torch.Tensor, edited: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,8 @@ def unconditional_embedding(guider: Any) -> torch.Tensor:
     Raises:
         ValueError: If there is no negative, or it is more than one prompt for the whole picture.
     """
-    return _text(_single(guider.conds.get(_NEGATIVE))).cond
+    embedding: torch.Tensor = _text(_single(guider.conds.get(_NEGATIVE))).cond
+    return embedding
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
@@ -31,6 +31,7 @@ from .parametrisation import sigma_floor, space_of
 
 Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 State = Callable[[float, torch.device], torch.Tensor]
+Result = TypeVar("Result")
 
 # Names under which a guider holds conditionings. The host takes the second for the negative, also of its own making.
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -197,15 +198,16 @@ class Guider(comfy.samplers.CFGGuider):
                 model.
         """
         with self._running(noise.shape):
-            return super().sample(noise, *args, **kwargs)
+            samples: torch.Tensor = super().sample(noise, *args, **kwargs)
+        return samples
 
     def run(
         self,
         samples: torch.Tensor,
         sigmas: Sequence[float],
-        script: Callable[[Session], Any],
+        script: Callable[[Session], Result],
         gradients: bool = False,
-    ) -> Any:
+    ) -> Result:
         """Run a script, with the host's progress bar, preview and interrupt.
 
         Args:
@@ -232,7 +234,8 @@ class Guider(comfy.samplers.CFGGuider):
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                 seed=0,
             )
-        return sampler.result
+        result: Result = sampler.result
+        return result
 
     @contextlib.contextmanager
     def _running(self, shape: torch.Size) -> Iterator[None]:
@@ -270,7 +273,8 @@ class Guider(comfy.samplers.CFGGuider):
         if call.chunk:
             (branch,) = call.branches
             conds = [self.positive(branch)] if call.chunk == CHUNKS[0] else [None, self.negative(branch)]
-            return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)[-1]
+            answer: torch.Tensor = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, options)[-1]
+            return answer
         answers: dict[tuple[str, str], torch.Tensor] = {}
         attention, sigma = self.attention, float(timestep[0])
         if attention is not None and attention.acts(inner, sigma):
@@ -423,7 +427,8 @@ class Session:
             def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 rows = torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)
-                return model(x, rows, **arguments)
+                denoised: torch.Tensor = model(x, rows, **arguments)
+                return denoised
 
             return denoise
 
@@ -493,7 +498,7 @@ class ScriptSampler(comfy.samplers.Sampler):
             stack.enter_context(explained(guider, noise.shape[1]))
             if self._gradients:
                 session = replace(session, extra_args=stack.enter_context(differentiable_run(guider, extra_args)))
-            result = self._script(session)
+            result: torch.Tensor = self._script(session)
         if not self._standing_in:
             return result
         self.result = result

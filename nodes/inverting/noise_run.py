@@ -90,7 +90,7 @@ def run_noise_optimize(
     loss = meet(met, None if area is None else area.on(inversion.shape), settings.norm)
     latest: list[NoiseReport] = []
 
-    def script(session: Session) -> Inversion:
+    def script(session: Session) -> LinkedInversion:
         def told(report: NoiseReport) -> None:
             latest[:] = [report]
             if tap is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ...inversion import FitReport, Inversion, NullText, null_text, with_embeddings
+from ...inversion import FitReport, NullText, null_text, with_embeddings
 from ...inversion.null_text import by_euler
 from ..host.checks import check_cfg, refuse_other_guidance, refuse_skipping
 from ..host.compat import whole_model
@@ -71,7 +71,7 @@ def run_null_text(
             )
     latest: list[FitReport] = []
 
-    def script(session: Session) -> Inversion:
+    def script(session: Session) -> LinkedInversion:
         def told(report: FitReport) -> None:
             latest[:] = [report]
             if tap is not None:
@@ -88,7 +88,7 @@ def run_null_text(
             session.device,
         )
 
-    def marked(result: Inversion) -> Inversion:
+    def marked(result: LinkedInversion) -> LinkedInversion:
         return result.marked({"source": fingerprint_source(fitted)})
 
     try:

@@ -50,7 +50,7 @@ class RecordedNoise:
         Raises:
             ValueError: If the latent has another size than the inverted one.
         """
-        samples = input_latent["samples"]
+        samples: torch.Tensor = input_latent["samples"]
         if tuple(samples.shape) != tuple(self._state.shape):
             raise ValueError(
                 f"latent_image must have the size of the inverted latent {tuple(self._state.shape)}, "

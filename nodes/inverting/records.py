@@ -99,11 +99,11 @@ class LoadInversion(Node):
     def fingerprint_inputs(cls, file: str | None = None, path: str | None = None) -> str:
         """Change with the file, so that a file that was overwritten is read again."""
         try:
-            file = resolve_saved(path or file or "")
+            saved = resolve_saved(path or file or "")
         except ValueError:
             return "missing"
-        status = file.stat()
-        return f"{file}:{status.st_mtime_ns}:{status.st_size}"
+        status = saved.stat()
+        return f"{saved}:{status.st_mtime_ns}:{status.st_size}"
 
     @classmethod
     def execute(cls, file: str, path: str | None = None) -> io.NodeOutput:

@@ -11,6 +11,7 @@ import torch
 
 from ...attention import AttentionPlan, Cache
 from ...core.denoiser import Denoiser
+from ...core.settings import Scalar
 from ...core.walk import StepReport
 from ...inversion import Inversion, Method, adopt, blend, check_fit, invert, own_method, strength_to_index
 from ...version import VERSION
@@ -116,7 +117,7 @@ def run_invert(
     # A model that cannot be inverted is refused before it is loaded.
     space_of(model_sampling_of(model))
     fingerprints = {"model": fingerprint_model(model), "source": fingerprint_source(source)}
-    meta = {
+    meta: dict[str, Scalar] = {
         "cfg": float(source.cfg),
         "host": host_version(),
         "pack": VERSION,
@@ -201,8 +202,9 @@ def run_replay(
         # A solver whose way down asks the source too would get the target's answers: it is refused instead.
         what = "positive" if plan is None else "attention"
         reason = f"{what} must be left out for method {own.method}, got one; this solver only reconstructs here."
-        asked = (denoiser, None) if target is None else (refusing(denoiser, reason), denoiser)
-        state = scheme.replay(walked, *asked, after_step, told, session.device)
+        edit = None if target is None else denoiser
+        source_side = denoiser if target is None else refusing(denoiser, reason)
+        state = scheme.replay(walked, source_side, edit, after_step, told, session.device)
         return (state.chunk(2)[1] if free else state).cpu()
 
     with torch.no_grad():

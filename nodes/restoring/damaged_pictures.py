@@ -96,7 +96,7 @@ def per_sample(pixels: torch.Tensor, operator: Operator, lead: tuple[int, ...], 
         return pixels[None]
     if len(lead) == 2 and count == lead[0] * lead[1]:
         return pixels.reshape(*lead, *pixels.shape[1:])
-    wanted = one_or(lead[0]) if len(lead) == 1 else f"1, {lead[1]} or {lead[0]} x {lead[1]} pictures"
+    fitting = one_or(lead[0]) if len(lead) == 1 else f"1, {lead[1]} or {lead[0]} x {lead[1]} pictures"
     raise ValueError(
-        f"damaged image must hold {wanted} for this latent, got {count}; repeat the latent or pick one picture."
+        f"damaged image must hold {fitting} for this latent, got {count}; repeat the latent or pick one picture."
     )

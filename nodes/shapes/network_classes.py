@@ -99,7 +99,7 @@ def mmdit_config(tensors: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-class _TextModel(comfy.clip_model.CLIPTextModel):  # type: ignore[misc]
+class _TextModel(comfy.clip_model.CLIPTextModel):
     """The host's CLIP text model with a vocabulary of another size than CLIP's."""
 
     def __init__(self, config: dict[str, Any], dtype: Any, device: Any, operations: Any) -> None:
@@ -109,7 +109,7 @@ class _TextModel(comfy.clip_model.CLIPTextModel):  # type: ignore[misc]
         )
 
 
-class _TextEncoder(comfy.sd1_clip.SDClipModel):  # type: ignore[misc]
+class _TextEncoder(comfy.sd1_clip.SDClipModel):
     """Token states after the final norm, and the pooled state projected, as the denoisers were trained with."""
 
     def __init__(

@@ -9,7 +9,7 @@ from ....core.registry import classes_by_name
 from ...host.compiled import refuse_compiled
 from ..resolver import Resolver
 
-RESOLVERS: dict[str, type[Resolver]] = classes_by_name(sys.modules[__name__], Resolver, "family")  # type: ignore[type-abstract]
+RESOLVERS: dict[str, type[Resolver]] = classes_by_name(sys.modules[__name__], Resolver, "family")
 
 
 def resolver_for(network: Any) -> Resolver:

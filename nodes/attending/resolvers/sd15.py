@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ....attention.sites import Grid, Kind, Site
 from ..resolver import Options, Resolver, Slot
@@ -13,8 +13,10 @@ class SD15(Resolver):
     """UNets without pooled text."""
 
     family = "sd15"
-    labels = ("SD1.x", "SD2.x")
+    labels: ClassVar[tuple[str, ...]] = ("SD1.x", "SD2.x")
     networks = ("modules.diffusionmodules.openaimodel.UNetModel",)
+    _pending: Slot | None
+    _grid: Grid
 
     @classmethod
     def of_family(cls, network: Any) -> bool:
@@ -69,8 +71,8 @@ class SD15(Resolver):
                         yield Slot(stack, index, inner, "cross")
 
     def _restart(self) -> None:
-        self._pending: Slot | None = None
-        self._grid: Grid = (1, 1, 1)
+        self._pending = None
+        self._grid = (1, 1, 1)
 
     def _marker(self, kind: Kind) -> Callable[..., Any]:
         def mark(n: Any, context: Any, value: Any, extra: Options) -> Any:
