@@ -59,17 +59,17 @@ def _steps_of(options: argparse.Namespace) -> tuple[float | None, float | None]:
         raise ValueError(f"attention-steps must be START-END, got {text!r}; write it like 0-0.4.") from None
 
 
-def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversion, mask: Tensor | None) -> Denoiser:
+def attended(options: argparse.Namespace, model: DiffusersModel, inversion: Inversion, mask: Tensor | None) -> Denoiser:
     """Return the target's denoiser under the preset of the options.
 
     Args:
         options: The command's.
         model: The model.
-        record: The inversion.
+        inversion: The inversion.
         mask: Weights (1, 1, H, W) on the latent grid, or None.
     """
     from .attention import Mask, Settings
-    from .backends.diffusers_attention import attended_denoiser, preset_plan
+    from .backends.diffusers_attention import Prompts, attended_denoiser, preset_plan
 
     name, _, variant = options.attention.partition(":")
     start, end = _steps_of(options)
@@ -82,6 +82,6 @@ def attended(options: argparse.Namespace, model: DiffusersModel, record: Inversi
         variant=variant,
     )
     plan = preset_plan(name, settings, model.network)
-    source, target = model.prompt(str(record.meta["source_prompt"])), model.prompt(options.target)
     negative = None if options.cfg == 1.0 else model.prompt(options.negative)
-    return attended_denoiser(model, record, plan, source, target, negative, options.cfg)
+    source, target = model.prompt(str(inversion.meta["source_prompt"])), model.prompt(options.target)
+    return attended_denoiser(model, inversion, plan, Prompts(source, target, negative, options.cfg))

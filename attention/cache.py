@@ -14,7 +14,7 @@ from .timing import Step
 class Cache(Protocol):
     """Where operands of one forward wait for another."""
 
-    def put(self, site: Site, step: Step, who: Who, name: Name, kept: CachedOperand) -> None:
+    def put(self, site: Site, step: Step, who: Who, name: Name, operand: CachedOperand) -> None:
         """Keep an operand."""
 
     def get(self, site: Site, step: Step, who: Who, name: Name) -> CachedOperand | None:
@@ -25,19 +25,19 @@ class EvaluationCache:
     """Operands of one evaluation of all branches; to be cleared before the next."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], CachedOperand] = {}
+        self._operands: dict[tuple[object, ...], CachedOperand] = {}
 
-    def put(self, site: Site, step: Step, who: Who, name: Name, kept: CachedOperand) -> None:
+    def put(self, site: Site, step: Step, who: Who, name: Name, operand: CachedOperand) -> None:
         """Keep an operand."""
-        self._kept[(site.key, who, name)] = kept
+        self._operands[(site.key, who, name)] = operand
 
     def get(self, site: Site, step: Step, who: Who, name: Name) -> CachedOperand | None:
         """What was kept, None if nothing was."""
-        return self._kept.get((site.key, who, name))
+        return self._operands.get((site.key, who, name))
 
     def clear(self) -> None:
         """Forget everything."""
-        self._kept.clear()
+        self._operands.clear()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._operands)

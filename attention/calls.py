@@ -139,16 +139,16 @@ def _written(
     out = []
     for name, tensor in zip(NAMES, (call.q, call.k, call.v), strict=True):
         asked: list[CachedOperand] = [getattr(main[row], name) for row in range(len(own))]
-        changed = [kept is not own[row][name] for row, kept in enumerate(asked)]
+        changed = [operand is not own[row][name] for row, operand in enumerate(asked)]
         first = asked[0].parts
-        if any(changed) and all(len(kept.parts) == 1 and kept.parts[0] is first[0] for kept in asked):
+        if any(changed) and all(len(operand.parts) == 1 and operand.parts[0] is first[0] for operand in asked):
             # All rows read the same: nothing to copy.
             tensor = first[0].unsqueeze(0).expand_as(tensor)
         elif any(changed):
             # Each row is written once, in the layout of the call's own.
             copy = torch.empty_like(tensor)
-            for row, kept in enumerate(asked):
-                kept.write(copy[row])
+            for row, operand in enumerate(asked):
+                operand.write(copy[row])
             tensor = copy
         out.append(tensor)
     return out[0], out[1], out[2], _masks(call.mask, main, own)

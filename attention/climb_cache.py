@@ -1,12 +1,12 @@
 """What a source leaves inside attention while it climbs into the noise, for the edit that comes down.
 
 RF-Edit (Wang et al. 2024, arXiv:2411.04746) and FireFlow (Deng et al. 2024, arXiv:2412.07517) keep values of the
-inversion instead of asking for the source a second time. A step of n levels i, between s_i and s_(i+1), is asked at its
+inversion instead of asking for the source a second time. A step i, between s_i and s_(i+1), is asked at its
 lower end and, in methods of second order, in its middle; on the way down it is asked at its upper end and in its
 middle. Two ways to bring both together:
 
-    as published: by the step. The middle is the same level; what is read at s_(i+1) was seen at s_i.
-    aligned:      by the level. What is read at s_(i+1) was seen there, by the next step; the climb asks once more at
+    as published: by the step. The middle is the same sigma; what is read at s_(i+1) was seen at s_i.
+    aligned:      by the sigma. What is read at s_(i+1) was seen there, by the next step; the climb asks once more at
                   its top, where no step begins.
 
 An end of a step at which the climb did not ask (FireFlow asks in the middle alone) takes what was seen in its middle.
@@ -30,7 +30,7 @@ class ClimbCache:
 
     Args:
         cache: What holds the operands.
-        levels: Levels of the way down, falling.
+        sigmas: Noise levels of the way down, falling.
         acts: Whether a rule reads in a step.
         aligned: See the module.
         cond_only: Whether what the uncond chunk of the source shows is read by nobody.
@@ -39,13 +39,13 @@ class ClimbCache:
     def __init__(
         self,
         cache: RunCache,
-        levels: Sequence[float],
+        sigmas: Sequence[float],
         acts: Callable[[Step], bool],
         aligned: bool = False,
         cond_only: bool = True,
     ):
         self.cache = cache
-        self.levels = tuple(float(level) for level in levels)
+        self.sigmas = tuple(float(sigma) for sigma in sigmas)
         self.acts = acts
         self.aligned = aligned
         self._cond_only = cond_only
@@ -58,31 +58,31 @@ class ClimbCache:
         return self._each
 
     def upward(self, sigma: float) -> Step:
-        """Where on the way down it is read what a climb sees at a level."""
+        """Where on the way down it is read what a climb sees at sigma."""
         if self.aligned:
-            return place(self.levels, sigma)
-        return mirrored(place(self.levels[::-1], sigma))
+            return place(self.sigmas, sigma)
+        return mirrored(place(self.sigmas[::-1], sigma))
 
     def downward(self, sigma: float) -> Step:
-        """The step of a level on the way down."""
-        return place(self.levels, sigma)
+        """The step of sigma on the way down."""
+        return place(self.sigmas, sigma)
 
     def steps(self, asked: Iterable[float]) -> tuple[Step, ...]:
-        """What is kept of a climb that asks at these levels; later ones take the place of earlier ones.
+        """What is kept of a climb that asks at these sigmas; later ones take the place of earlier ones.
 
         Args:
-            asked: Levels at which the climb asks, in its order.
+            asked: Sigmas at which the climb asks, in its order.
         """
-        asked = [*asked, self.levels[0]] if self.aligned else list(asked)
-        found = {(step.index, step.evaluation): step for step in map(self.upward, asked) if self.acts(step)}
-        return tuple(found.values())
+        asked = [*asked, self.sigmas[0]] if self.aligned else list(asked)
+        last = {(step.index, step.evaluation): step for step in map(self.upward, asked) if self.acts(step)}
+        return tuple(last.values())
 
     def check(self, climbed: Iterable[float], asked: Iterable[float]) -> None:
         """Refuse a pair of walks of which the way down reads what the climb does not see.
 
         Args:
-            climbed: Levels at which the climb asks.
-            asked: Levels at which the way down asks.
+            climbed: Sigmas at which the climb asks.
+            asked: Sigmas at which the way down asks.
 
         Raises:
             ValueError: If a step has nothing to read.
@@ -97,7 +97,7 @@ class ClimbCache:
                 )
 
     def measure(self, sigma: float) -> None:
-        """Count the bytes of the coming evaluation, at this level, until `measured` is called."""
+        """Count the bytes of the coming evaluation, at this sigma, until `measured` is called."""
         self._each = 0
         self._measured = self.upward(sigma)
 
@@ -105,19 +105,19 @@ class ClimbCache:
         """End of the evaluation that was counted."""
         self._measured = None
 
-    def put(self, site: Site, step: Step, who: Who, name: Name, kept: CachedOperand) -> None:
+    def put(self, site: Site, step: Step, who: Who, name: Name, operand: CachedOperand) -> None:
         """Keep an operand, or only count it; see Cache."""
         if self._cond_only and who[1].partition(":")[0] != "cond":
             return
         if self._measured is not None:
             assert self._each is not None
-            self._each += bytes_of(kept)
+            self._each += bytes_of(operand)
             if not self.acts(self._measured):
                 return
             step = self._measured
-        self.cache.put(site, step, who, name, kept)
+        self.cache.put(site, step, who, name, operand)
 
     def get(self, site: Site, step: Step, who: Who, name: Name) -> CachedOperand | None:
         """What was kept, of the middle of the step where there is nothing else; see Cache."""
-        found = self.cache.get(site, step, who, name)
-        return self.cache.get(site, replace(step, evaluation=1), who, name) if found is None else found
+        own = self.cache.get(site, step, who, name)
+        return self.cache.get(site, replace(step, evaluation=1), who, name) if own is None else own

@@ -84,7 +84,7 @@ class Executor:
         return self._edited(cut, edits)
 
     def _active(self, site: Site, step: Step) -> list[Rule]:
-        found = []
+        active = []
         for rule in self.rules:
             if not (rule.acts(step) and rule.covers(site)):
                 continue
@@ -93,8 +93,8 @@ class Executor:
                 operand.tokens for term in rule.terms for _, operand in term.operands() if isinstance(operand, Gather)
             ]
             if all(entry is None or self._mask(entry, step) is not None for entry in asked):
-                found.append(rule)
-        return found
+                active.append(rule)
+        return active
 
     def _mask(self, mask: Mask | MaskSource, step: Step) -> Mask | None:
         return mask if isinstance(mask, Mask) else mask.at(step, self.maps)
@@ -142,8 +142,8 @@ class Executor:
         def chosen(gather: Gather) -> Tensor:
             weights = self._weights(gather.tokens, cut, row)
             assert weights is not None
-            found = torch.nonzero(weights >= 0.5).flatten()
-            return found if found.numel() else torch.arange(weights.numel())
+            heavy = torch.nonzero(weights >= 0.5).flatten()
+            return heavy if heavy.numel() else torch.arange(weights.numel())
 
         def fetch(branch: str, wanted: Name) -> CachedOperand:
             return cut.fetch(rule, branch, wanted, row)
@@ -226,12 +226,12 @@ class _Cut:
         for who in ((branch, each, number) for each in chunks for number in (item, 0)):
             if who in self._where:
                 return self.own(self._where[who])[name]
-            found = None if self.cache is None else self.cache.get(self.site, self.step, who, name)
-            if found is not None:
-                self._check(found, branch, self.own(row)[name], self.rows.branches[row])
-                if found.mask is None or found.mask.device == self.call.q.device:
-                    return found
-                return CachedOperand(found.parts, found.image, found.text, found.mask.to(self.call.q.device))
+            operand = None if self.cache is None else self.cache.get(self.site, self.step, who, name)
+            if operand is not None:
+                self._check(operand, branch, self.own(row)[name], self.rows.branches[row])
+                if operand.mask is None or operand.mask.device == self.call.q.device:
+                    return operand
+                return CachedOperand(operand.parts, operand.image, operand.text, operand.mask.to(self.call.q.device))
         raise ValueError(
             f"{name} of branch {branch!r} must be known before rule {rule.name} reads it at {self.site.label}, got "
             f"none for {chunk} of picture {item} in step {self.step.index}; run that branch first with the same "
@@ -293,8 +293,8 @@ def _record(active: Sequence[Rule], cut: _Cut, cache: Cache, chunks: Sequence[st
         who = cut.rows.who(row)
         for (branch, name, chunk), every in whole.items():
             if (branch, chunk) == (who[0], who[1].partition(":")[0]):
-                kept = cut.own(row)[name]
-                if not every and kept.image is not None:
-                    kept = kept.part(kept.image)
+                operand = cut.own(row)[name]
+                if not every and operand.image is not None:
+                    operand = operand.part(operand.image)
                 # A copy: a view would hold all rows and often q, k and v together.
-                cache.put(cut.site, cut.step, who, name, kept.holding(kept.tensor.clone()))
+                cache.put(cut.site, cut.step, who, name, operand.holding(operand.tensor.clone()))

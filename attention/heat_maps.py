@@ -1,4 +1,4 @@
-"""From heat maps to masks: threshold, grow, blur, combine.
+"""From heat maps to masks: threshold, grow, blur.
 
 Maps and masks have the shape (items, frames, h, w), a picture being one frame; 1 is where an edit may act. Everything
 works on each frame by itself, thresholds on each item with all its frames, so that a word that is absent from a frame
@@ -30,22 +30,13 @@ def over_maximum(maps: Tensor) -> Tensor:
     return torch.where(top > 0.0, maps / top.clamp_min(torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))
 
 
-def over_range(maps: Tensor) -> Tensor:
-    """Stretch each item to 0 .. 1; a constant item becomes 0.
-
-    Args:
-        maps: Shape (items, frames, h, w).
-    """
-    return over_maximum(maps - maps.amin(dim=(1, 2, 3), keepdim=True))
-
-
 def threshold(maps: Tensor, how: Threshold = "absolute", value: float = 0.3) -> Tensor:
     """Cut maps into masks of 0 and 1.
 
     Args:
         maps: Shape (items, frames, h, w), not negative.
         how: "absolute": above value, where the maximum of the item is 1. "quantile": above this part of all cells of
-            the item. "mean": above value times the mean. "otsu": above the level that parts the cells into the two
+            the item. "mean": above value times the mean. "otsu": above the cut that parts the cells into the two
             most different groups (Otsu 1979), times value.
         value: In 0 .. 1 for "absolute" and "quantile", a factor above 0 for the others.
 
@@ -61,17 +52,17 @@ def threshold(maps: Tensor, how: Threshold = "absolute", value: float = 0.3) -> 
         raise ValueError(f"threshold must be at least 0 and below 1 for {how}, got {value:g}; lower it.")
     if how in ("mean", "otsu") and not (math.isfinite(value) and value > 0.0):
         raise ValueError(f"threshold must be above 0 for {how}, got {value:g}; 1 is the usual factor.")
-    level = torch.empty(maps.shape[0], 1, 1, 1, dtype=maps.dtype, device=maps.device)
+    cut = torch.empty(maps.shape[0], 1, 1, 1, dtype=maps.dtype, device=maps.device)
     if how == "absolute":
-        level[:, 0, 0, 0] = value * maps.amax(dim=(1, 2, 3))
+        cut[:, 0, 0, 0] = value * maps.amax(dim=(1, 2, 3))
     elif how == "mean":
-        level[:, 0, 0, 0] = value * maps.mean(dim=(1, 2, 3))
+        cut[:, 0, 0, 0] = value * maps.mean(dim=(1, 2, 3))
     else:
         for item, cells in enumerate(maps.flatten(1)):
             # torch.quantile refuses more than 16 million cells, which a clip may have.
             rank = min(int(value * cells.numel()), cells.numel() - 1)
-            level[item] = cells.sort().values[rank] if how == "quantile" else value * _otsu(cells)
-    return (maps > level).to(maps.dtype)
+            cut[item] = cells.sort().values[rank] if how == "quantile" else value * _otsu(cells)
+    return (maps > cut).to(maps.dtype)
 
 
 def _otsu(cells: Tensor) -> float:
@@ -86,7 +77,7 @@ def _otsu(cells: Tensor) -> float:
     moment = (counts * centres).cumsum(0)
     gap = moment[:-1] / below.clamp_min(1.0) - (moment[-1] - moment[:-1]) / above.clamp_min(1.0)
     between = below * above * gap**2
-    # All levels between two groups that nothing lies between are as good: the middle one is taken.
+    # All cuts between two groups that nothing lies between are as good: the middle one is taken.
     best = (between >= between.max() * (1.0 - 1e-12)).nonzero()[:, 0]
     cut = float(best[(len(best) - 1) // 2]) + 1.0
     return low + (high - low) * cut / _BINS
@@ -136,39 +127,3 @@ def blur(mask: Tensor, sigma: float) -> Tensor:
     soft = functional.conv2d(functional.pad(soft, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
     soft = functional.conv2d(functional.pad(soft, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
     return soft.reshape(mask.shape)
-
-
-def both(one: Tensor, other: Tensor) -> Tensor:
-    """Where both masks are: the smaller of the two."""
-    return torch.minimum(one, other)
-
-
-def either(one: Tensor, other: Tensor) -> Tensor:
-    """Where any of the masks is: the larger of the two."""
-    return torch.maximum(one, other)
-
-
-def minus(one: Tensor, other: Tensor) -> Tensor:
-    """Where the first mask is and the other is not."""
-    return torch.minimum(one, 1.0 - other)
-
-
-def difference(one: Tensor, other: Tensor) -> Tensor:
-    """Heat map of where two predictions differ: the sum over channels of their distance.
-
-    With quantile 0.9 as threshold the second mask of LEDITS++ (Brack et al. 2023, arXiv:2311.16711).
-
-    Args:
-        one: Prediction under one prompt, shape (items, channels, h, w) or (items, channels, frames, h, w).
-        other: Prediction under the other prompt, same shape.
-
-    Returns:
-        Shape (items, frames, h, w), float32.
-    """
-    if one.shape != other.shape:
-        raise ValueError(
-            f"predictions must have one shape, got {tuple(one.shape)} and {tuple(other.shape)}; "
-            "ask both for the same latent."
-        )
-    distance = (one.float() - other.float()).abs().sum(1)
-    return distance[:, None] if one.ndim == 4 else distance

@@ -10,33 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .heat_maps import Threshold, blur, both, either, grow, threshold
-from .plan import AttentionPlan
+from .heat_maps import Threshold, blur, grow, threshold
+from .plan import AttentionPlan, AttentionRun
 from .rules import SOURCE, TARGET
 from .sites import ALL, Layers
+from .timing import Step
 from .tokens import Prompt
 from .word_list import Word
 from .words import WordMaps, word_probe
 
 _logger = logging.getLogger(__name__)
-
-
-class _Step(Protocol):
-    @property
-    def index(self) -> int: ...
-
-    @property
-    def total(self) -> int: ...
-
-
-class _Run(Protocol):
-    @property
-    def maps(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +59,7 @@ class LocalBlend:
             )
         threshold(torch.zeros(1, 1, 1, 1), self.how, self.threshold)
 
-    def is_open(self, step: _Step) -> bool:
+    def is_open(self, step: Step) -> bool:
         """Whether the latent is blended after a step."""
         first = min(int(self.start * step.total), step.total - 1)
         return first <= step.index < self.end * step.total
@@ -91,24 +78,24 @@ class LocalBlend:
             ValueError: If a map has seen no step.
         """
         grid = (1, *shape[-2:]) if len(shape) == 4 else (shape[-3], shape[-2], shape[-1])
-        found: Tensor | None = None
+        mask: Tensor | None = None
         for name in self.probes:
             heat = maps[name].maps().sum(1).cpu()
             # The official 3 x 3 maximum on the grid of the maps.
             heat = grow(heat, 1)
             cut = threshold(_resize(heat, grid), self.how, self.threshold)
-            found = cut if found is None else either(found, cut)
-        if found is not None:
-            found = blur(grow(found, self.grow), self.blur)
+            mask = cut if mask is None else torch.maximum(mask, cut)
+        if mask is not None:
+            mask = blur(grow(mask, self.grow), self.blur)
         if self.mask is not None:
-            given = self.mask if isinstance(self.mask, Tensor) else self.mask(shape)
-            given = given.to("cpu", torch.float32).expand(shape[0], *grid)
-            found = given if found is None else both(found, given)
-        if found is None:
+            outside = self.mask if isinstance(self.mask, Tensor) else self.mask(shape)
+            outside = outside.to("cpu", torch.float32).expand(shape[0], *grid)
+            mask = outside if mask is None else torch.minimum(mask, outside)
+        if mask is None:
             raise ValueError("local blend must have words or a mask, got neither; name words or connect a mask.")
-        return found
+        return mask
 
-    def after(self, run: _Run, step: _Step, states: Mapping[str, Tensor]) -> Tensor:
+    def after(self, run: AttentionRun, step: Step, states: Mapping[str, Tensor]) -> Tensor:
         """Return the target's new state.
 
         Args:

@@ -62,11 +62,11 @@ def lerp(own: Tensor, new: Tensor, weight: float | Tensor) -> Tensor:
     return there.to(own.dtype)
 
 
-def span_of(kept: CachedOperand, group: Group) -> Span | None:
+def span_of(operand: CachedOperand, group: Group) -> Span | None:
     """Tokens of a group; text keys belong to every group, and None means that there are none."""
-    if group == "all" or (group == "image" and kept.image is None):
-        return 0, kept.length
-    return kept.image if group == "image" else kept.text
+    if group == "all" or (group == "image" and operand.image is None):
+        return 0, operand.length
+    return operand.image if group == "image" else operand.text
 
 
 def apply(

@@ -44,8 +44,8 @@ def piece_text(piece: str, style: Style) -> bytes:
         style: How that vocabulary marks words.
     """
     if style == "start":
-        found = _BYTE_PIECE.fullmatch(piece)
-        return bytes([int(found[1], 16)]) if found else piece.replace(_START, " ").encode()
+        byte = _BYTE_PIECE.fullmatch(piece)
+        return bytes([int(byte[1], 16)]) if byte else piece.replace(_START, " ").encode()
     ended = style == "end" and piece.endswith(_END)
     letters = piece[: -len(_END)] if ended else piece
     # A special piece such as <|image_pad|> is spelt in plain characters, which stand for themselves.
@@ -69,13 +69,13 @@ def find(texts: Sequence[bytes], phrase: str) -> list[tuple[int, ...]]:
     text, wanted = _units(texts), _units([phrase.encode()])
     if not wanted:
         return []
-    found = []
+    places = []
     for start in range(len(text) - len(wanted) + 1):
         stop = start + len(wanted)
         if _is_break(text, start) and _is_break(text, stop) and _reads(text[start:stop], wanted):
             held = {i for unit in text[start:stop] for i in range(unit.first, unit.last + 1)}
-            found.append(tuple(sorted(held)))
-    return found
+            places.append(tuple(sorted(held)))
+    return places
 
 
 class _Unit(NamedTuple):

@@ -277,7 +277,7 @@ def _offered(sites: Iterable[Site]) -> str:
         counts.setdefault(f"{site.stack}:", []).append(site.index)
     if not counts:
         return "no attention that passes through the host's attention function"
-    return ", ".join(f"{name}{min(found)}-{max(found)}" for name, found in counts.items())
+    return ", ".join(f"{name}{min(numbers)}-{max(numbers)}" for name, numbers in counts.items())
 
 
 _Entry = TypeVar("_Entry", Rule, FeatureRule)

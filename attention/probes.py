@@ -51,7 +51,7 @@ def masses(probe: Probe, site: Site, q: CachedOperand, k: CachedOperand, scale: 
     factor = queries.shape[-1] ** -0.5 if scale is None else scale
     picked = torch.tensor([first + token for token in probe.tokens], dtype=torch.long, device=queries.device)
     side = max(1, CHUNK // (queries.shape[0] * keys.length))
-    found = []
+    rows = []
     for begin in range(0, queries.shape[1], side):
         scores = queries[:, begin : begin + side] @ turned * factor
         if columns is not None:
@@ -60,5 +60,5 @@ def masses(probe: Probe, site: Site, q: CachedOperand, k: CachedOperand, scale: 
                 place = site.image[0] + begin
                 bias = bias[:, place : place + scores.shape[1]]
             scores = scores + bias
-        found.append(scores.softmax(-1)[..., picked].mean(0))
-    return torch.cat(found).T.reshape(len(probe.tokens), *site.grid)
+        rows.append(scores.softmax(-1)[..., picked].mean(0))
+    return torch.cat(rows).T.reshape(len(probe.tokens), *site.grid)

@@ -193,10 +193,10 @@ class Rule:
 
     def reads(self) -> frozenset[tuple[str, Name]]:
         """Branches and operands that it takes from."""
-        found = [
+        read = [
             (branch, name) for term in self.terms for name, operand in term.operands() for branch in sources(operand)
         ]
-        return frozenset(entry for entry in found if entry[0] not in (OWN, self.branch))
+        return frozenset(entry for entry in read if entry[0] not in (OWN, self.branch))
 
 
 def sources(operand: Operand) -> tuple[str, ...]:

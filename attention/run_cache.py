@@ -29,7 +29,7 @@ class RunCache:
     def __init__(self, limit: int, on_device: int = 0):
         self.limit = limit
         self.on_device = on_device
-        self._kept: dict[Key, CachedOperand] = {}
+        self._operands: dict[Key, CachedOperand] = {}
         self._bytes = 0
         self._stayed = 0
         self._frozen = False
@@ -40,13 +40,13 @@ class RunCache:
         return self._bytes
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._operands)
 
     def freeze(self) -> None:
         """Take nothing more: the run that fills it is over."""
         self._frozen = True
 
-    def put(self, site: Site, step: Step, who: Who, name: Name, kept: CachedOperand) -> None:
+    def put(self, site: Site, step: Step, who: Who, name: Name, operand: CachedOperand) -> None:
         """Keep an operand.
 
         Raises:
@@ -54,8 +54,8 @@ class RunCache:
         """
         if self._frozen:
             return
-        key, size = _key(site, step, who, name), bytes_of(kept)
-        before = self._kept.get(key)
+        key, size = _key(site, step, who, name), bytes_of(operand)
+        before = self._operands.get(key)
         total = self._bytes + size - (0 if before is None else bytes_of(before))
         if total > self.limit:
             raise ValueError(
@@ -64,22 +64,22 @@ class RunCache:
             )
         if before is not None and _on_device(before):
             self._stayed -= bytes_of(before)
-        tensor, mask = kept.tensor.detach(), kept.mask
-        if _on_device(kept):
+        tensor, mask = operand.tensor.detach(), operand.mask
+        if _on_device(operand):
             if self._stayed + size <= self.on_device:
                 self._stayed += size
             else:
                 tensor, mask = tensor.cpu(), None if mask is None else mask.cpu()
         self._bytes = total
-        self._kept[key] = CachedOperand(tensor, kept.image, kept.text, mask)
+        self._operands[key] = CachedOperand(tensor, operand.image, operand.text, mask)
 
     def get(self, site: Site, step: Step, who: Who, name: Name) -> CachedOperand | None:
         """What was kept, None if nothing was."""
-        return self._kept.get(_key(site, step, who, name))
+        return self._operands.get(_key(site, step, who, name))
 
     def clear(self) -> None:
         """Forget everything and be open again."""
-        self._kept.clear()
+        self._operands.clear()
         self._bytes = self._stayed = 0
         self._frozen = False
 
@@ -88,14 +88,14 @@ def _key(site: Site, step: Step, who: Who, name: Name) -> Key:
     return step.index, step.evaluation, site.key, site.grid, who, name
 
 
-def bytes_of(kept: CachedOperand) -> int:
+def bytes_of(operand: CachedOperand) -> int:
     """Bytes of an operand with its columns of the mask."""
-    tensors = (kept.tensor,) if kept.mask is None else (kept.tensor, kept.mask)
+    tensors = (operand.tensor,) if operand.mask is None else (operand.tensor, operand.mask)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _on_device(kept: CachedOperand) -> bool:
-    return kept.tensor.device.type != "cpu"
+def _on_device(operand: CachedOperand) -> bool:
+    return operand.tensor.device.type != "cpu"
 
 
 def estimate(

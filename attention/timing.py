@@ -14,10 +14,10 @@ class Step:
     """One evaluation of a network within a sampling run.
 
     Attributes:
-        index: Step i, 0 at the noisiest level; number of the levels after the first that are at least sigma.
+        index: Step i, 0 at the noisiest level; number of the sigmas after the first that are at least its own.
         total: Number of steps n.
         sigma: Noise level of the evaluation.
-        evaluation: Which evaluation of the step, 0 at a level of the schedule.
+        evaluation: Which evaluation of the step, 0 at a sigma of the schedule.
     """
 
     index: int
@@ -57,25 +57,25 @@ class Window:
 ALWAYS = Window()
 
 
-def place(levels: Sequence[float], sigma: float) -> Step:
-    """Where sigma stands among the levels of a run; in a rising run, all is mirrored.
+def place(sigmas: Sequence[float], sigma: float) -> Step:
+    """Where sigma stands among those of a run; in a rising run, all is mirrored.
 
     Args:
-        levels: Levels in walking order.
-        sigma: A level.
+        sigmas: Noise levels in walking order.
+        sigma: A noise level.
     """
-    total = len(levels) - 1
-    # float32 SIGMAS against levels in double precision.
+    total = len(sigmas) - 1
+    # float32 SIGMAS against sigmas in double precision.
     near = 1e-5 * max(1e-3, abs(sigma))
-    if levels[-1] < levels[0]:
-        passed = sum(level >= sigma - near for level in levels[1:])
+    if sigmas[-1] < sigmas[0]:
+        passed = sum(each >= sigma - near for each in sigmas[1:])
     else:
-        passed = sum(level <= sigma + near for level in levels[1:])
+        passed = sum(each <= sigma + near for each in sigmas[1:])
     index = min(passed, max(total - 1, 0))
-    between = abs(levels[index] - sigma) > near
+    between = abs(sigmas[index] - sigma) > near
     return Step(index=index, total=total, sigma=sigma, evaluation=int(between))
 
 
 def mirrored(step: Step) -> Step:
-    """The step between the same two levels in a walk the other way."""
+    """The step between the same two sigmas in a walk the other way."""
     return replace(step, index=step.total - 1 - step.index)

@@ -175,11 +175,11 @@ def _fill(
 ) -> None:
     """Write one segment's block of S and alpha in place."""
     words = _keys(source, "word"), _keys(target, "word")
-    found = align([source.tokens[i].id for i in words[0]], [target.tokens[j].id for j in words[1]])
-    for i, j in found.pairs:
+    aligned = align([source.tokens[i].id for i in words[0]], [target.tokens[j].id for j in words[1]])
+    for i, j in aligned.pairs:
         matrix[words[0][i], words[1][j]] = 1.0
         alpha[words[1][j]] = 1.0
-    for (a, b), (c, d) in found.spans:
+    for (a, b), (c, d) in aligned.spans:
         rows, columns = words[0][a:b], words[1][c:d]
         if replace:
             # Where words were only taken out, their mass goes to what follows; new words keep their own attention.

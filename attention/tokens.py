@@ -48,11 +48,11 @@ def roles(ids: Sequence[Hashable], start: Hashable, end: Hashable, pad: Hashable
     else:
         ended = False
     words = last - first - ended
-    found: list[Role] = []
+    played: list[Role] = []
     parts: tuple[tuple[Role, int], ...] = (("start", first), ("word", words), ("end", int(ended)))
     for role, count in (*parts, ("pad", len(ids) - first - words - ended)):
-        found += [role] * count
-    return found
+        played += [role] * count
+    return played
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class Prompt:
         keys: list[int] = []
         most = offset = 0
         for segment in self.segments:
-            found = find([t.text if t.role == "word" else b"" for t in segment.tokens], phrase)
-            most = max(most, len(found))
+            places = find([t.text if t.role == "word" else b"" for t in segment.tokens], phrase)
+            most = max(most, len(places))
             if occurrence is not None:
-                found = found[occurrence - 1 : occurrence] if occurrence > 0 else []
-            keys += [offset + i for i in sorted({i for indices in found for i in indices})]
+                places = places[occurrence - 1 : occurrence] if occurrence > 0 else []
+            keys += [offset + i for i in sorted({i for indices in places for i in indices})]
             offset += len(segment.tokens)
         if not most:
             raise ValueError(f"word {phrase!r} must be in the prompt {self.text!r}, got a prompt without it; {_ADVICE}")

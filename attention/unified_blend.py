@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as functional
@@ -22,9 +21,10 @@ from torch import Tensor
 
 from .heat_maps import over_maximum
 from .methods.unified import MUTUAL
-from .plan import AttentionPlan
+from .plan import AttentionPlan, AttentionRun
 from .rules import SOURCE, TARGET, Probe
 from .sites import ALL, Layers
+from .timing import Step
 from .token_map import TokenMap
 from .word_list import Word
 from .words import WordMaps
@@ -32,22 +32,6 @@ from .words import WordMaps
 # Official: the threshold of the edited words is at least this over the signal's share sqrt(alpha bar), so that early
 # maps, which say little, edit little.
 TEMPERATURE = 0.15
-
-
-class _Step(Protocol):
-    @property
-    def index(self) -> int: ...
-
-    @property
-    def total(self) -> int: ...
-
-    @property
-    def sigma(self) -> float: ...
-
-
-class _Run(Protocol):
-    @property
-    def maps(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +44,7 @@ class UnifiedBlend:
         shared: Probes of words of both lists.
         edited_threshold: Share of a map's maximum above which it is edited.
         kept_threshold: The same for what stays.
-        flow: Whether levels are those of a flow, x = (1 - s) x0 + s n, else x0 + s n.
+        flow: Whether sigmas are those of a flow, x = (1 - s) x0 + s n, else x0 + s n.
     """
 
     edited: tuple[str, ...] = ()
@@ -77,11 +61,11 @@ class UnifiedBlend:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {value:g}; 0.6 is the paper's.")
 
     def threshold(self, sigma: float) -> float:
-        """The threshold of the edited words at a level."""
+        """The threshold of the edited words at sigma."""
         signal = 1.0 - sigma if self.flow else (1.0 + sigma * sigma) ** -0.5
         return max(TEMPERATURE / max(signal, 1e-6), self.edited_threshold)
 
-    def after(self, run: _Run, step: _Step, states: Mapping[str, Tensor]) -> Tensor:
+    def after(self, run: AttentionRun, step: Step, states: Mapping[str, Tensor]) -> Tensor:
         """Return the target's new state.
 
         Args:
@@ -96,9 +80,9 @@ class UnifiedBlend:
         # Official: the maps of one step are too rough.
         if step.index == 0 and step.total > 1:
             return target
-        level, out = self.threshold(step.sigma), target
+        threshold, out = self.threshold(step.sigma), target
         if self.edited or self.shared:
-            out = torch.where(_above(run.maps, (*self.edited, *self.shared), level, target), target, mutual)
+            out = torch.where(_above(run.maps, (*self.edited, *self.shared), threshold, target), target, mutual)
         if self.kept:
             out = torch.where(_above(run.maps, self.kept, self.kept_threshold, target), source, out)
         if self.shared and step.index == step.total - 1:
@@ -130,21 +114,21 @@ def with_unified_blend(
     """
     text = plan.text
     names = {word: text.target.find(*word) for word in (*edited, *kept)}
-    places = {names[word] for word in edited} & {names[word] for word in kept}
+    twice = {names[word] for word in edited} & {names[word] for word in kept}
     groups = {
-        "edited": (MUTUAL, [names[word] for word in edited if names[word] not in places]),
-        "shared": (MUTUAL, [names[word] for word in edited if names[word] in places]),
-        "kept": (SOURCE, [names[word] for word in kept if names[word] not in places]),
+        "edited": (MUTUAL, [names[word] for word in edited if names[word] not in twice]),
+        "shared": (MUTUAL, [names[word] for word in edited if names[word] in twice]),
+        "kept": (SOURCE, [names[word] for word in kept if names[word] not in twice]),
     }
     probes = {
-        name: tuple(_probes(f"unified blend, {name}", text, {key for keys in found for key in keys}, base, layers))
-        for name, (base, found) in groups.items()
+        name: tuple(_probes(f"unified blend, {name}", text, {key for keys in places for key in keys}, base, layers))
+        for name, (base, places) in groups.items()
     }
     if not any(probes.values()):
         return plan
-    named = {name: tuple(probe.name for probe in found) for name, found in probes.items()}
+    named = {name: tuple(probe.name for probe in read) for name, read in probes.items()}
     blend = replace(blend, edited=named["edited"], kept=named["kept"], shared=named["shared"])
-    added = tuple(probe for found in probes.values() for probe in found)
+    added = tuple(probe for read in probes.values() for probe in read)
     return replace(plan, probes=(*plan.probes, *added), latent_rules=(*plan.latent_rules, blend))
 
 
@@ -162,7 +146,7 @@ def _probes(name: str, text: TokenMap, keys: set[int], base: str, layers: Layers
             yield Probe(f"{name}, {branch}", tokens, make, layers, branch=branch, length=length)
 
 
-def _above(maps: Mapping[str, WordMaps], names: Sequence[str], level: float, like: Tensor) -> Tensor:
+def _above(maps: Mapping[str, WordMaps], names: Sequence[str], threshold: float, like: Tensor) -> Tensor:
     """Where the largest of some maps is above a share of its maximum; shaped to the latent."""
     heats = []
     for name in names:
@@ -170,5 +154,5 @@ def _above(maps: Mapping[str, WordMaps], names: Sequence[str], level: float, lik
         grid = (like.shape[-3] if like.ndim == 5 else 1, like.shape[-2], like.shape[-1])
         heats.append(functional.interpolate(heat[:, None], grid, mode="nearest")[:, 0])
     heat = over_maximum(torch.stack(heats).amax(0))
-    mask = (heat > level).to(like.device)
+    mask = (heat > threshold).to(like.device)
     return mask[:, None] if like.ndim == 5 else mask

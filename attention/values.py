@@ -41,9 +41,9 @@ def mapped(
     rows, columns = _lengths(weights, k.text, v.text)
     if site.kind == "cross":
         k, v = _cut(k, rows, site, "keys"), _cut(v, columns, site, "values")
-    for kept, length, what in ((k, rows, "keys"), (v, columns, "values")):
-        assert kept.text is not None
-        have = kept.text[1] - kept.text[0]
+    for operand, length, what in ((k, rows, "keys"), (v, columns, "values")):
+        assert operand.text is not None
+        have = operand.text[1] - operand.text[0]
         if have != length:
             raise ValueError(
                 f"The token map must fit the text of {site.label}, got {have} {what} for {length} tokens; make it from "
@@ -58,18 +58,18 @@ def _lengths(weights: Tensor | None, keys: Span, text: Span) -> tuple[int, int]:
     return weights.shape[0], weights.shape[-1]
 
 
-def _cut(kept: CachedOperand, length: int, site: Site, what: str) -> CachedOperand:
-    assert kept.text is not None
-    have = kept.text[1] - kept.text[0]
+def _cut(operand: CachedOperand, length: int, site: Site, what: str) -> CachedOperand:
+    assert operand.text is not None
+    have = operand.text[1] - operand.text[0]
     if have == length:
-        return kept
+        return operand
     if have % length:
         raise ValueError(
             f"The token map must fit the text of {site.label}, got {have} {what} for {length} tokens; make it from the "
             "prompts and the CLIP of this run."
         )
-    mask = None if kept.mask is None else kept.mask[..., :length]
-    return CachedOperand(kept.tensor[:, :length], kept.image, (0, length), mask)
+    mask = None if operand.mask is None else operand.mask[..., :length]
+    return CachedOperand(operand.tensor[:, :length], operand.image, (0, length), mask)
 
 
 def _laid_out(rest: float, weights: Tensor | None, k: CachedOperand, v: CachedOperand) -> Tensor:
@@ -115,11 +115,11 @@ def _others(k: CachedOperand, v: CachedOperand, others: Tensor) -> Tensor:
     return torch.cat([_of_length(head, here), image, _of_length(tail, wanted - here - size)], 1)
 
 
-def _counts(kept: CachedOperand) -> tuple[int, int, int]:
+def _counts(operand: CachedOperand) -> tuple[int, int, int]:
     """Tokens that are no text, those of them before the image, and the image's."""
-    start, stop = kept.text or (0, 0)
-    first, last = kept.image or (0, 0)
-    return kept.length - (stop - start), first - (stop - start if start < first else 0), last - first
+    start, stop = operand.text or (0, 0)
+    first, last = operand.image or (0, 0)
+    return operand.length - (stop - start), first - (stop - start if start < first else 0), last - first
 
 
 def _of_length(tokens: Tensor, length: int) -> Tensor:

@@ -42,10 +42,10 @@ def parse_words(text: str) -> list[Word]:
     """
     words = []
     for entry in _entries(text):
-        found = re.fullmatch(r"(?!#)(.*?[^\s#])\s*(?:#\s*(\d+))?", entry)
-        if found is None:
+        match = re.fullmatch(r"(?!#)(.*?[^\s#])\s*(?:#\s*(\d+))?", entry)
+        if match is None:
             raise ValueError(f"words must read like 'red, blue sky, cat#2', got {entry!r}; write them that way.")
-        words.append(Word(found[1], int(found[2]) if found[2] else None))
+        words.append(Word(match[1], int(match[2]) if match[2] else None))
     return words
 
 
@@ -73,9 +73,9 @@ def parse_windows(text: str) -> list[WordWindow]:
     windows = []
     for entry in _entries(text):
         word, value = _split(entry, "schedule", "lion:0.4, red car:0.1-0.6")
-        found = _WINDOW.fullmatch(value)
-        start = float(found["start"] or 0.0) if found else math.nan
-        end = float(found["end"]) if found else math.nan
+        match = _WINDOW.fullmatch(value)
+        start = float(match["start"] or 0.0) if match else math.nan
+        end = float(match["end"]) if match else math.nan
         if not 0.0 <= start <= end <= 1.0:
             raise ValueError(
                 f"schedule of {word.phrase!r} must lie between 0 and 1, got {value!r}; write it like lion:0.1-0.6."
@@ -89,8 +89,8 @@ def _entries(text: str) -> Iterator[str]:
 
 
 def _split(entry: str, what: str, example: str) -> tuple[Word, str]:
-    found = _ENTRY.fullmatch(entry)
-    if found is None:
+    match = _ENTRY.fullmatch(entry)
+    if match is None:
         raise ValueError(f"{what} must read like '{example}', got {entry!r}; write them that way.")
-    occurrence = found["occurrence"]
-    return Word(found["phrase"].strip(), int(occurrence) if occurrence else None), found["value"].strip()
+    occurrence = match["occurrence"]
+    return Word(match["phrase"].strip(), int(occurrence) if occurrence else None), match["value"].strip()

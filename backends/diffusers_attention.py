@@ -46,7 +46,7 @@ _ARGUMENTS = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 @dataclass(frozen=True)
 class Slot:
-    """One attention module of a network; attributes as in Site, `level` counts how often a UNet has halved its grid."""
+    """One attention module of a network; attributes as in Site, `halved` counts how often a UNet halved its grid."""
 
     stack: str
     index: int
@@ -54,7 +54,7 @@ class Slot:
     kind: Kind
     number: int
     depth: float
-    level: int
+    halved: int
 
 
 def family_of(network: nn.Module) -> str:
@@ -84,17 +84,17 @@ def preset_plan(name: str, settings: Settings, network: nn.Module) -> AttentionP
 
 def slots_of(network: nn.Module) -> dict[nn.Module, Slot]:
     """Attention modules that rules reach, in the order in which they are called."""
-    found = list(_unet(network) if family_of(network) in ("sd15", "sdxl") else _blocks(network))
+    places = list(_unet(network) if family_of(network) in ("sd15", "sdxl") else _blocks(network))
     counts: dict[str, int] = {}
     numbers = []
-    for _, (_, _, _, kind, _) in found:
+    for _, (_, _, _, kind, _) in places:
         numbers.append(counts.get(kind, 0))
         counts[kind] = numbers[-1] + 1
-    blocks = list(dict.fromkeys(block[:3] for _, block in found))
+    blocks = list(dict.fromkeys(block[:3] for _, block in places))
     depths = {block: depth / max(1, len(blocks) - 1) for depth, block in enumerate(blocks)}
     return {
-        module: Slot(stack, index, inner, kind, number, depths[stack, index, inner], level)
-        for (module, (stack, index, inner, kind, level)), number in zip(found, numbers, strict=True)
+        module: Slot(stack, index, inner, kind, number, depths[stack, index, inner], halved)
+        for (module, (stack, index, inner, kind, halved)), number in zip(places, numbers, strict=True)
     }
 
 
@@ -104,18 +104,18 @@ _Place = tuple[str, int, int, Kind, int]
 def _unet(network: Any) -> Iterator[tuple[nn.Module, _Place]]:
     """Blocks are numbered as in the network's first code, which all layer lists of papers refer to."""
 
-    def inside(stack: str, index: int, level: int, transformer: Any) -> Iterator[tuple[nn.Module, _Place]]:
+    def inside(stack: str, index: int, halved: int, transformer: Any) -> Iterator[tuple[nn.Module, _Place]]:
         for inner, block in enumerate(transformer.transformer_blocks):
-            yield block.attn1, (stack, index, inner, "self", level)
+            yield block.attn1, (stack, index, inner, "self", halved)
             if block.attn2 is not None:
-                yield block.attn2, (stack, index, inner, "cross", level)
+                yield block.attn2, (stack, index, inner, "cross", halved)
 
     # Block 0 is the first convolution.
     index = 1
-    for level, block in enumerate(network.down_blocks):
+    for halved, block in enumerate(network.down_blocks):
         for number, _ in enumerate(block.resnets):
             if getattr(block, "attentions", None):
-                yield from inside("input", index + number, level, block.attentions[number])
+                yield from inside("input", index + number, halved, block.attentions[number])
         # The convolution that halves the grid is a block of its own.
         index += len(block.resnets) + 1
     last = len(network.down_blocks) - 1
@@ -226,7 +226,7 @@ class Attention:
     def _grid(self, slot: Slot) -> tuple[int, int]:
         if self._family in ("sd15", "sdxl"):
             # Strided convolutions with padding round a side up.
-            rows, columns = (math.ceil(side / 2**slot.level) for side in self._size)
+            rows, columns = (math.ceil(side / 2**slot.halved) for side in self._size)
             return rows, columns
         patch = 2 if self._family == "flux" else int(self.network.config.patch_size)  # type: ignore[union-attr, arg-type]
         return self._size[0] // patch, self._size[1] // patch
@@ -245,75 +245,75 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
+        arguments = dict(kwargs or {})
         if func is not _ATTEND or not self._at_work:
-            return func(*args, **given)
-        given.update(zip(_ARGUMENTS, args[3:], strict=False))
-        q, k, v = (*args[:3], *(given.pop(name) for name in ("query", "key", "value")[len(args[:3]) :]))
-        mask = given.pop("attn_mask", None)
+            return func(*args, **arguments)
+        arguments.update(zip(_ARGUMENTS, args[3:], strict=False))
+        q, k, v = (*args[:3], *(arguments.pop(name) for name in ("query", "key", "value")[len(args[:3]) :]))
+        mask = arguments.pop("attn_mask", None)
         four = None if mask is None else mask.reshape(*(1,) * (4 - mask.ndim), *mask.shape)
 
         def attend(queries: Tensor, keys: Tensor, values: Tensor, columns: Tensor | None) -> Tensor:
-            answer: Tensor = _ATTEND(queries, keys, values, attn_mask=mask if columns is four else columns, **given)
+            answer: Tensor = _ATTEND(queries, keys, values, attn_mask=mask if columns is four else columns, **arguments)
             return answer
 
         site = self._attention.site(self._at_work[0], q.shape[2], k.shape[2])
-        call = Call(q, k, v, attend, four, given.get("scale"))
+        call = Call(q, k, v, attend, four, arguments.get("scale"))
         return self._attention.run.run(site, self._rows, self._step, call)
 
 
-def attended_denoiser(
-    model: DiffusersModel,
-    record: Inversion,
-    plan: AttentionPlan,
-    source: Cond,
-    target: Cond,
-    uncond: Cond | None = None,
-    cfg: float = 1.0,
-) -> Denoiser:
-    """A target's denoiser whose attention reads from the source, which stands where the record says.
+@dataclass(frozen=True)
+class Prompts:
+    """Conditionings of an edit.
 
-    At every level where a rule acts the network sees the source's state under its own prompt first, and what the rules
-    read is kept for the target's forwards.
+    Attributes:
+        source: That of the inversion or of the clean latent.
+        target: That of the edit.
+        uncond: The negative prompt; may be left out at cfg 1.
+        cfg: Guidance strength of the target.
+    """
+
+    source: Cond
+    target: Cond
+    uncond: Cond | None = None
+    cfg: float = 1.0
+
+
+def attended_denoiser(model: DiffusersModel, inversion: Inversion, plan: AttentionPlan, prompts: Prompts) -> Denoiser:
+    """A target's denoiser whose attention reads from the source, which stands where the inversion says.
+
+    At every sigma where a rule acts the network sees the source's state under its own prompt first, and what the rules
+    read waits for the target's forwards.
 
     Args:
         model: The model.
-        record: The inversion; best with its path.
+        inversion: The inversion; best with its path.
         plan: What the target reads.
-        source: Conditioning of the inversion.
-        target: Conditioning of the edit.
-        uncond: The negative prompt; may be left out at cfg 1.
-        cfg: Guidance strength.
+        prompts: Conditionings of source and target.
 
     Raises:
         ValueError: As in Attention and the model's own denoiser, and if the plan blends latents or adds branches.
     """
     if plan.latent_rules:
         raise ValueError("attention must hold no local blend for a denoiser alone, got one; use attended_replay.")
-    return _attended(model, record, plan, source, target, uncond, cfg)[0]
+    return _attended(model, inversion, plan, prompts)[0]
 
 
 def attended_replay(
     model: DiffusersModel,
-    record: Inversion,
+    inversion: Inversion,
     plan: AttentionPlan,
-    source: Cond,
-    target: Cond,
-    uncond: Cond | None = None,
-    cfg: float = 1.0,
+    prompts: Prompts,
     after_step: AfterStep | None = None,
 ) -> Tensor:
-    """Play a record back under attended_denoiser, with the plan's blends of the latent after each step.
+    """Play an inversion back under attended_denoiser, with the plan's blends of the latent after each step.
 
     Args:
         model: The model.
-        record: The inversion; best with its path.
+        inversion: The inversion; best with its path.
         plan: What the target reads, and its blends.
-        source: Conditioning of the inversion.
-        target: Conditioning of the edit.
-        uncond: The negative prompt; may be left out at cfg 1.
-        cfg: Guidance strength.
-        after_step: Maps each state and its level to the one to go on from, after the plan's own blends.
+        prompts: Conditionings of source and target.
+        after_step: Maps each state and its index to the one to go on from, after the plan's own blends.
 
     Returns:
         Latent of the edit, as from replay.
@@ -321,18 +321,13 @@ def attended_replay(
     Raises:
         ValueError: As in attended_denoiser and replay.
     """
-    denoiser, run = _attended(model, record, plan, source, target, uncond, cfg)
-    return replay(record, denoiser, denoiser, after_step=run.after_step(record.falling, record.state_at, after_step))
+    denoiser, run = _attended(model, inversion, plan, prompts)
+    hook = run.after_step(inversion.falling, inversion.state_at, after_step)
+    return replay(inversion, denoiser, denoiser, after_step=hook)
 
 
 def _attended(
-    model: DiffusersModel,
-    record: Inversion,
-    plan: AttentionPlan,
-    source: Cond,
-    target: Cond,
-    uncond: Cond | None,
-    cfg: float,
+    model: DiffusersModel, inversion: Inversion, plan: AttentionPlan, prompts: Prompts
 ) -> tuple[Denoiser, AttentionRun]:
     """The denoiser of attended_denoiser, and the run whose maps its blends read."""
     if plan.branches:
@@ -340,51 +335,44 @@ def _attended(
             f"attention must stay between source and target here, got the further branch {plan.branches[0]!r}; use it "
             "with InfEdit."
         )
-    latent = record.x0
-    branches = Branches(model, plan, latent, {SOURCE: source, TARGET: target}, uncond, {TARGET: cfg})
-    plain = model.denoiser(latent, target, uncond, cfg)
+    branches = Branches(model, plan, inversion.x0, prompts)
+    plain = model.denoiser(inversion.x0, prompts.target, prompts.uncond, prompts.cfg)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        step = place(record.falling, sigma)
+        step = place(inversion.falling, sigma)
         if not branches.run.active(step):
             return plain(x, sigma)
-        state = record.state_at(sigma, x.device).to(x)
+        state = inversion.state_at(sigma, x.device).to(x)
         return branches({SOURCE: state, TARGET: x}, sigma, step, (TARGET,))[TARGET]
 
     return Denoiser(denoise, model.space, plain.sigma_floor), branches.run
 
 
 class Branches:
-    """A network under several prompts at one level, whose attention reads from each other.
+    """A network under several prompts at one sigma, whose attention reads from each other.
 
     Args:
         model: The model.
-        plan: What they read.
+        plan: What they read; its further branches run under the source's prompt.
         latent: Any latent of the shape to come.
-        conds: Conditioning of each branch.
-        uncond: The negative prompt; may be left out where all are at cfg 1.
-        cfgs: Guidance strength of the branches that are guided.
+        prompts: Conditionings; the target alone is guided.
 
     Raises:
         ValueError: As in Attention and in the model's own denoiser.
     """
 
-    def __init__(
-        self,
-        model: DiffusersModel,
-        plan: AttentionPlan,
-        latent: Tensor,
-        conds: Mapping[str, Cond],
-        uncond: Cond | None,
-        cfgs: Mapping[str, float],
-    ) -> None:
-        self._cfgs = {branch: cfg for branch, cfg in cfgs.items() if cfg != 1.0 and uncond is not None}
-        self._denoisers = {branch: model.denoiser(latent, cond) for branch, cond in conds.items()}
-        self._negative = None if uncond is None else model.denoiser(latent, uncond)
+    def __init__(self, model: DiffusersModel, plan: AttentionPlan, latent: Tensor, prompts: Prompts) -> None:
+        guided = prompts.uncond is not None and prompts.cfg != 1.0
+        self._cfgs = {TARGET: prompts.cfg} if guided else {}
         self._attention = Attention(model.network, plan, (int(latent.shape[2]), int(latent.shape[3])))
+        self._denoisers = {
+            branch: model.denoiser(latent, prompts.target if branch == TARGET else prompts.source)
+            for branch in self.run.branches
+        }
+        self._negative = None if prompts.uncond is None else model.denoiser(latent, prompts.uncond)
         # What a guided branch may read in its uncond part.
-        reads = [rule.reads() for rule in self.run.rules] if plan.reads_uncond and self._cfgs else []
-        self._negatives = set(self._cfgs).union(branch for found in reads for branch, _ in found)
+        read = [rule.reads() for rule in self.run.rules] if plan.reads_uncond and guided else []
+        self._negatives = set(self._cfgs).union(branch for entries in read for branch, _ in entries)
 
     @property
     def run(self) -> AttentionRun:
@@ -398,7 +386,7 @@ class Branches:
 
         Args:
             states: State of every branch, shape (B, C, H, W).
-            sigma: Their level.
+            sigma: Their noise level.
             step: When it is.
             wanted: Branches that are asked for; the others are only read, and only where a rule does.
 
@@ -409,17 +397,17 @@ class Branches:
         if order is None:
             raise ValueError("attention must let one branch come before the other here, got a circle; use base source.")
         self.run.clear()
-        found: dict[str, Tensor] = {}
+        answers: dict[str, Tensor] = {}
         try:
             for branch in order:
                 x = states[branch]
                 with self._attention.forward(branch, "cond", x.shape[0], step):
-                    found[branch] = self._denoisers[branch](x, sigma)
+                    answers[branch] = self._denoisers[branch](x, sigma)
                 if self._negative is None or branch not in self._negatives:
                     continue
                 with self._attention.forward(branch, "uncond", x.shape[0], step):
                     base = self._negative(x, sigma)
-                found[branch] = base + self._cfgs.get(branch, 1.0) * (found[branch] - base)
+                answers[branch] = base + self._cfgs.get(branch, 1.0) * (answers[branch] - base)
         finally:
             self.run.clear()
-        return {branch: found[branch] for branch in wanted}
+        return {branch: answers[branch] for branch in wanted}

@@ -19,9 +19,9 @@ from retrace.attention.tokens import Prompt, Segment, Token, roles
 from retrace.attention.word_list import Word
 from retrace.backends.attended_infedit import attended_infedit
 from retrace.backends.diffusers import Cond
-from retrace.backends.diffusers_attention import attended_replay, preset_plan
+from retrace.backends.diffusers_attention import Prompts, attended_replay, preset_plan
 from retrace.demo import models, world
-from retrace.inversion import Denoiser, Inversion, blend, get_method, invert
+from retrace.inversion import Denoiser, EditOptions, Inversion, blend, get_method, invert
 
 
 class Forwards:
@@ -145,14 +145,19 @@ def attended(
             out = torch.empty_like(batch.x0)
             with forwards.counted():
                 for (rows, plan), record in zip(groups, records, strict=True):
-                    conds = [cond_rows(batch.cond(name), rows) for name in ("source", "target")]
                     hook = None if mask is None else blend(record, mask[rows])
-                    out[rows] = attended_replay(batch.model, record, plan, *conds, uncond, setting.cfg, hook)
+                    prompts = prompts_of(batch, rows, uncond, setting.cfg)
+                    out[rows] = attended_replay(batch.model, record, plan, prompts, hook)
             return out
 
         return finish
 
     return edit
+
+
+def prompts_of(batch: Batch, rows: Sequence[int], uncond: Cond | None, cfg: float) -> Prompts:
+    """Conditionings of some rows of a batch."""
+    return Prompts(*(cond_rows(batch.cond(name), rows) for name in ("source", "target")), uncond, cfg)
 
 
 def unified(words: Words, **settings: Any) -> Edit:
@@ -170,19 +175,11 @@ def unified(words: Words, **settings: Any) -> Edit:
             out = torch.empty_like(batch.x0)
             with forwards.counted():
                 for rows, plan in groups:
-                    conds = [cond_rows(batch.cond(name), rows) for name in ("source", "target")]
-                    out[rows] = attended_infedit(
-                        batch.model,
-                        plan,
-                        batch.x0[rows],
-                        batch.sigmas(steps),
-                        level,
-                        *conds,
-                        uncond,
-                        setting.cfg,
-                        mask=None if mask is None else mask[rows],
-                        rows=[batch.rows[row] for row in rows],
-                    )
+                    numbers = [batch.rows[row] for row in rows]
+                    options = EditOptions(rows=numbers, mask=None if mask is None else mask[rows])
+                    prompts = prompts_of(batch, rows, uncond, setting.cfg)
+                    x0, sigmas = batch.x0[rows], batch.sigmas(steps)
+                    out[rows] = attended_infedit(batch.model, plan, x0, sigmas, level, prompts, options=options)
             return out
 
         return finish

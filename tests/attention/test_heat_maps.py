@@ -3,17 +3,7 @@
 import pytest
 import torch
 
-from retrace.attention.heat_maps import (
-    blur,
-    both,
-    difference,
-    either,
-    grow,
-    minus,
-    over_maximum,
-    over_range,
-    threshold,
-)
+from retrace.attention.heat_maps import blur, grow, over_maximum, threshold
 
 
 def disc(size=21, radius=5.0, noise=0.0, seed=0):
@@ -55,14 +45,13 @@ def test_items_have_thresholds_of_their_own_and_frames_have_not():
 def test_an_empty_map_is_an_empty_mask(how):
     empty = torch.zeros(2, 1, 5, 5)
     assert not threshold(empty, how, 0.5).any()
-    assert not over_maximum(empty).any() and not over_range(empty + 3.0).any()
+    assert not over_maximum(empty).any()
 
 
 def test_normalised_maps_reach_one():
     maps = torch.tensor([[1.0, 2.0], [3.0, 5.0]]).reshape(1, 1, 2, 2).repeat(2, 1, 1, 1)
     maps[1] *= 1e-30
     assert over_maximum(maps).amax(dim=(1, 2, 3)).tolist() == [1.0, 1.0]
-    torch.testing.assert_close(over_range(maps)[0, 0], torch.tensor([[0.0, 0.25], [0.5, 1.0]]))
 
 
 def test_growing_and_shrinking():
@@ -86,26 +75,6 @@ def test_blurring_keeps_the_mean_inside_and_the_range():
     torch.testing.assert_close(row[16 + 3], torch.exp(torch.tensor(-0.5 * (3 / 1.5) ** 2)))
     assert torch.equal(blur(dot, 0.0), dot)
     torch.testing.assert_close(blur(torch.ones(1, 1, 3, 3), 2.0), torch.ones(1, 1, 3, 3))
-
-
-def test_combining():
-    one, other = torch.tensor([1.0, 1.0, 0.0, 0.3]), torch.tensor([1.0, 0.0, 0.0, 0.6])
-    assert both(one, other).tolist() == pytest.approx([1.0, 0.0, 0.0, 0.3])
-    assert either(one, other).tolist() == pytest.approx([1.0, 1.0, 0.0, 0.6])
-    assert minus(one, other).tolist() == pytest.approx([0.0, 1.0, 0.0, 0.3])
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 6, 5), (2, 4, 3, 6, 5)])
-def test_difference_is_where_predictions_differ(shape):
-    one = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    other = one.clone()
-    other[1, :, ..., 2, 3] += 1.0
-    found = difference(one, other)
-    assert found.shape == (2, shape[2] if len(shape) == 5 else 1, 6, 5)
-    assert not found[0].any() and bool((found[1, :, 2, 3] - 4.0).abs().max() < 1e-5)
-    assert found[1].count_nonzero() == found.shape[1]
-    with pytest.raises(ValueError, match="predictions must have one shape"):
-        difference(one, other[:1])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from retrace.attention.token_map import token_map
 from retrace.attention.tokens import Prompt, Segment, Token
 from retrace.attention.word_list import Word
 from retrace.backends.attended_infedit import attended_infedit
-from retrace.backends.diffusers_attention import attended_denoiser, attended_replay
+from retrace.backends.diffusers_attention import Prompts, attended_denoiser, attended_replay
 from retrace.inversion import EditOptions, InfEdit, blend, invert, relative_error, replay
 from retrace_tests.backends import tiny
 
@@ -59,8 +59,8 @@ def test_a_local_blend_with_a_mask_is_the_blend_of_a_replay(model, cfg):
     with torch.inference_mode():
         record = inverted(model, source)
         plan = with_local_blend(reading((0.0, 0.5)), LocalBlend(mask=mask, start=0.0))
-        found = attended_replay(model, record, plan, source, target, uncond, cfg)
-        denoiser = attended_denoiser(model, record, reading((0.0, 0.5)), source, target, uncond, cfg)
+        found = attended_replay(model, record, plan, Prompts(source, target, uncond, cfg))
+        denoiser = attended_denoiser(model, record, reading((0.0, 0.5)), Prompts(source, target, uncond, cfg))
         wanted = replay(record, denoiser, denoiser, after_step=blend(record, mask))
         free = replay(record, denoiser, denoiser)
     assert torch.equal(found, wanted) and not torch.equal(found, free)
@@ -75,8 +75,9 @@ def test_a_local_blend_reads_its_words_and_keeps_the_rest(model):
     how = LocalBlend(threshold=0.5, how="quantile", start=0.5)
     with torch.inference_mode():
         record = inverted(model, source)
-        found = attended_replay(model, record, with_local_blend(plan, how, [Word("ball")]), source, target, uncond, 2.0)
-        free = attended_replay(model, record, plan, source, target, uncond, 2.0)
+        prompts = Prompts(source, target, uncond, 2.0)
+        found = attended_replay(model, record, with_local_blend(plan, how, [Word("ball")]), prompts)
+        free = attended_replay(model, record, plan, prompts)
     kept = (found == record.x0).all(1)
     assert 0 < int(kept.sum()) < kept.numel() and not bool((free == record.x0).all(1).any())
 
@@ -88,7 +89,7 @@ def test_the_hook_of_a_mask_comes_after_the_blend(model):
     everywhere = with_local_blend(reading(), LocalBlend(mask=torch.ones(1, 1, *SIZE), start=0.0))
     with torch.inference_mode():
         record = inverted(model, source)
-        found = attended_replay(model, record, everywhere, source, target, after_step=blend(record, mask))
+        found = attended_replay(model, record, everywhere, Prompts(source, target), after_step=blend(record, mask))
     kept = (mask == 0.0).expand_as(found)
     assert torch.equal(found[kept], record.x0[kept]) and not torch.equal(found, record.x0)
 
@@ -98,7 +99,7 @@ def test_the_source_is_asked_only_where_a_rule_reads(model, forwards):
     with torch.inference_mode():
         record = inverted(model, source)
         before = len(forwards)
-        attended_replay(model, record, reading((0.0, 0.5)), source, target, uncond, 2.0)
+        attended_replay(model, record, reading((0.0, 0.5)), Prompts(source, target, uncond, 2.0))
     # Source, target and negative in two steps, then two forwards a step.
     assert len(forwards) - before == 2 * 3 + 2 * 2
 
@@ -109,7 +110,8 @@ def test_infedit_without_rules_is_the_plain_edit(model):
     with torch.inference_mode():
         denoisers = model.denoiser(x0, source), model.denoiser(x0, target, uncond, 2.0)
         wanted = InfEdit().edit(*denoisers, x0, sigmas, STEPS, EditOptions(seed=5))
-        found = attended_infedit(model, AttentionPlan(), x0, sigmas, STEPS, source, target, uncond, 2.0, seed=5)
+        prompts, options = Prompts(source, target, uncond, 2.0), EditOptions(seed=5)
+        found = attended_infedit(model, AttentionPlan(), x0, sigmas, STEPS, prompts, options=options)
     assert relative_error(found, wanted) < 1e-6 < 1e-3 < relative_error(found, x0)
 
 
@@ -120,13 +122,13 @@ def test_unified_control_has_three_branches(model, forwards, cfg, each):
     plan = get_preset("unified").build(Settings(text=text), "sd15" if model.space == "ve" else "sd3")
     x0, sigmas = tiny.latent(), model.levels(*SIZE).grid(STEPS)
     with torch.inference_mode():
-        found = attended_infedit(model, plan, x0, sigmas, STEPS, source, target, uncond, cfg)
+        found = attended_infedit(model, plan, x0, sigmas, STEPS, Prompts(source, target, uncond, cfg))
         # A guided target reads from the uncond part of the source too; the third branch has none.
         assert len(forwards) == each * STEPS
-        plain = attended_infedit(model, AttentionPlan(), x0, sigmas, STEPS, source, target, uncond, cfg)
+        plain = attended_infedit(model, AttentionPlan(), x0, sigmas, STEPS, Prompts(source, target, uncond, cfg))
         same = token_map(text.source, text.source, "refine")
         plan = get_preset("unified").build(Settings(text=same), "sd15" if model.space == "ve" else "sd3")
-        back = attended_infedit(model, plan, x0, sigmas, STEPS, source, source)
+        back = attended_infedit(model, plan, x0, sigmas, STEPS, Prompts(source, source))
     assert relative_error(found, plain) > 1e-4
     assert relative_error(back, x0) < 1e-5
 
@@ -140,8 +142,8 @@ def test_what_cannot_be_done_is_said(model):
     with torch.inference_mode():
         record = inverted(model, source)
         with pytest.raises(ValueError, match="use attended_replay"):
-            attended_denoiser(model, record, blended, source, target)
+            attended_denoiser(model, record, blended, Prompts(source, target))
         with pytest.raises(ValueError, match="further branch 'mutual'; use it with InfEdit"):
-            attended_replay(model, record, unified, source, target)
+            attended_replay(model, record, unified, Prompts(source, target))
         with pytest.raises(ValueError, match="got a circle; use base source"):
-            attended_infedit(model, unified, x0, sigmas, STEPS, source, target)
+            attended_infedit(model, unified, x0, sigmas, STEPS, Prompts(source, target))

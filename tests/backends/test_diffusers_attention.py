@@ -5,7 +5,14 @@ import torch
 
 from retrace.attention import AttentionPlan, Layers, Mask, Rule, Settings, Take, Term, Window, get_preset
 from retrace.attention.timing import place
-from retrace.backends.diffusers_attention import PRESET_LAYERS, Attention, attended_denoiser, preset_plan, slots_of
+from retrace.backends.diffusers_attention import (
+    PRESET_LAYERS,
+    Attention,
+    Prompts,
+    attended_denoiser,
+    preset_plan,
+    slots_of,
+)
 from retrace.inversion import invert, relative_error, replay
 from retrace_tests.attention.official import own_layers
 from retrace_tests.backends import tiny
@@ -26,7 +33,7 @@ def inverted(model, cond):
 
 
 def edit(model, record, made, source, target, uncond=None, cfg=1.0):
-    denoiser = attended_denoiser(model, record, made, source, target, uncond, cfg)
+    denoiser = attended_denoiser(model, record, made, Prompts(source, target, uncond, cfg))
     return replay(record, denoiser, denoiser)
 
 
@@ -38,7 +45,7 @@ def family(request):
 def test_sites_are_named_as_in_the_host():
     found = {(s.stack, s.index, s.kind): s for s in slots_of(tiny.unet()).values()}
     # One residual block a level: convolution, level 0, its downsampler, level 1.
-    assert [(s.stack, s.index, s.level) for s in found.values() if s.kind == "self"] == [
+    assert [(s.stack, s.index, s.halved) for s in found.values() if s.kind == "self"] == [
         ("input", 3, 1),
         ("middle", 0, 1),
         ("output", 0, 1),

@@ -46,7 +46,8 @@ def check_rules_are_those_of_diffusers(pack):
             plan = attention.get_preset(preset).build(settings, standalone.family_of(other.network))
             mine = edited(pack, model, linked, kind, plan, None, target=target)
             with torch.inference_mode():
-                denoiser = standalone.attended_denoiser(other, linked, plan, other.prompt(SOURCE), other.prompt(TARGET))
+                prompts = standalone.Prompts(other.prompt(SOURCE), other.prompt(TARGET))
+                denoiser = standalone.attended_denoiser(other, linked, plan, prompts)
                 theirs = inversion.replay(linked, denoiser, denoiser)
             apart = relative(mine, theirs)
             assert apart < TOLERANCE < relative(free, theirs) / 2, (kind, preset, apart, relative(free, theirs))
