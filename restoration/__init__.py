@@ -8,8 +8,9 @@
 place of PixelConsistency.
 """
 
-from .measurement import GREY_LEVELS, NOISE_FLOOR, Measurement
+from .measurement import NOISE_FLOOR, Measurement
 from .noise_deviation import noise_deviation
+from .operators.operator import GREY_LEVELS
 from .registry import DAMAGES
 from .snap import snap
 from .solvers.dds import Consistency, DDSSettings, PixelConsistency, dds

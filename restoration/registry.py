@@ -4,4 +4,4 @@ from ..core.registry import all_classes
 from . import operators
 from .operators.damage import Damage
 
-DAMAGES: dict[str, type[Damage]] = {cls.__name__: cls for cls in all_classes(operators, Damage)}  # type: ignore[type-abstract]
+DAMAGES: dict[str, type[Damage]] = {cls.__name__: cls for cls in all_classes(operators, Damage)}

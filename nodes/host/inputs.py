@@ -13,7 +13,7 @@ from .compat import ADVANCED
 
 def setting_input(setting: Parameter, name: str = "", tooltip: str = "", **shown: Any) -> Any:
     """A setting as an optional input, under its own name and tooltip unless others are given."""
-    values = {"default": setting.default, "tooltip": tooltip or setting.tooltip, "optional": True}
+    values: dict[str, Any] = {"default": setting.default, "tooltip": tooltip or setting.tooltip, "optional": True}
     values |= {**setting.shown, **shown}
     if values.pop("advanced", False):
         values["extra_dict"] = ADVANCED

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...restoration.measurement import GREY_LEVELS, NOISE_FLOOR
+from ...restoration import GREY_LEVELS, NOISE_FLOOR
 
 OperatorType = io.Custom("OPERATOR")
 

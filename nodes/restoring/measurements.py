@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 
-from ...restoration.measurement import GREY_LEVELS, NOISE_FLOOR, Measurement
+from ...restoration import GREY_LEVELS, NOISE_FLOOR, Measurement
 from ...restoration.noise_deviation import noise_deviation
 from ...restoration.operators import Damage
 from ...restoration.snap import snap

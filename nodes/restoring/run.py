@@ -15,7 +15,7 @@ from ...core.grid import shorten
 from ...core.noise import Noises
 from ...core.space import mix
 from ...core.walk import OnStep
-from ...restoration.measurement import GREY_LEVELS, Measurement
+from ...restoration import GREY_LEVELS, Measurement
 from ...restoration.operators import Damage
 from ...restoration.solvers.latent import autoencoder_noise
 from ..host.checks import refuse_inpainting, refuse_skipping
