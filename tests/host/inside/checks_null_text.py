@@ -49,17 +49,17 @@ class _Gradient:
             start = negative.unconditional_embedding(guider).float().expand(len(x), -1, -1).clone()
             own = guider.conds["negative"]
             weights, off = (torch.randn(x.shape, generator=generator, dtype=torch.float64) for _ in range(2))
-            problem = core._StepProblem(source, unconditional, x, x + 0.1 * off, self.sigma, 0.7 * self.sigma, CFG)
+            problem = core._GuidedStep(source, unconditional, x, x + 0.1 * off, self.sigma, 0.7 * self.sigma, CFG)
 
             def answer(embedding):
                 return (unconditional.with_embedding(embedding)(x, self.sigma) * weights).sum()
 
             def loss(embedding):
-                return problem.losses(problem.step(embedding)).sum()
+                return problem.attempt(embedding, 0, False).score.sum()
 
             leaf = start.clone().requires_grad_(True)
             (of_answer,) = torch.autograd.grad(answer(leaf), leaf)
-            of_loss = problem._gradient(problem.losses(problem.step(leaf)), leaf)
+            of_loss = problem.attempt(leaf, 0, True).gradient
             assert all(weight.grad is None for weight in guider.inner_model.parameters())
             self.errors = {}
             for value, gradient in ((answer, of_answer), (loss, of_loss)):
