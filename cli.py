@@ -298,7 +298,7 @@ def _take_in(options: argparse.Namespace, keep_path: bool) -> tuple[DiffusersMod
     with torch.no_grad():
         picture = read_picture(options.picture, model.multiple, size)
         x0 = model.encode(picture)
-        sigmas = model.levels(*x0.shape[2:]).grid(options.steps)
+        sigmas = model.schedule(*x0.shape[2:]).grid(options.steps)
         level = strength_to_index(options.strength, options.steps)
         check_index(level, sigmas, method.min_index)
         source = _denoiser(model, x0, options.source, "", options.source_cfg)

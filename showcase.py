@@ -89,7 +89,7 @@ def _one_model(
 ) -> tuple[list[tuple[str, Image.Image]], list[str], Inversion]:
     picture = read_picture(PICTURE, model.multiple)
     x0 = model.encode(picture)
-    sigmas = model.levels(*x0.shape[2:]).grid(steps)
+    sigmas = model.schedule(*x0.shape[2:]).grid(steps)
     negative = model.prompt("")
 
     def target(prompt: str) -> Denoiser:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.denoiser import Denoise
 from ..inversion import Denoiser, Space, fingerprint, work_dtype
-from .levels import Levels, flow_shift
+from .schedule import Schedule, flow_shift
 
 # Guidance of a distilled Flux model when inverting: 1 leaves the picture's own content alone
 # (Wang et al. 2024, arXiv:2411.04746, section 4).
@@ -70,7 +70,7 @@ class _Network:
         self.net = net
         self.channels = channels
 
-    def denoise(self, x: Tensor, sigma: float, cond: Cond, levels: Levels, guidance: float) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float, cond: Cond, schedule: Schedule, guidance: float) -> Tensor:
         """Return E[x0 | x] in the dtype of x, shape (B, C, H, W)."""
         raise NotImplementedError
 
@@ -130,9 +130,9 @@ class _UNet(_Network):
         # Pixels per latent cell, in which SDXL's size conditioning counts; the VAE in use sets it.
         self.pixels = 8
 
-    def denoise(self, x: Tensor, sigma: float, cond: Cond, levels: Levels, guidance: float) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float, cond: Cond, schedule: Schedule, guidance: float) -> Tensor:
         scale = math.sqrt(1.0 + sigma * sigma)
-        timestep = torch.full((x.shape[0],), levels.timestep(sigma), device=x.device)
+        timestep = torch.full((x.shape[0],), schedule.timestep(sigma), device=x.device)
         added = {}
         if self.pooled:
             added["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": self._time_ids(x)}
@@ -159,7 +159,7 @@ class _SD3(_Network):
         super().__init__(net, net.config.in_channels)
         self.patch = net.config.patch_size
 
-    def denoise(self, x: Tensor, sigma: float, cond: Cond, levels: Levels, guidance: float) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float, cond: Cond, schedule: Schedule, guidance: float) -> Tensor:
         timestep = torch.full((x.shape[0],), sigma * 1000.0, device=x.device, dtype=torch.float32)
         out: Tensor = self.net(
             x.to(self.net.dtype),
@@ -184,7 +184,7 @@ class _Flux(_Network):
                 f"{net.config.out_channels}; use a text-to-image model instead of an inpainting one."
             )
 
-    def denoise(self, x: Tensor, sigma: float, cond: Cond, levels: Levels, guidance: float) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float, cond: Cond, schedule: Schedule, guidance: float) -> Tensor:
         batch, _, height, width = x.shape
         full = torch.full((batch,), sigma, device=x.device, dtype=torch.float32)
         out: Tensor = self.net(
@@ -221,7 +221,7 @@ def picture_ids(rows: int, columns: int) -> Tensor:
 
 
 class DiffusersModel:
-    """A diffusers network with its VAE, its text encoding and its noise levels.
+    """A diffusers network with its VAE, its text encoding and its noise schedule.
 
     Attributes:
         vae: The AutoencoderKL.
@@ -243,7 +243,7 @@ class DiffusersModel:
             network: UNet2DConditionModel, SD3Transformer2DModel or FluxTransformer2DModel.
             vae: AutoencoderKL.
             encode_text: From prompts to their conditioning, one row a prompt.
-            scheduler: Any diffusers scheduler of the model; its configuration says which noise levels and which
+            scheduler: Any diffusers scheduler of the model; its configuration says which sigmas and which
                 prediction the network was trained with. It is not used to sample.
             name: What to call the model.
 
@@ -335,14 +335,14 @@ class DiffusersModel:
         """Height and width of a picture in pixels must be multiples of this."""
         return int(self.scale * self._network.patch)
 
-    def levels(self, height: int, width: int) -> Levels:
-        """Return the noise levels for a latent of this height and width."""
+    def schedule(self, height: int, width: int) -> Schedule:
+        """Return the sigmas for a latent of this height and width."""
         config = self._scheduler.config
         if self.space == "ve":
-            return Levels.discrete(self._scheduler.alphas_cumprod.tolist())
+            return Schedule.discrete(self._scheduler.alphas_cumprod.tolist())
         if config.get("use_dynamic_shifting"):
             tokens = (height // self._network.patch) * (width // self._network.patch)
-            return Levels.flow(
+            return Schedule.flow(
                 flow_shift(
                     tokens,
                     config.get("base_shift", 0.5),
@@ -351,7 +351,7 @@ class DiffusersModel:
                     config.get("max_image_seq_len", 4096),
                 )
             )
-        return Levels.flow(config.get("shift", 1.0))
+        return Schedule.flow(config.get("shift", 1.0))
 
     def fingerprint(self) -> str:
         """Return a hash of the network: its class, configuration, prediction and a sample of every weight.
@@ -389,7 +389,7 @@ class DiffusersModel:
         two calls, and both directions of an exact method must round alike.
 
         Args:
-            latent: Any latent of the shape to come; the noise levels of some models depend on its size.
+            latent: Any latent of the shape to come; the sigmas of some models depend on its size.
             cond: The prompt.
             uncond: The negative prompt; may be left out at cfg 1.
             cfg: Guidance strength; at 1 the negative prompt is not evaluated.
@@ -403,7 +403,7 @@ class DiffusersModel:
         if cfg != 1.0 and uncond is None:
             raise ValueError(f"cfg must be 1 without a negative prompt, got {cfg}; give one, an empty one will do.")
         network = self._network
-        levels = self.levels(*latent.shape[2:])
+        schedule = self.schedule(*latent.shape[2:])
 
         def rows(given: Cond) -> Cond:
             network.check(latent, given)
@@ -413,21 +413,21 @@ class DiffusersModel:
 
         def denoiser(negative: Cond | None) -> Denoise:
             def denoise(x: Tensor, sigma: float) -> Tensor:
-                denoised = network.denoise(x, sigma, positive, levels, guidance)
+                denoised = network.denoise(x, sigma, positive, schedule, guidance)
                 if negative is None:
                     return denoised
-                base = network.denoise(x, sigma, negative, levels, guidance)
+                base = network.denoise(x, sigma, negative, schedule, guidance)
                 return base + cfg * (denoised - base)
 
             return denoise
 
         if uncond is None or cfg == 1.0:
-            return Denoiser(denoiser(None), self.space, levels.floor)
+            return Denoiser(denoiser(None), self.space, schedule.floor)
         pooled = uncond.pooled
         return Denoiser(
             denoiser(rows(uncond)),
             self.space,
-            levels.floor,
+            schedule.floor,
             lambda tokens: denoiser(rows(Cond(tokens, pooled))),
             denoiser(None),
         )

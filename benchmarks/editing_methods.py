@@ -83,7 +83,7 @@ class Batch:
 
     def sigmas(self, steps: int) -> tuple[float, ...]:
         """The model's grid of so many steps."""
-        return self.model.levels(*self.x0.shape[2:]).grid(steps)
+        return self.model.schedule(*self.x0.shape[2:]).grid(steps)
 
     @property
     def calls(self) -> int:

@@ -133,7 +133,7 @@ class Bench:
 
     def falling(self, steps: int) -> tuple[float, ...]:
         """The model's sigmas for so many steps, falling."""
-        return tuple(float(sigma) for sigma in reversed(self.model.levels(*LATENT[1:]).grid(steps)))
+        return tuple(float(sigma) for sigma in reversed(self.model.schedule(*LATENT[1:]).grid(steps)))
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures of latents, not clipped."""

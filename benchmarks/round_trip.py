@@ -68,7 +68,7 @@ def round_trips(kind: str, methods: Sequence[str], steps: Sequence[int], count: 
                 called = denoiser.evaluations
                 row = {"model": kind, "method": name, "steps": n}
                 try:
-                    record = invert(denoiser, x0, model.levels(*x0.shape[2:]).grid(n), n, name)
+                    record = invert(denoiser, x0, model.schedule(*x0.shape[2:]).grid(n), n, name)
                     back = replay(record, denoiser)
                 except ValueError as error:
                     # A method may ask for more steps than these, or leave the finite numbers: that is a result too.

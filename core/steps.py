@@ -20,7 +20,7 @@ class Step(NamedTuple):
 class Stepper(Protocol):
     """Moves x from sigma to sigma_next. May hold history, so every walk takes a fresh one."""
 
-    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, /) -> Step:
         """State at sigma_next, shape, dtype and device of x, with x untouched."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..core.denoiser import Denoiser
 from ..core.space import Space
-from ..core.steps import Euler
-from ..core.walk import AfterStep, OnStep, StepReport
-from .inversion import Inversion, keep
-from .method import Method, MethodState
+from ..core.steps import Euler, Step
+from ..core.walk import AfterStep, OnStep, StepReport, walk
+from .inversion import Inversion
+from .method import Method, MethodState, climb
 
 
 def two_step(
@@ -38,9 +38,9 @@ def two_step(
         x_prev: State on the side that the walk comes from.
         x: State in the middle.
         derivative: dx/dsigma at the middle.
-        sigma_prev: Level of x_prev.
-        sigma: Level of x.
-        sigma_next: Level wanted, on the other side of sigma than sigma_prev.
+        sigma_prev: Sigma of x_prev.
+        sigma: Sigma of x.
+        sigma_next: Sigma wanted, on the other side of sigma than sigma_prev.
         ratio: r.
 
     Returns:
@@ -58,13 +58,13 @@ class Shear(NamedTuple):
     Attributes:
         moved: Which of the two states is u: 0 or 1.
         scale: Not 0.
-        move: Takes the denoiser and v.
-        sigma: Level at which the model is asked, for messages.
+        move: Takes the denoiser and v; gives what is added, and the clean latent that the model predicted, or v.
+        sigma: Sigma at which the model is asked, for messages.
     """
 
     moved: int
     scale: float
-    move: Callable[[Denoiser, Tensor], Tensor]
+    move: Callable[[Denoiser, Tensor], Step]
     sigma: float
 
 
@@ -113,11 +113,32 @@ class Coupled(Method):
         """
 
 
+class _TwoStepper:
+    """`two_step` in walking order; Euler where there is no state before. `before` is that state and its sigma."""
+
+    def __init__(
+        self, ratio: Callable[[float, float, float, Space], float], before: tuple[Tensor, float] | None = None
+    ) -> None:
+        self._ratio = ratio
+        self.before = before
+
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
+        derivative, denoised = denoiser.evaluate(x, sigma)
+        if self.before is None:
+            x_next = x + (sigma_next - sigma) * derivative
+        else:
+            x_prev, sigma_prev = self.before
+            ratio = self._ratio(sigma_prev, sigma, sigma_next, denoiser.space)
+            x_next = two_step(x_prev, x, derivative, sigma_prev, sigma, sigma_next, ratio)
+        self.before = x, sigma
+        return Step(x_next, denoised)
+
+
 @dataclass(frozen=True)
 class TwoStep(Coupled):
     """A member of the two-step family; the mate of x_k is x_{k-1}.
 
-    Up it begins with an Euler step from x0. Down the pair itself is the beginning, so the highest level costs no
+    Up it begins with an Euler step from x0. Down the pair itself is the beginning, so the highest step costs no
     call. A method of the family says only what its ratio is.
     """
 
@@ -139,22 +160,10 @@ class TwoStep(Coupled):
     ) -> MethodState:
         """Walk up; see Method.invert."""
         self.check(sigmas, index)
-        path = [keep(x0)]
-        x_prev, x = x0, x0
-        for i in range(index):
-            derivative, denoised = denoiser.evaluate(x, sigmas[i])
-            if i == 0:
-                x_next = x + (sigmas[1] - sigmas[0]) * derivative
-            else:
-                around = (sigmas[i - 1], sigmas[i], sigmas[i + 1])
-                ratio = 1.0 / self.ratio(*around[::-1], denoiser.space)
-                x_next = two_step(x_prev, x, derivative, *around, ratio)
-            x_prev, x = x, x_next
-            if keep_path:
-                path.append(keep(x))
-            if on_step is not None:
-                on_step(StepReport(i, index, sigmas[i], sigmas[i + 1], x, denoised))
-        return MethodState(x, mate=x_prev, path=tuple(path) if keep_path else None)
+        stepper = _TwoStepper(lambda low, sigma, high, space: 1.0 / self.ratio(high, sigma, low, space))
+        x, path = climb(denoiser, x0, sigmas, index, stepper, keep_path, on_step)
+        assert stepper.before is not None
+        return MethodState(x, mate=stepper.before[0], path=path)
 
     def replay(
         self,
@@ -167,24 +176,21 @@ class TwoStep(Coupled):
     ) -> Tensor:
         """Walk down; see Method.replay."""
         denoiser = source if target is None else target
-        index, sigmas = inversion.index, inversion.sigmas
+        index, falling = inversion.index, inversion.falling
         above = inversion.x.to(device)
         x = self.begin(inversion, source, target, above)
         if after_step is not None:
             x = after_step(x, index - 1)
-        for i in range(index - 1, 0, -1):
-            derivative, denoised = denoiser.evaluate(x, sigmas[i])
-            if i == index - 1 and on_step is not None:
+
+        def told(report: StepReport) -> None:
+            assert on_step is not None
+            if report.index == 0:
                 # The first step is the mate. Its report waits for the first prediction, which is that of the mate.
-                on_step(StepReport(0, index, sigmas[index], sigmas[i], x, denoised))
-            around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
-            x_next = two_step(above, x, derivative, *around, self.ratio(*around, denoiser.space))
-            above, x = x, x_next
-            if after_step is not None:
-                x = after_step(x, i - 1)
-            if on_step is not None:
-                on_step(StepReport(index - i, index, sigmas[i], sigmas[i - 1], x, denoised))
-        return x
+                on_step(StepReport(0, index, falling[0], falling[1], x, report.denoised))
+            on_step(replace(report, index=report.index + 1, total=index))
+
+        stepper = _TwoStepper(self.ratio, (above, falling[0]))
+        return walk(denoiser, x, falling[1:], stepper, None if on_step is None else told, after_step)
 
     def descent(self, space: Space, sigmas: Sequence[float], index: int) -> Descent:
         """x_{i-1} = r * x_{i+1} + A(x_i), A being `two_step` without its x_prev; see Coupled.descent."""
@@ -193,12 +199,13 @@ class TwoStep(Coupled):
             around = (sigmas[i + 1], sigmas[i], sigmas[i - 1])
             ratio = self.ratio(*around, space)
 
-            def move(denoiser: Denoiser, x: Tensor) -> Tensor:
-                return two_step(torch.zeros_like(x), x, denoiser.derivative(x, sigmas[i]), *around, ratio)
+            def move(denoiser: Denoiser, x: Tensor) -> Step:
+                derivative, denoised = denoiser.evaluate(x, sigmas[i])
+                return Step(two_step(torch.zeros_like(x), x, derivative, *around, ratio), denoised)
 
             return Shear((index - 1 - i) % 2, ratio, move, sigmas[i])
 
-        # x_{level-2} is the first to be made, in the place of x_k.
+        # x_{k-2} is the first to be made, in the place of x_k.
         return Descent(tuple(shear(i) for i in range(index - 1, 0, -1)), index % 2)
 
     def evaluations(self, index: int, rising: bool = True) -> int:
@@ -210,7 +217,7 @@ class TwoStep(Coupled):
         return Euler()(denoiser, x, sigmas[index], sigmas[index - 1]).x
 
     def begin(self, inversion: Inversion, source: Denoiser, target: Denoiser | None, x: Tensor) -> Tensor:
-        """The state at level - 1 with which a replay begins, given the one at the level: the mate."""
+        """The state below x_k with which a replay begins: the mate."""
         return mate_of(inversion, x)
 
 

@@ -1,4 +1,4 @@
-"""At which levels a method asks the model, found by walking it on nothing."""
+"""At which sigmas a method asks the model, found by walking it on nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .method import Method
 def sigmas_asked(
     method: Method, sigmas: Sequence[float], index: int, space: Space, floor: float | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Levels of the evaluations of a climb and of the way down, each in its order.
+    """Sigmas of the evaluations of a climb and of the way down, each in its order.
 
     The method runs on one number with a model that answers with the state, which costs nothing.
 
@@ -25,10 +25,10 @@ def sigmas_asked(
         sigmas: Ascending grid.
         index: Index k to which it climbs.
         space: "ve" or "flow".
-        floor: Lowest level at which the model is asked; None for the default of the space.
+        floor: Lowest sigma at which the model is asked; None for the default of the space.
 
     Returns:
-        Levels asked for going up, and those going down.
+        Sigmas asked for going up, and those going down.
 
     Raises:
         ValueError: If the method does not take the grid or the index.
@@ -40,8 +40,8 @@ def sigmas_asked(
         return x
 
     denoiser = Denoiser(answer, space, floor)
-    record = invert(denoiser, torch.zeros(1, 1, 1, 1), sigmas, index, method)
+    inversion = invert(denoiser, torch.zeros(1, 1, 1, 1), sigmas, index, method)
     up = tuple(asked)
     asked.clear()
-    replay(record, denoiser, denoiser)
+    replay(inversion, denoiser, denoiser)
     return up, tuple(asked)

@@ -74,7 +74,7 @@ def walk_gradient(
     Args:
         denoiser: The model; gradients of its answer must reach its state.
         x: State at sigmas[0], (B, C, [T,] H, W), float32 or float64; left untouched.
-        sigmas: Levels in walking order, strictly rising or falling.
+        sigmas: Sigmas in walking order, strictly rising or falling.
         stepper: Gives a fresh stepper, such as the `down` of a method.
         loss: Maps the state at sigmas[-1] to a tensor of one number.
         inputs: Tensors that require gradients and that the denoiser's answers are computed from.
@@ -196,7 +196,7 @@ def pull_back(
         outputs: Tensors (B, ...) that depend on the inputs.
         gradients: Gradients at the outputs, of their shapes.
         inputs: Tensors to differentiate at.
-        sigma: Level of the call, for messages.
+        sigma: Sigma of the call, for messages.
 
     Raises:
         ValueError: If one is not finite, or an output does not depend on the inputs as far as autograd knows.

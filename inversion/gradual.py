@@ -40,11 +40,11 @@ def drawn(count: int, passes: int, seed: int, rows: Sequence[int]) -> tuple[tupl
     return tuple(zip(*columns, strict=True))
 
 
-def moved(record: Inversion, before: Tensor | None, alpha: float) -> Inversion:
+def moved(inversion: Inversion, before: Tensor | None, alpha: float) -> Inversion:
     """The inversion of a pass whose start is weighted with that of the pass before.
 
     Args:
-        record: The inverted target of this pass.
+        inversion: The inverted target of this pass.
         before: State from which the pass before started, or None in the first.
         alpha: Share of this pass, 0 .. 1.
 
@@ -54,5 +54,5 @@ def moved(record: Inversion, before: Tensor | None, alpha: float) -> Inversion:
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must lie between 0 and 1, got {alpha:g}; 1 follows each pass fully.")
     if before is None or alpha == 1.0:
-        return record
-    return replace(record, x=torch.lerp(before.to(record.x), record.x, alpha), path=None)
+        return inversion
+    return replace(inversion, x=torch.lerp(before.to(inversion.x), inversion.x, alpha), path=None)

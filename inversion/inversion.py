@@ -102,12 +102,12 @@ class Inversion:
 
     @property
     def climb(self) -> tuple[float, ...]:
-        """Levels from the clean end to the state, ascending."""
+        """Sigmas from the clean end to the state, ascending."""
         return self.sigmas[: self.index + 1]
 
     @property
     def falling(self) -> tuple[float, ...]:
-        """Levels from the state to the clean end, for the way down."""
+        """Sigmas from the state to the clean end, for the way down."""
         return self.climb[::-1]
 
     @property

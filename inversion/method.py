@@ -125,6 +125,26 @@ class Method(Settings, ABC):
         """Calls of one denoiser in a walk from the clean end to index k or back; the most, if it stops early."""
 
 
+def climb(
+    denoiser: Denoiser,
+    x0: Tensor,
+    sigmas: Sequence[float],
+    index: int,
+    stepper: Stepper,
+    keep_path: bool,
+    on_step: OnStep | None,
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """Walk a stepper from x0 up to sigmas[index]: the state there, and the path where it is to be kept."""
+    path = [keep(x0)]
+
+    def tap(x: Tensor, _: int) -> Tensor:
+        path.append(keep(x))
+        return x
+
+    x = walk(denoiser, x0, sigmas[: index + 1], stepper, on_step, tap if keep_path else None)
+    return x, tuple(path) if keep_path else None
+
+
 @dataclass(frozen=True)
 class SingleState(Method):
     """A method whose whole state is x_k: a stepper going up and a stepper coming down."""
@@ -151,16 +171,9 @@ class SingleState(Method):
         on_step: OnStep | None = None,
     ) -> MethodState:
         """Walk up; see Method.invert."""
-        path = [keep(x0)] if keep_path else None
-
-        def tap(x: Tensor, _: int) -> Tensor:
-            if path is not None:
-                path.append(keep(x))
-            return x
-
         stepper = self.up()
-        x = walk(denoiser, x0, sigmas[: index + 1], stepper, on_step, tap)
-        return MethodState(x, path=None if path is None else tuple(path), remarks=self.remarks(stepper))
+        x, path = climb(denoiser, x0, sigmas, index, stepper, keep_path, on_step)
+        return MethodState(x, path=path, remarks=self.remarks(stepper))
 
     def replay(
         self,

@@ -151,7 +151,7 @@ class NegativePrompt:
             A denoiser whose every call is one call of each of the two.
         """
         falling = inversion.falling
-        # The first level of the pull: so many steps before the end.
+        # The first sigma of the pull: so many steps before the end.
         top = falling[inversion.index - round(self.pull_steps * inversion.index)]
         clean: list[Tensor] = []
 

@@ -87,7 +87,7 @@ def coupled_gradient(
         with torch.no_grad():
             for shear in descent.shears:
                 moved = shear.moved
-                pair[moved] = shear.scale * pair[moved] + shear.move(denoiser, pair[1 - moved])
+                pair[moved] = shear.scale * pair[moved] + shear.move(denoiser, pair[1 - moved]).x
         end = pair[descent.result]
         value, gradient, at_inputs = differentiate_loss(loss, end, inputs)
         at_pair = [torch.zeros_like(end), torch.zeros_like(end)]
@@ -97,7 +97,7 @@ def coupled_gradient(
             moved, other = shear.moved, 1 - shear.moved
             leaf = pair[other].detach().requires_grad_(True)
             with torch.enable_grad():
-                added = shear.move(watched, leaf)
+                added = shear.move(watched, leaf).x
                 found = pull_back([added], [at_pair[moved]], [leaf, *inputs], shear.sigma)
             pair[moved] = (pair[moved] - added.detach()) / shear.scale
             at_pair[other] = at_pair[other] + found[0]

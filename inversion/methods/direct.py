@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ...core.denoiser import Denoiser
 from ...core.settings import parameter
-from ...core.steps import DDIMPredictor, Euler
-from ...core.walk import AfterStep, OnStep, StepReport, walk
+from ...core.steps import DDIMPredictor, Euler, Step
+from ...core.walk import AfterStep, OnStep, walk
 from ..inversion import Inversion, keep
-from ..method import Method, MethodState
+from ..method import Method, MethodState, climb
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,18 @@ class Direct(Method):
 
         The path is always kept.
         """
-        climb, descend, plain = DDIMPredictor(), Euler(), denoiser.unguided
-        path, residuals = [keep(x0)], []
-        x = x0
-        for i in range(1, index + 1):
-            below = x
-            x, denoised = climb(plain, below, sigmas[i - 1], sigmas[i])
-            path.append(keep(x))
+        predictor, euler, plain = DDIMPredictor(), Euler(), denoiser.unguided
+        residuals: list[Tensor] = []
+
+        def up(denoiser: Denoiser, below: Tensor, sigma: float, sigma_next: float) -> Step:
+            x, denoised = predictor(plain, below, sigma, sigma_next)
             if self.carry > 0.0:
-                back, denoised = descend(denoiser, x, sigmas[i], sigmas[i - 1])
+                back, denoised = euler(denoiser, x, sigma_next, sigma)
                 residuals.append(keep(below - back))
-            if on_step is not None:
-                on_step(StepReport(i - 1, index, sigmas[i - 1], sigmas[i], x, denoised))
-        return MethodState(x, path=tuple(path), residuals=tuple(residuals) if residuals else None)
+            return Step(x, denoised)
+
+        x, path = climb(denoiser, x0, sigmas, index, up, True, on_step)
+        return MethodState(x, path=path, residuals=tuple(residuals) if residuals else None)
 
     def replay(
         self,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.denoiser import Denoiser, Evaluation
+from ...core.denoiser import Denoiser
 from ...core.settings import parameter
 from ...core.space import Space
-from ...core.walk import AfterStep, OnStep, StepReport
+from ...core.steps import Step
+from ...core.walk import AfterStep, OnStep, walk
 from ..coupled import Coupled, Descent, Shear, mate_of
-from ..inversion import Inversion, keep
-from ..method import MethodState
+from ..inversion import Inversion
+from ..method import MethodState, climb
 
 # The paper's mixing, for 50 steps.
 OFFICIAL_P = 0.93
@@ -28,7 +29,7 @@ LARGEST_GROWTH = 1e7
 
 @dataclass(frozen=True)
 class EDICT(Coupled):
-    """A pair (x, y) at each level, stepped and mixed.
+    """A pair (x, y) at each sigma, stepped and mixed.
 
     Down, from s to t:
 
@@ -39,7 +40,7 @@ class EDICT(Coupled):
 
     c(x) is the state at s for which the network is shown what it is shown for x at t. Every other step, counted from
     the noisiest, x and y change places in the first two lines. Each line is undone by algebra; going up, they run
-    backwards from x = y = x0. The model is only asked at the noisier level, never at 0.
+    backwards from x = y = x0. The model is only asked at the noisier sigma, never at 0.
     """
 
     name = "edict"
@@ -92,25 +93,9 @@ class EDICT(Coupled):
     ) -> MethodState:
         """Walk up; see Method.invert."""
         self.check(sigmas, index)
-        p = self.mixing(len(sigmas) - 1)
-        path = [keep(x0)]
-        x, y = x0, x0
-        for i in range(1, index + 1):
-            s, t = sigmas[i], sigmas[i - 1]
-            y = (y - (1.0 - p) * x) / p
-            x = (x - (1.0 - p) * y) / p
-            if _swapped(i, index):
-                x, y = y, x
-            y = y - (t - s) * _ask(denoiser, x, s, t).derivative
-            derivative, denoised = denoiser.evaluate(y, s)
-            x = x - (t - s) * derivative
-            if _swapped(i, index):
-                x, y = y, x
-            if keep_path:
-                path.append(keep(x))
-            if on_step is not None:
-                on_step(StepReport(i - 1, index, t, s, x, denoised))
-        return MethodState(x, mate=y, path=tuple(path) if keep_path else None)
+        stepper = _Sheared(reversed(self._steps(sigmas, index)), x0)
+        x, path = climb(denoiser, x0, sigmas, index, stepper, keep_path, on_step)
+        return MethodState(x, mate=stepper.mate, path=path)
 
     def replay(
         self,
@@ -122,45 +107,44 @@ class EDICT(Coupled):
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Walk down; see Method.replay. after_step is applied to both states, which both end as the result."""
-        denoiser = source if target is None else target
-        index, sigmas, p = inversion.index, inversion.sigmas, self.mixing(inversion.steps)
         x = inversion.x.to(device)
-        y = mate_of(inversion, x)
-        for i in range(index, 0, -1):
-            s, t = sigmas[i], sigmas[i - 1]
-            if _swapped(i, index):
-                x, y = y, x
-            x = x + (t - s) * denoiser.derivative(y, s)
-            derivative, denoised = _ask(denoiser, x, s, t)
-            y = y + (t - s) * derivative
-            if _swapped(i, index):
-                x, y = y, x
-            x = p * x + (1.0 - p) * y
-            y = p * y + (1.0 - p) * x
-            if after_step is not None:
-                x, y = after_step(x, i - 1), after_step(y, i - 1)
-            if on_step is not None:
-                on_step(StepReport(index - i, index, s, t, x, denoised))
-        return x
+        stepper = _Sheared(iter(self._steps(inversion.sigmas, inversion.index)), mate_of(inversion, x))
+
+        def after_both(x: Tensor, index: int) -> Tensor:
+            assert after_step is not None
+            x, stepper.mate = after_step(x, index), after_step(stepper.mate, index)
+            return x
+
+        denoiser = source if target is None else target
+        return walk(denoiser, x, inversion.falling, stepper, on_step, after_step and after_both)
 
     def descent(self, space: Space, sigmas: Sequence[float], index: int) -> Descent:
         """Each of the four lines of a step is a shear; see Coupled.descent."""
-        p, shears = self.mixing(len(sigmas) - 1), []
+        return Descent(tuple(shear for step in self._steps(sigmas, index) for shear in step), 0)
+
+    def _steps(self, sigmas: Sequence[float], index: int) -> list[tuple[Shear, ...]]:
+        """The shears of each step down, from the noisiest."""
+        p, steps = self.mixing(len(sigmas) - 1), list[tuple[Shear, ...]]()
         for i in range(index, 0, -1):
             s, t = sigmas[i], sigmas[i - 1]
 
-            def first(denoiser: Denoiser, y: Tensor, s: float = s, t: float = t) -> Tensor:
-                return (t - s) * denoiser.derivative(y, s)
+            def first(denoiser: Denoiser, y: Tensor, s: float = s, t: float = t) -> Step:
+                derivative, denoised = denoiser.evaluate(y, s)
+                return Step((t - s) * derivative, denoised)
 
-            def second(denoiser: Denoiser, x: Tensor, s: float = s, t: float = t) -> Tensor:
-                return (t - s) * _ask(denoiser, x, s, t).derivative
+            def second(denoiser: Denoiser, x: Tensor, s: float = s, t: float = t) -> Step:
+                # The network of a VE model sees x / sqrt(1 + sigma^2).
+                scale = math.sqrt((1.0 + s**2) / (1.0 + t**2)) if denoiser.space == "ve" else 1.0
+                return first(denoiser, scale * x, s, t)
 
-            def share(denoiser: Denoiser, other: Tensor) -> Tensor:
-                return (1.0 - p) * other
+            def share(denoiser: Denoiser, other: Tensor) -> Step:
+                return Step((1.0 - p) * other, other)
 
-            x, y = (1, 0) if _swapped(i, index) else (0, 1)
-            shears += [Shear(x, 1.0, first, s), Shear(y, 1.0, second, s), Shear(0, p, share, s), Shear(1, p, share, s)]
-        return Descent(tuple(shears), 0)
+            x, y = (0, 1) if (index - i) % 2 == 0 else (1, 0)
+            steps.append(
+                (Shear(x, 1.0, first, s), Shear(y, 1.0, second, s), Shear(0, p, share, s), Shear(1, p, share, s))
+            )
+        return steps
 
     def evaluations(self, index: int, rising: bool = True) -> int:
         """Two a step."""
@@ -171,12 +155,21 @@ class EDICT(Coupled):
         return x
 
 
-def _swapped(i: int, index: int) -> bool:
-    return (index - i) % 2 == 1
+class _Sheared:
+    """Carries a state and its mate through the shears of each step: down as they stand, up undone from the last."""
 
+    def __init__(self, steps: Iterator[tuple[Shear, ...]], mate: Tensor) -> None:
+        self._steps = steps
+        self.mate = mate
 
-def _ask(denoiser: Denoiser, x: Tensor, sigma: float, own: float) -> Evaluation:
-    """The model at sigma for a state at the level `own` below it, shown as the network tensor that it is at `own`."""
-    # The network of a VE model sees x / sqrt(1 + sigma^2).
-    scale = math.sqrt((1.0 + sigma**2) / (1.0 + own**2)) if denoiser.space == "ve" else 1.0
-    return denoiser.evaluate(scale * x, sigma)
+    def __call__(self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
+        pair, denoised, shears = [x, self.mate], x, next(self._steps)
+        rising = sigma_next > sigma
+        for number in (3, 2, 1, 0) if rising else (0, 1, 2, 3):
+            moved, scale, move, _ = shears[number]
+            step = move(denoiser, pair[1 - moved])
+            pair[moved] = (pair[moved] - step.x) / scale if rising else scale * pair[moved] + step.x
+            if number < 2:  # the others mix the two states and ask no model
+                denoised = step.denoised
+        x, self.mate = pair
+        return Step(x, denoised)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -15,9 +15,10 @@ from ...core.denoiser import Denoiser
 from ...core.noise import LARGEST_SEED, Noises
 from ...core.settings import parameter
 from ...core.space import Space, mix
-from ...core.walk import AfterStep, OnStep, StepReport
+from ...core.steps import Step
+from ...core.walk import AfterStep, OnStep, walk
 from ..inversion import Inversion, keep
-from ..method import Method, MethodState
+from ..method import Method, MethodState, climb
 
 STEPPERS = ("ddpm", "dpmpp_2m_sde")
 
@@ -49,7 +50,7 @@ def posterior_mean(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float,
 
 
 class Prediction(NamedTuple):
-    """D at the level where it was asked for."""
+    """D at the sigma where it was asked for."""
 
     denoised: Tensor
     sigma: float
@@ -60,17 +61,17 @@ def extrapolate(now: Prediction, before: Prediction | None, sigma_next: float, s
 
         D~ = D + (D - D_before) / (2 r),   r = ln(S_before / S) / ln(S / T)
 
-    S is the level in the VE space: s, or s / (1 - s) for flow. With D~ the mean of the DDPM step becomes that of
+    S is the sigma of the VE space: s, or s / (1 - s) for flow. With D~ the mean of the DDPM step becomes that of
     SDE-DPM-Solver++ (2M), Lu et al. 2022, arXiv:2211.01095.
 
     Args:
         now: D at s.
-        before: D at the level above, None in the first step of a walk.
+        before: D at the sigma above, None in the first step of a walk.
         sigma_next: t.
         space: "ve" or "flow".
 
     Returns:
-        D~, or D itself where r is not finite and positive: after flow level 1, down to 0, and without a level before.
+        D~, or D itself where r is not finite and positive: after flow sigma 1, down to 0, and without one before.
     """
     top = math.inf if space == "ve" else 1.0
     if before is None or before.sigma >= top or sigma_next == 0.0:
@@ -83,7 +84,7 @@ def extrapolate(now: Prediction, before: Prediction | None, sigma_next: float, s
 
 @dataclass(frozen=True)
 class NoiseMap(Method):
-    """Up: x*_i = x0 noised by a noise of its own for each level i, and r_i = x*_{i-1} - mean(x*_i).
+    """Up: x*_i = x0 noised by a noise of its own for each i, and r_i = x*_{i-1} - mean(x*_i).
 
     Down from x*_k:
 
@@ -126,27 +127,26 @@ class NoiseMap(Method):
         keep_path: bool = False,
         on_step: OnStep | None = None,
     ) -> MethodState:
-        """Noise x0 to each level and ask the model there; see Method.invert."""
+        """Noise x0 to each sigma and ask the model there; see Method.invert."""
         # Drawn step by step: the same up to every index.
-        noises = Noises(self.seed, x0, shared=0)
-        path, residuals = [keep(x0)], []
-        x, lower = x0, None
-        for i in range(1, index + 1):
-            below, start = x, sigmas[i - 1]
-            x = mix(x0, noises.draw(), sigmas[i], denoiser.space, sigmas[0])
-            denoised = denoiser(x, sigmas[i])
-            now = Prediction(denoised, sigmas[i])
-            # The step down to here begins with what is predicted one level above.
-            if lower is not None:
-                residuals.append(lower(now))
-            lower = partial(self._missed, below, x, now, start, denoiser.space)
-            if keep_path:
-                path.append(keep(x))
-            if on_step is not None:
-                on_step(StepReport(i - 1, index, start, sigmas[i], x, denoised))
-        assert lower is not None
-        residuals.append(lower(None))
-        return MethodState(x, path=tuple(path) if keep_path else None, residuals=tuple(residuals), seed=self.seed)
+        noises, space = Noises(self.seed, x0, shared=0), denoiser.space
+        residuals: list[Tensor] = []
+        missed_below: Callable[[Prediction | None], Tensor] | None = None
+
+        def up(denoiser: Denoiser, below: Tensor, sigma: float, sigma_next: float) -> Step:
+            nonlocal missed_below
+            x = mix(x0, noises.draw(), sigma_next, space, sigmas[0])
+            now = Prediction(denoiser(x, sigma_next), sigma_next)
+            # The step down to below begins with what is predicted one sigma above.
+            if missed_below is not None:
+                residuals.append(missed_below(now))
+            missed_below = partial(self._missed, below, x, now, sigma, space)
+            return Step(x, now.denoised)
+
+        x, path = climb(denoiser, x0, sigmas, index, up, keep_path, on_step)
+        assert missed_below is not None
+        residuals.append(missed_below(None))
+        return MethodState(x, path=path, residuals=tuple(residuals), seed=self.seed)
 
     def replay(
         self,
@@ -164,19 +164,18 @@ class NoiseMap(Method):
         """
         if inversion.residuals is None:
             raise ValueError("An inversion of method noise_map must hold its residuals, got none; invert again.")
-        denoiser = source if target is None else target
-        index, sigmas = inversion.index, inversion.sigmas
-        x, before = inversion.x.to(device), None
-        for i in range(index, 0, -1):
-            denoised = denoiser(x, sigmas[i])
-            now = Prediction(denoised, sigmas[i])
-            x = self._mean(x, now, before, sigmas[i - 1], denoiser.space) + inversion.residuals[i - 1].to(device)
+        residuals = reversed(inversion.residuals)
+        before: Prediction | None = None
+
+        def down(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Step:
+            nonlocal before
+            now = Prediction(denoiser(x, sigma), sigma)
+            mean = self._mean(x, now, before, sigma_next, denoiser.space)
             before = now
-            if after_step is not None:
-                x = after_step(x, i - 1)
-            if on_step is not None:
-                on_step(StepReport(index - i, index, sigmas[i], sigmas[i - 1], x, denoised))
-        return x
+            return Step(mean + next(residuals).to(device), now.denoised)
+
+        denoiser = source if target is None else target
+        return walk(denoiser, inversion.x.to(device), inversion.falling, down, on_step, after_step)
 
     def evaluations(self, index: int, rising: bool = True) -> int:
         """One a step."""

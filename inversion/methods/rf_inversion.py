@@ -13,8 +13,8 @@ from ...core.noise import LARGEST_SEED, Noises
 from ...core.settings import parameter
 from ...core.steps import Step
 from ...core.walk import AfterStep, OnStep, walk
-from ..inversion import Inversion, keep
-from ..method import Method, MethodState
+from ..inversion import Inversion
+from ..method import Method, MethodState, climb
 
 
 class UpController:
@@ -25,7 +25,7 @@ class UpController:
 
     The flow formula is the paper's. In terms of the predicted noise N it exchanges N for (1 - gamma) N + gamma y1;
     with u = x / (1 - s) and S = s / (1 - s), the same latent in the VE space, N is du/dS = d, which gives the second
-    line. gamma 1 ends at x0 mixed with y1, which is y1 itself at flow level 1.
+    line. gamma 1 ends at x0 mixed with y1, which is y1 itself at flow sigma 1.
     """
 
     def __init__(self, gamma: float, noise: Tensor) -> None:
@@ -57,13 +57,13 @@ class DownController:
     def __init__(self, eta: float, clean: Tensor, top: float, bottom: float) -> None:
         """Set the walk up.
 
-        The window is one of levels and not of counted steps, so that a step can be taken again by itself.
+        The window is one of sigmas and not of counted steps, so that a step can be taken again by itself.
 
         Args:
             eta: Weight of the pull, 0 .. 1.
             clean: x0.
-            top: Steps from this level or below are pulled.
-            bottom: Steps from this level or below are not.
+            top: Steps from this sigma or below are pulled.
+            bottom: Steps from this sigma or below are not.
         """
         self._eta = eta
         self._clean = clean
@@ -142,16 +142,9 @@ class RFInversion(Method):
         on_step: OnStep | None = None,
     ) -> MethodState:
         """Walk up under the first controller; see Method.invert."""
-        path = [keep(x0)]
-
-        def tap(x: Tensor, _: int) -> Tensor:
-            if keep_path:
-                path.append(keep(x))
-            return x
-
-        noise = Noises(self.seed, x0, shared=0).draw()
-        x = walk(denoiser, x0, sigmas[: index + 1], UpController(self.gamma, noise), on_step, tap)
-        return MethodState(x, path=tuple(path) if keep_path else None, seed=self.seed)
+        controller = UpController(self.gamma, Noises(self.seed, x0, shared=0).draw())
+        x, path = climb(denoiser, x0, sigmas, index, controller, keep_path, on_step)
+        return MethodState(x, path=path, seed=self.seed)
 
     def replay(
         self,

@@ -43,7 +43,7 @@ def conds():
 
 def inverted(model, cond):
     x0 = tiny.latent()
-    return invert(model.denoiser(x0, cond), x0, model.levels(*SIZE).grid(STEPS), STEPS, "euler", keep_path=True)
+    return invert(model.denoiser(x0, cond), x0, model.schedule(*SIZE).grid(STEPS), STEPS, "euler", keep_path=True)
 
 
 def reading(window=(0.0, 1.0)):
@@ -106,7 +106,7 @@ def test_the_source_is_asked_only_where_a_rule_reads(model, forwards):
 
 def test_infedit_without_rules_is_the_plain_edit(model):
     source, target, uncond = conds()
-    x0, sigmas = tiny.latent(), model.levels(*SIZE).grid(STEPS)
+    x0, sigmas = tiny.latent(), model.schedule(*SIZE).grid(STEPS)
     with torch.inference_mode():
         denoisers = model.denoiser(x0, source), model.denoiser(x0, target, uncond, 2.0)
         wanted = InfEdit().edit(*denoisers, x0, sigmas, STEPS, EditOptions(seed=5))
@@ -120,7 +120,7 @@ def test_unified_control_has_three_branches(model, forwards, cfg, each):
     source, target, uncond = conds()
     text = token_map(prompt("a", "red", "ball"), prompt("a", "blue", "ball"), "refine")
     plan = get_preset("unified").build(Settings(text=text), "sd15" if model.space == "ve" else "sd3")
-    x0, sigmas = tiny.latent(), model.levels(*SIZE).grid(STEPS)
+    x0, sigmas = tiny.latent(), model.schedule(*SIZE).grid(STEPS)
     with torch.inference_mode():
         found = attended_infedit(model, plan, x0, sigmas, STEPS, Prompts(source, target, uncond, cfg))
         # A guided target reads from the uncond part of the source too; the third branch has none.
@@ -138,7 +138,7 @@ def test_what_cannot_be_done_is_said(model):
     text = token_map(prompt("a", "red", "ball"), prompt("a", "blue", "ball"), "refine")
     unified = get_preset("unified").build(Settings(text=text, variant="mutual"), "sd15")
     blended = with_local_blend(reading(), LocalBlend(mask=torch.ones(1, 1, *SIZE)))
-    x0, sigmas = tiny.latent(), model.levels(*SIZE).grid(STEPS)
+    x0, sigmas = tiny.latent(), model.schedule(*SIZE).grid(STEPS)
     with torch.inference_mode():
         record = inverted(model, source)
         with pytest.raises(ValueError, match="use attended_replay"):

@@ -33,7 +33,7 @@ def test_denoised_is_what_ddim_predicts(prediction, timestep):
     model = DiffusersModel(network, tiny.vae(), tiny.encode_text, scheduler)
     x, cond = tiny.latent(), tiny.cond(rows=2)
     denoiser = model.denoiser(x, cond)
-    sigma = model.levels(8, 12).table[timestep]
+    sigma = model.schedule(8, 12).table[timestep]
 
     preserved = x / (1 + sigma**2) ** 0.5
     out = network(preserved.float(), timestep, encoder_hidden_states=cond.tokens).sample
@@ -70,7 +70,7 @@ def discrete_pipeline_case(pipe, model, sampled, **arguments):
     pipe.scheduler = DDIMScheduler.from_config(
         pipe.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True, clip_sample=False
     )
-    grid = model.levels(8, 12).grid(steps)
+    grid = model.schedule(8, 12).grid(steps)
     top = grid[-1]
     noise = tiny.latent(seed=9)
     out = pipe(
@@ -125,7 +125,7 @@ def test_sd3_samples_like_its_pipeline():
     pipe = StableDiffusion3Pipeline(tiny.sd3(), tiny.flow(), model.vae, *[None] * 6)
     pipe.set_progress_bar_config(disable=True)
     cond, uncond = tiny.cond(0, 2), tiny.cond(1, 2)
-    grid = model.levels(8, 12).grid(10)
+    grid = model.schedule(8, 12).grid(10)
     noise = tiny.latent(seed=9)
     out = pipe(
         prompt_embeds=cond.tokens,
@@ -165,7 +165,7 @@ def test_flux_samples_like_its_pipeline(distilled):
         output_type="latent",
         return_dict=False,
     )[0]
-    ours = euler_down(model, noise, model.levels(8, 12).grid(10), cond, None, 1.0, guidance=3.5)
+    ours = euler_down(model, noise, model.schedule(8, 12).grid(10), cond, None, 1.0, guidance=3.5)
     assert relative_error(ours, unpack(out, 8, 12).double()) < 2e-5
 
 
@@ -229,7 +229,7 @@ def test_state_stays_float64_and_untouched(model):
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "fireflow", "ddim"])
 def test_inversion_is_finite_and_closes_as_the_grid_gets_finer(model, method):
-    # A random network is no denoiser, so only the trend is asserted, up to a moderate noise level.
+    # A random network is no denoiser, so only the trend is asserted, up to a moderate sigma.
     x0 = tiny.latent(1)
     denoiser = model.denoiser(x0, tiny.cond())
     errors = []
@@ -243,8 +243,8 @@ def test_inversion_is_finite_and_closes_as_the_grid_gets_finer(model, method):
 
 def test_full_grid_is_finite(model):
     x0 = tiny.latent(1)
-    levels = model.levels(8, 12)
-    record = invert(model.denoiser(x0, tiny.cond()), x0, levels.grid(3), 3, "euler")
+    schedule = model.schedule(8, 12)
+    record = invert(model.denoiser(x0, tiny.cond()), x0, schedule.grid(3), 3, "euler")
     assert record.space == model.space and torch.isfinite(record.x).all()
 
 

@@ -29,7 +29,7 @@ def plan(names="kv", window=(0.0, 1.0), group="image", kinds=("self", "joint"), 
 
 def inverted(model, cond):
     x0 = tiny.latent()
-    return invert(model.denoiser(x0, cond), x0, model.levels(8, 12).grid(STEPS), STEPS, "euler", keep_path=True)
+    return invert(model.denoiser(x0, cond), x0, model.schedule(8, 12).grid(STEPS), STEPS, "euler", keep_path=True)
 
 
 def edit(model, record, made, source, target, uncond=None, cfg=1.0):

@@ -68,7 +68,7 @@ class Sheared:
         pair = list(x.chunk(2))
         for shear in self.shears:
             if shear.sigma == sigma:
-                pair[shear.moved] = shear.scale * pair[shear.moved] + shear.move(denoiser, pair[1 - shear.moved])
+                pair[shear.moved] = shear.scale * pair[shear.moved] + shear.move(denoiser, pair[1 - shear.moved]).x
         return Step(torch.cat(pair), x)
 
 

@@ -3,54 +3,54 @@ import math
 import pytest
 import torch
 
-from retrace.backends.levels import Levels, flow_shift
+from retrace.backends.schedule import Schedule, flow_shift
 from retrace_tests.backends import tiny
 
 
 def discrete():
-    return Levels.discrete(tiny.ddim().alphas_cumprod.tolist())
+    return Schedule.discrete(tiny.ddim().alphas_cumprod.tolist())
 
 
-@pytest.mark.parametrize("levels", [discrete(), Levels.flow(), Levels.flow(3.0)], ids=["ve", "flow", "shifted"])
+@pytest.mark.parametrize("schedule", [discrete(), Schedule.flow(), Schedule.flow(3.0)], ids=["ve", "flow", "shifted"])
 @pytest.mark.parametrize("steps", [2, 7, 20, 1000])
-def test_grid_rises_from_zero_to_the_largest_level(levels, steps):
-    grid = levels.grid(steps)
+def test_grid_rises_from_zero_to_the_largest_sigma(schedule, steps):
+    grid = schedule.grid(steps)
     assert len(grid) == steps + 1
-    assert grid[0] == 0.0 and grid[-1] == levels.table[-1]
+    assert grid[0] == 0.0 and grid[-1] == schedule.table[-1]
     assert all(a < b for a, b in zip(grid, grid[1:]))
 
 
 def test_grid_takes_levels_as_the_simple_scheduler_of_comfyui():
-    # It counts 1000/3 levels down from the noisiest and drops the fraction.
+    # It counts 1000/3 sigmas down from the noisiest and drops the fraction.
     table = discrete().table
     assert discrete().grid(3) == (0.0, table[333], table[666], table[999])
 
 
 def test_stable_diffusion_levels_are_the_known_ones():
     # sigma_min and sigma_max of Stable Diffusion, as printed in every k-diffusion sampler.
-    levels = discrete()
-    assert levels.floor == pytest.approx(0.0292, abs=1e-4)
-    assert levels.table[-1] == pytest.approx(14.6146, abs=1e-3)
+    schedule = discrete()
+    assert schedule.floor == pytest.approx(0.0292, abs=1e-4)
+    assert schedule.table[-1] == pytest.approx(14.6146, abs=1e-3)
 
 
 def test_timestep_of_a_trained_level_is_its_index():
-    levels = discrete()
-    assert [levels.timestep(sigma) for sigma in levels.table] == list(range(1000))
+    schedule = discrete()
+    assert [schedule.timestep(sigma) for sigma in schedule.table] == list(range(1000))
 
 
 def test_timestep_is_the_nearest_in_log_sigma():
-    levels = discrete()
-    logs = torch.tensor(levels.table, dtype=torch.float64).log()
+    schedule = discrete()
+    logs = torch.tensor(schedule.table, dtype=torch.float64).log()
     sigmas = torch.logspace(-3, 3, 2000, dtype=torch.float64).tolist()
-    assert [levels.timestep(s) for s in sigmas] == [int((math.log(s) - logs).abs().argmin()) for s in sigmas]
-    assert levels.timestep(0.0) == 0
+    assert [schedule.timestep(s) for s in sigmas] == [int((math.log(s) - logs).abs().argmin()) for s in sigmas]
+    assert schedule.timestep(0.0) == 0
 
 
 def test_flow_grid_is_the_one_of_diffusers():
     scheduler = tiny.flow(shift=3.0)
     uniform = torch.linspace(1.0, 1 / 20, 20).tolist()
     scheduler.set_timesteps(sigmas=uniform)
-    assert list(reversed(Levels.flow(3.0).grid(20))) == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
+    assert list(reversed(Schedule.flow(3.0).grid(20))) == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
 
 
 def test_flux_shift_is_the_one_of_diffusers():
@@ -58,14 +58,14 @@ def test_flux_shift_is_the_one_of_diffusers():
     uniform = torch.linspace(1.0, 1 / 10, 10).tolist()
     for tokens, mu in ((256, 0.5), (4096, 1.15), (2176, 0.825)):
         scheduler.set_timesteps(sigmas=uniform, mu=mu)
-        grid = Levels.flow(flow_shift(tokens, 0.5, 1.15)).grid(10)
+        grid = Schedule.flow(flow_shift(tokens, 0.5, 1.15)).grid(10)
         assert list(reversed(grid)) == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
 
 
 def test_zero_terminal_snr_has_finite_levels():
-    levels = Levels.discrete(tiny.ddim("v_prediction", rescale_betas_zero_snr=True).alphas_cumprod.tolist())
-    assert 4000 < levels.table[-1] < 5000
-    assert levels.timestep(levels.table[-1]) == 999
+    schedule = Schedule.discrete(tiny.ddim("v_prediction", rescale_betas_zero_snr=True).alphas_cumprod.tolist())
+    assert 4000 < schedule.table[-1] < 5000
+    assert schedule.timestep(schedule.table[-1]) == 999
 
 
 @pytest.mark.parametrize("steps", [1, 0, -3, 1001])

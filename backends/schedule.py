@@ -1,4 +1,4 @@
-"""Noise levels of a trained model: its table of sigmas, the grid for N steps, the timestep of a level."""
+"""The noise schedule of a trained model: its table of sigmas, the grid for N steps, the timestep of a sigma."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..core.space import Space
 # A schedule rescaled to zero terminal SNR has alphas_cumprod = 0 at its end, an infinite sigma. This value is
 # the one that ComfyUI puts there: sigma 4518.
 _SMALLEST_ALPHA = 4.8973451890853435e-08
-_FLOW_LEVELS = 1000
+_FLOW_STEPS = 1000
 
 
 @dataclass(frozen=True)
-class Levels:
-    """The noise levels a network was trained at.
+class Schedule:
+    """The sigmas that a network was trained at.
 
     Attributes:
         space: "ve" (x = x0 + sigma n) or "flow" (x = (1 - sigma) x0 + sigma n).
@@ -28,8 +28,8 @@ class Levels:
     table: tuple[float, ...]
 
     @classmethod
-    def discrete(cls, alphas_cumprod: Sequence[float]) -> Levels:
-        """Levels of an eps or v model.
+    def discrete(cls, alphas_cumprod: Sequence[float]) -> Schedule:
+        """Sigmas of an eps or v model.
 
             sigma = sqrt((1 - a) / a)          (Karras et al. 2022, arXiv:2206.00364, table 1)
 
@@ -40,8 +40,8 @@ class Levels:
         return cls("ve", tuple(math.sqrt((1.0 - a) / a) for a in alphas))
 
     @classmethod
-    def flow(cls, shift: float = 1.0) -> Levels:
-        """Levels of a rectified-flow model whose training grid was shifted towards the noise.
+    def flow(cls, shift: float = 1.0) -> Schedule:
+        """Sigmas of a rectified-flow model whose training grid was shifted towards the noise.
 
             sigma = shift s / (1 + (shift - 1) s),  s = 1/1000 … 1          (Esser et al. 2024, arXiv:2403.03206)
 
@@ -50,7 +50,7 @@ class Levels:
         """
         if not shift > 0.0:
             raise ValueError(f"shift must be positive, got {shift}; use 1 for an unshifted grid.")
-        uniform = [(i + 1) / _FLOW_LEVELS for i in range(_FLOW_LEVELS)]
+        uniform = [(i + 1) / _FLOW_STEPS for i in range(_FLOW_STEPS)]
         return cls("flow", tuple(shift * s / (1.0 + (shift - 1.0) * s) for s in uniform))
 
     @property
@@ -61,7 +61,7 @@ class Levels:
     def grid(self, steps: int) -> tuple[float, ...]:
         """Return steps + 1 rising sigmas, the first 0, the last the largest.
 
-        The levels are taken at equal distances in the table, as ComfyUI's scheduler `simple` does, so that the
+        The sigmas are taken at equal distances in the table, as ComfyUI's scheduler `simple` does, so that the
         same number of steps means the same grid in both.
 
         Raises:
@@ -74,7 +74,7 @@ class Levels:
         return (0.0, *reversed(falling))
 
     def timestep(self, sigma: float) -> int:
-        """Return the index of the trained level nearest to sigma in log sigma; 0 below the first."""
+        """Return the index of the trained sigma nearest to sigma in log sigma; 0 below the first."""
         if sigma <= self.table[0]:
             return 0
         above = bisect.bisect_left(self.table, sigma)
