@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from ...attention import PRESETS, AttentionPlan, Preset, Rule, Site
+from ...attention import PRESETS, AttentionPlan, Layers, Preset, Rule, Site
 from .resolver import Resolver
 from .unet_features import residual_of
 
@@ -21,22 +21,33 @@ def listing(resolver: Resolver, shape: Sequence[int]) -> str:
     lines = [f"{type(resolver.network).__name__}, family {resolver.family}, latent {' x '.join(map(str, shape[2:]))}"]
     lines += ["", "Stacks"]
     for stack in dict.fromkeys(site.stack for site in sites):
-        inside = [site for site in sites if site.stack == stack]
-        lines.append(f"  {stack}:{ranges(site.index for site in inside)}  {_about(inside)}")
+        of_stack = [site for site in sites if site.stack == stack]
+        lines.append(f"  {stack}:{ranges(site.index for site in of_stack)}  {_about(of_stack)}")
     lines += ["", "Kinds"]
     for kind in dict.fromkeys(site.kind for site in sites):
-        inside = [site for site in sites if site.kind == kind]
-        lines.append(f"  {kind}#0-{len(inside) - 1}  {_about(inside)}")
+        of_kind = [site for site in sites if site.kind == kind]
+        lines.append(f"  {kind}#0-{len(of_kind) - 1}  {_about(of_kind)}")
     lines += ["", "Presets of AttentionInject"]
     for preset in offered():
-        layers = preset.layers_of(resolver.family, own=resolver.preset_layers)
-        if layers is not None:
-            start, end = preset.default_window(resolver.family)
-            hit = sum(1 for site in sites if _covers(preset, layers, site))
-            lines.append(f"  {preset.name}: {layers}  steps {start:g} to {end:g}, {hit} layers of this model")
-        else:
-            lines.append(f"  {preset.name}: not for this family")
+        shown: list[str] = []
+        for variant in preset.variants or ("",):
+            text = _default(preset, variant, resolver, sites)
+            # The first stands for all that act where it does.
+            if text not in shown:
+                lines.append(f"  {preset.name}{f' {variant}' if shown else ''}: {text}")
+                shown.append(text)
     return "\n".join(lines)
+
+
+def _default(preset: type[Preset], variant: str, resolver: Resolver, sites: Sequence[Site]) -> str:
+    """Layers and steps of a preset, and how many sites it meets."""
+    layers = preset.layers_of(resolver.family, variant, resolver.preset_layers)
+    if layers is None:
+        return "not for this family"
+    start, end = preset.default_window(resolver.family, variant)
+    where = Layers.parse(layers)
+    count = sum(site.kind != "cross" and where.matches(site) for site in sites)
+    return f"{layers}  steps {start:g} to {end:g}, {count} layers of this model"
 
 
 def offered() -> tuple[type[Preset], ...]:
@@ -46,15 +57,13 @@ def offered() -> tuple[type[Preset], ...]:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Return numbers as a short text, 0,1,17-18."""
-    found = sorted(set(numbers))
-    parts: list[str] = []
-    start = None
-    for place, number in enumerate(found):
-        start = number if start is None else start
-        if place + 1 == len(found) or found[place + 1] != number + 1:
-            parts.append(str(start) if start == number else f"{start}-{number}")
-            start = None
-    return ",".join(parts)
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def check_layers(plan: AttentionPlan, resolver: Resolver, shape: Sequence[int]) -> str:
@@ -106,12 +115,6 @@ def _nothing_met(rule: Rule, sites: Sequence[Site]) -> str:
         f"layers must match an attention layer of kind {' or '.join(rule.kinds)}, got {rule.layers.text!r} on "
         f"a model with {offers}; AttentionSites lists what it has."
     )
-
-
-def _covers(preset: type[Preset], layers: str, site: Site) -> bool:
-    from ...attention import Layers
-
-    return site.kind in ("self", "joint") and Layers.parse(layers).matches(site)
 
 
 def _about(sites: Sequence[Site]) -> str:

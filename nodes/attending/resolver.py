@@ -53,7 +53,7 @@ class Resolver(ABC):
 
     Attributes:
         family: Name of the family, equal to the name of the file.
-        labels: Names of its models for people.
+        label: Its models, for people.
         networks: Classes of the host that it serves, below comfy.ldm. Subclasses of a network move tokens about, so
             that each is named.
         since: Version of the host that first has them; the floor of the pack where it is not said.
@@ -65,7 +65,7 @@ class Resolver(ABC):
     """
 
     family: ClassVar[str]
-    labels: ClassVar[tuple[str, ...]]
+    label: ClassVar[str]
     networks: ClassVar[tuple[str, ...]]
     since: ClassVar[tuple[int, int, int]] = (0, 8, 0)
     preset_layers: ClassVar[Mapping[str, str]] = {}

@@ -15,7 +15,7 @@ _STACKS = {"input": "input_blocks", "output": "output_blocks"}
 
 @contextlib.contextmanager
 def features_in(
-    run: AttentionRun, network: Any, rows: Rows, step: Step, kept: dict[Any, torch.Tensor]
+    run: AttentionRun, network: Any, rows: Rows, step: Step, taken: dict[Any, torch.Tensor]
 ) -> Iterator[None]:
     """Let the feature rules of a run act on one forward.
 
@@ -24,57 +24,52 @@ def features_in(
         network: The network that is about to run.
         rows: What the rows of the forward are.
         step: When it is.
-        kept: What the forwards of one evaluation leave for each other.
+        taken: What the forwards of one evaluation leave for each other.
 
     Raises:
         ValueError: If the network has no such block.
     """
-    hooks: list[Any] = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for rule in run.features:
             if rule.acts(step):
-                layers = residual_of(network, rule)
-                hooks.append(layers.register_forward_hook(_take(rule, rows, kept)))
+                hook = residual_of(network, rule).register_forward_hook(_replacing(rule, rows, taken))
+                hooks.callback(hook.remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _take(rule: FeatureRule, rows: Rows, kept: dict[Any, torch.Tensor]) -> Callable[..., Any]:
-    """Make a hook that keeps the other branch's output and puts it in the place of the own one."""
+def _replacing(rule: FeatureRule, rows: Rows, taken: dict[Any, torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Make a hook that takes the output of one branch and puts it in the place of another's."""
 
     def hook(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        changed = None
-        for row in range(len(rows)):
-            if rows.branches[row] == rule.take:
-                kept[(rule.name, *rows.who(row))] = output[row]
-        for row in range(len(rows)):
-            branch, chunk, item = rows.who(row)
-            if branch != rule.branch or chunk.partition(":")[0] not in rule.chunks:
-                continue
-            kind, *part = chunk.split(":", 1)
-            kind = "cond" if rule.source_for == "shared" else kind
-            # A branch with one picture serves all of a batch, one with a single prompt all parts of the other's.
-            keys = [
-                (rule.name, rule.take, each, number) for each in (":".join((kind, *part)), kind) for number in (item, 0)
-            ]
-            other = next((kept[key] for key in keys if key in kept), None)
-            if other is None:
-                raise ValueError(
-                    f"the feature of branch {rule.take!r} must be known before rule {rule.name} reads it, got none for "
-                    f"{chunk}; run that branch with the same guidance, or let both chunks share its cond."
-                )
-            if other.shape != output[row].shape:
-                raise ValueError(
-                    f"source and target must have one size for rule {rule.name}, got {tuple(other.shape[-2:])} and "
-                    f"{tuple(output.shape[-2:])}; use a source of the target's size."
-                )
-            changed = output.clone() if changed is None else changed
-            changed[row] = torch.lerp(output[row], other, rule.strength) if rule.strength < 1.0 else other
-        return output if changed is None else changed
+        everyone = [rows.who(row) for row in range(len(rows))]
+        taken.update({(rule.name, *who): output[row] for row, who in enumerate(everyone) if who[0] == rule.take})
+        answer = output.clone()
+        for row, (branch, chunk, item) in enumerate(everyone):
+            if branch == rule.branch and chunk.partition(":")[0] in rule.chunks:
+                answer[row] = torch.lerp(output[row], _other(rule, chunk, item, output[row], taken), rule.strength)
+        return answer
 
     return hook
+
+
+def _other(rule: FeatureRule, chunk: str, item: int, own: torch.Tensor, taken: dict[Any, torch.Tensor]) -> torch.Tensor:
+    """Find the feature that a row reads."""
+    kind, *part = chunk.split(":", 1)
+    kind = "cond" if rule.source_for == "shared" else kind
+    # A branch with one picture serves all of a batch, one with a single prompt all parts of the other's.
+    keys = [(rule.name, rule.take, each, number) for each in (":".join((kind, *part)), kind) for number in (item, 0)]
+    other = next((taken[key] for key in keys if key in taken), None)
+    if other is None:
+        raise ValueError(
+            f"the feature of branch {rule.take!r} must be known before rule {rule.name} reads it, got none for "
+            f"{chunk}; run that branch with the same guidance, or let both chunks share its cond."
+        )
+    if other.shape != own.shape:
+        raise ValueError(
+            f"source and target must have one size for rule {rule.name}, got {tuple(other.shape[-2:])} and "
+            f"{tuple(own.shape[-2:])}; use a source of the target's size."
+        )
+    return other
 
 
 def residual_of(network: Any, rule: FeatureRule) -> Any:

@@ -24,9 +24,9 @@ def resolver_for(network: Any) -> Resolver:
     refuse_compiled(network)
     resolver = next((each for each in RESOLVERS.values() if each.serves(network)), None)
     if resolver is None:
-        labels = sorted(label for each in RESOLVERS.values() for label in each.labels)
+        known = ", ".join(each.label for each in RESOLVERS.values())
         raise ValueError(
-            f"model must be of a kind whose attention is known ({', '.join(labels[:-1])} and {labels[-1]}), got "
+            f"model must be of a kind whose attention is known ({known}), got "
             f"{type(network).__name__}; leave attention out, everything else works with this model."
         )
     return resolver(network)

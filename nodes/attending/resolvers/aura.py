@@ -10,7 +10,7 @@ class Aura(Blocks):
     """Learnt tokens stand in front of the text, the picture behind it."""
 
     family = "aura"
-    labels = ("AuraFlow",)
+    label = "AuraFlow"
     networks = ("aura.mmdit.MMDiT",)
     stacks = (("double", "double_layers", "double_block"), ("single", "single_layers", "single_block"))
 

@@ -11,7 +11,7 @@ class Flux(Blocks):
     """Text first, picture behind it. Published layer lists are of Flux.1, which Chroma descends from."""
 
     family = "flux"
-    labels = ("Flux", "Chroma")
+    label = "Flux, Chroma"
     networks = ("flux.model.Flux", "chroma.model.Chroma")
     preset_layers = {"reference replace": "0.01-1.0"}
     # Shin et al. 2025, arXiv:2508.07519.

@@ -18,7 +18,7 @@ class Flux2(Blocks):
     """
 
     family = "flux2"
-    labels = ("Flux.2", "LongCat-Image")
+    label = "Flux.2, LongCat-Image"
     networks = ("flux.model.Flux",)
     stacks = DOUBLE_SINGLE
 

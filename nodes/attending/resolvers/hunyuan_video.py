@@ -14,7 +14,7 @@ class HunyuanVideo(Blocks):
     """Text first, the clip last; a reference stands between them."""
 
     family = "hunyuan_video"
-    labels = ("HunyuanVideo",)
+    label = "HunyuanVideo"
     networks = ("hunyuan_video.model.HunyuanVideo",)
     preset_layers = {
         "masactrl": "single:21-39",

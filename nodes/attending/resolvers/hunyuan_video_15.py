@@ -11,7 +11,7 @@ class HunyuanVideo15(HunyuanVideo):
     """Double blocks alone."""
 
     family = "hunyuan_video_15"
-    labels = ("HunyuanVideo 1.5",)
+    label = "HunyuanVideo 1.5"
     preset_layers = {}
 
     @classmethod

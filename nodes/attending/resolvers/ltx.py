@@ -12,7 +12,7 @@ class LTX(Blocks):
     """Self-attention of the clip, then cross-attention; a token is one latent cell."""
 
     family = "ltx"
-    labels = ("LTX",)
+    label = "LTX"
     networks = ("lightricks.model.LTXVModel",)
     word_layers = "all"
 

@@ -15,7 +15,7 @@ class Lumina(Blocks):
     """No block can be replaced, but the host numbers them; refiners run before the first number."""
 
     family = "lumina"
-    labels = ("Lumina 2", "Z-Image")
+    label = "Lumina 2, Z-Image"
     networks = ("lumina.model.NextDiT",)
     stacks = (("block", "layers", ""),)
 
@@ -25,7 +25,7 @@ class Lumina(Blocks):
         return "attention_mask" not in model_conds[0]
 
     def mark(self, options: Options) -> Options:
-        return {name: value for name, value in options.items() if name != "block_index"}
+        return options
 
     def site(self, queries: int, keys: int, options: Options) -> Site | None:
         if "block_index" not in options:

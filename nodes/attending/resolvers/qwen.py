@@ -9,5 +9,5 @@ class Qwen(Blocks):
     """Text first, picture behind it."""
 
     family = "qwen"
-    labels = ("Qwen-Image",)
+    label = "Qwen-Image"
     networks = ("qwen_image.model.QwenImageTransformer2DModel",)

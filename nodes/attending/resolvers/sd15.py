@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from ....attention.sites import Grid, Kind, Site
 from ..resolver import Options, Resolver, Slot
@@ -13,8 +13,10 @@ class SD15(Resolver):
     """UNets without pooled text."""
 
     family = "sd15"
-    labels: ClassVar[tuple[str, ...]] = ("SD1.x", "SD2.x")
+    label = "SD1.x, SD2.x"
     networks = ("modules.diffusionmodules.openaimodel.UNetModel",)
+
+    # The call that comes next, and its grid.
     _pending: Slot | None
     _grid: Grid
 
@@ -48,27 +50,25 @@ class SD15(Resolver):
         return 1, rows, columns
 
     def _read(self) -> Iterator[Slot]:
-        middle = self.network.middle_block
-        stacks = {
-            "input": self.network.input_blocks,
-            "middle": [] if middle is None else [middle],
-            "output": self.network.output_blocks,
-        }
-        layers = (
-            (stack, index, layer) for stack, blocks in stacks.items() for index, b in enumerate(blocks) for layer in b
-        )
-        for stack, index, layer in layers:
+        network = self.network
+        yield from self._stack("input", network.input_blocks)
+        yield from self._stack("middle", [] if network.middle_block is None else [network.middle_block])
+        yield from self._stack("output", network.output_blocks)
+
+    def _stack(self, stack: str, blocks: Any) -> Iterator[Slot]:
+        for index, layer in ((index, layer) for index, block in enumerate(blocks) for layer in block):
             if type(layer).__name__ == "SpatialVideoTransformer":
                 raise ValueError(
                     "model must attend within one picture to have its attention controlled, got a UNet with attention "
                     "over time; leave attention out, everything else works with this model."
                 )
-            if type(layer).__name__ == "SpatialTransformer":
-                for inner, transformer in enumerate(layer.transformer_blocks):
-                    if not transformer.disable_self_attn:
-                        yield Slot(stack, index, inner, "self")
-                    if transformer.attn2 is not None and not transformer.switch_temporal_ca_to_sa:
-                        yield Slot(stack, index, inner, "cross")
+            if type(layer).__name__ != "SpatialTransformer":
+                continue
+            for inner, transformer in enumerate(layer.transformer_blocks):
+                if not transformer.disable_self_attn:
+                    yield Slot(stack, index, inner, "self")
+                if transformer.attn2 is not None and not transformer.switch_temporal_ca_to_sa:
+                    yield Slot(stack, index, inner, "cross")
 
     def _restart(self) -> None:
         self._pending = None

@@ -12,7 +12,7 @@ class SD3(Blocks):
     """Text first, picture behind it; the first blocks of SD3.5-M attend a second time, to the picture alone."""
 
     family = "sd3"
-    labels = ("SD3",)
+    label = "SD3"
     networks = ("modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",)
     preset_layers = {"masactrl": "all"}
     stacks = (("block", "joint_blocks", "double_block"),)

@@ -11,7 +11,7 @@ class SDXL(SD15):
     """UNets whose pooled text is embedded as a class."""
 
     family = "sdxl"
-    labels = ("SDXL",)
+    label = "SDXL"
     preset_layers = {"structure": "output:0-5", "reference replace": "self#4-69"}
 
     @classmethod

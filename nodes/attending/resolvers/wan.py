@@ -15,7 +15,7 @@ class Wan(Blocks):
     """
 
     family = "wan"
-    labels = ("Wan",)
+    label = "Wan"
     networks = ("wan.model.WanModel", "wan.model.VaceWanModel", "wan.model.CameraWanModel")
     word_layers = "all"
     stacks = (("block", "blocks", "double_block"),)

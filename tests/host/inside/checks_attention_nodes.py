@@ -156,6 +156,7 @@ def check_what_would_do_nothing_is_refused(pack):
 
 def check_sites_are_listed(pack):
     """AttentionSites names stacks, kinds, tokens and presets of every architecture, without touching the model."""
+    offered = pack.module("nodes.attending.listing").offered()
     for kind in tiny_dits.KINDS:
         model = tiny_dits.model(kind)
         before = snapshot(model)
@@ -167,8 +168,11 @@ def check_sites_are_listed(pack):
             assert f"{stack}:" in text, (kind, text)
         for count in {site.grid[0] * site.grid[1] * site.grid[2] for site in resolver.sites(latent["samples"].shape)}:
             assert f" {count} (" in text, (kind, count, text)
-        assert "masactrl:" in text and "layers of this model" in text
-        assert ("pnp: not for this family" in text) == (kind not in tiny_dits.UNETS)
+        for preset, variant in ((each, variant) for each in offered for variant in each.variants or ("",)):
+            layers = preset.layers_of(resolver.family, variant, resolver.preset_layers)
+            start, end = preset.default_window(resolver.family, variant)
+            steps = "not for this family" if layers is None else f"{layers}  steps {start:g} to {end:g}, "
+            assert f"  {preset.name}: {steps}" in text or f"  {preset.name} {variant}: {steps}" in text, (kind, text)
         (square,) = pack.call("AttentionSites", model=model)
         assert square != text
 

@@ -67,7 +67,7 @@ def check_every_resolver_has_a_tiny_model(pack):
     for name, resolver in resolvers.items():
         since = [about.since for about in TINY.values() if about.family == name]
         assert since, f"resolvers/{name}.py must have a tiny model in tiny_dits.py, got none"
-        assert resolver.labels and resolver.since == min(since), name
+        assert resolver.label and resolver.since == min(since), name
         for network in resolver.networks if resolver.since <= tiny_dits.HOST else ():
             module, _, network = network.rpartition(".")
             assert hasattr(importlib.import_module(f"comfy.ldm.{module}"), network), (name, network)
@@ -105,6 +105,19 @@ def check_every_site_is_found_once_and_nothing_changes(pack):
                     assert site.text == (0, keys) == (0, about.text), (kind, site)
                 else:
                     assert site.text is None and queries == keys, (kind, site)
+
+
+def check_a_replaced_block_is_told(pack):
+    """Sites of a block that another pack replaced, attention and all, are known as bypassed."""
+    for kind in tiny_dits.DITS:
+        model = tiny_dits.model(kind)
+        model.set_model_patch_replace(lambda args, extra: args, "dit", "double_block", 0)
+        watch = _Watch(pack, model)
+        _forward(model, kind, tiny_dits.latent(kind), watch)
+        first = watch.resolver.slots[0].block
+        # The host lets no block of some be replaced.
+        replaced = {slot for slot in watch.resolver.slots if slot.block == first and watch.resolver.mark({})}
+        assert watch.resolver.bypassed == replaced, (kind, watch.resolver.bypassed)
 
 
 def _changed(pack, model, kind, one, other):
@@ -209,7 +222,7 @@ def check_unknown_architectures_are_named(pack):
 
     compiled = Strange()
     compiled._orig_mod = Strange()  # what torch.compile returns is known by this
-    every = [label for resolver in sites.RESOLVERS.values() for label in resolver.labels]
+    every = [resolver.label for resolver in sites.RESOLVERS.values()]
     refuses(lambda: sites.resolver_for(Strange()), "got Strange", "leave attention out", *every)
     refuses(lambda: sites.resolver_for(compiled), "got one of torch.compile")
 
