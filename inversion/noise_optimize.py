@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..core.adam import Adam
 from ..core.denoiser import Denoiser
+from ..core.fitting import Attempt, Best, fit
 from ..core.settings import Scalar, Settings, parameter
 from ..core.space import mix
 from ..core.walk import StepReport
-from .adam import Adam
 from .api import MisfitError, check_fit, own_method
-from .fitting import Attempt, Best, fit
 from .gradient import walk_gradient
 from .inversion import MOVED, AnyInversion, Inversion, keep
 from .method import SingleState

@@ -25,14 +25,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..core.adam import EPSILON, Adam
 from ..core.denoiser import Denoiser
+from ..core.fitting import Attempt, fit, per_row
 from ..core.settings import Scalar, Settings, parameter
 from ..core.steps import Euler
 from ..core.walk import StepReport
-from .adam import EPSILON, Adam
 from .api import MisfitError, adopt, own_method
 from .embeddings import with_embeddings
-from .fitting import Attempt, fit, per_row
 from .inversion import AnyInversion
 from .method import SingleState
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.adam import Adam
 from ...core.denoiser import Denoiser
+from ...core.fitting import Attempt, fit
 from ...core.settings import Scalar, parameter
 from ...core.steps import DDIMPredictor, Euler, Step, Stepper
-from ..adam import Adam
-from ..fitting import Attempt, fit
 from ..gradient import pull_back, watch
 from ..method import SingleState
 

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...core.adam import Adam
 from ...core.denoiser import Denoiser
+from ...core.fitting import Attempt, Best, fit
 from ...core.grid import check_falling
 from ...core.settings import Settings, parameter
 from ...core.space import Space, mix, weights
 from ...core.walk import OnStep, StepReport
 
-# Adam's decays as in the official code.
-_FIRST, _SECOND = 0.9, 0.99
-_EPSILON = 1e-8
+# Adam's as in the official code.
+BETAS = (0.9, 0.99)
 
 # How the regulariser is weighed over the sigmas, as a function of s = b / a.
 WEIGHTS: dict[str, Callable[[float], float]] = {
@@ -112,23 +113,32 @@ def red_diff(
         raise ValueError(
             f"sigma_max must leave a sigma of the schedule, got {settings.sigma_max:g}; raise it or use more steps."
         )
-    mu = start
-    first, second = torch.zeros_like(mu), torch.zeros_like(mu)
-    for index, sigma in enumerate(fitted):
+    adam, total = Adam(settings.step, betas=BETAS), len(fitted)
+
+    def attempt(mu: Tensor, number: int, wanted: bool) -> Attempt:
+        # Each sigma has a loss of its own, so the last mu is the best.
+        score = torch.full((len(mu),), -float(number))
+        if not wanted:
+            return Attempt(score, (), None)
+        sigma = fitted[number]
         denoised = denoiser(mix(mu, fresh(), sigma, space), sigma)
-        gradient = data_gradient(mu)
         s = _ratio(sigma, space)
-        gradient = gradient + settings.prior * WEIGHTS[settings.weight](s) / s / mu[0].numel() * (mu - denoised)
-        first = _FIRST * first + (1.0 - _FIRST) * gradient
-        second = _SECOND * second + (1.0 - _SECOND) * gradient.square()
-        mean = first / (1.0 - _FIRST ** (index + 1))
-        spread = (second / (1.0 - _SECOND ** (index + 1))).sqrt()
-        falling = 1.0 if settings.schedule == "constant" else 0.5 * (1.0 + math.cos(math.pi * index / len(fitted)))
-        mu = mu - settings.step * falling * mean / (spread + _EPSILON)
-        if on_step is not None:
-            after = fitted[index + 1] if index + 1 < len(fitted) else 0.0
-            on_step(StepReport(index, len(fitted), sigma, after, mu, mu))
-    return mu
+        prior = settings.prior * WEIGHTS[settings.weight](s) / s / mu[0].numel() * (mu - denoised)
+        return Attempt(score, (), data_gradient(mu) + prior)
+
+    def update(mu: Tensor, gradient: Tensor) -> Tensor:
+        rate = settings.step
+        if settings.schedule == "cosine":
+            rate *= 0.5 * (1.0 + math.cos(math.pi * adam.made / total))
+        mean, size = adam.moments(gradient)
+        return mu - rate * mean / size
+
+    def tell(number: int, tried: Attempt, best: Best) -> None:
+        if on_step is not None and number:
+            sigma, after = fitted[number - 1], [*fitted, 0.0][number]
+            on_step(StepReport(number - 1, total, sigma, after, best.value, best.value))
+
+    return fit(start, attempt, update, total, tell=tell).value
 
 
 def _ratio(sigma: float, space: Space) -> float:

@@ -8,10 +8,8 @@
 Rows are each a problem of their own. Whatever `attempt` or `tell` raises ends the loop: what an interrupted fit should
 keep stands in the reports that `tell` makes of the best so far.
 
-Null-text, noise optimisation and SPDInv run in it. What has no score takes -number for it, so that the last value is
-the best, as a fit of one picture whose loss is another one in every step:
-
-    mu = fit(start, lambda mu, number, wanted: Attempt(falling(number), (), ...), Adam(rate).step, steps).value
+Null-text, noise optimisation, SPDInv and RED-diff run in it. What has no score, because its loss is another one in
+every update, takes one that falls, so that the last value is the best.
 """
 
 from __future__ import annotations

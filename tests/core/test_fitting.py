@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from retrace.inversion.adam import Adam
-from retrace.inversion.fitting import Attempt, fit
+from retrace.core.adam import Adam
+from retrace.core.fitting import Attempt, fit
 
 # Minima of the rows, and how steep they are.
 GOALS, STEEP = torch.tensor([[1.0, -2.0], [0.5, 3.0], [0.0, 0.0]]).double(), torch.tensor([1.0, 0.2, 3.0]).double()
