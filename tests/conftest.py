@@ -45,13 +45,18 @@ def info(server):
     return server.object_info()
 
 
+# Before pytest-xdist, which reads the groups in this hook too.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Skip what needs a host when there is none."""
-    if find_hosts():
-        return
+    """Skip what needs a host when there is none; what shares a process of a host goes to one worker of pytest-xdist."""
+    hosts = find_hosts()
     for item in items:
-        if item.get_closest_marker("host") or item.get_closest_marker("browser"):
+        if not hosts and (item.get_closest_marker("host") or item.get_closest_marker("browser")):
             item.add_marker(pytest.mark.skip(reason="no ComfyUI checkout found"))
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        for process in ("checks", "server"):
+            if process in parameters:
+                item.add_marker(pytest.mark.xdist_group(f"{process} {parameters[process].name}"))
 
 
 def pytest_terminal_summary(terminalreporter):

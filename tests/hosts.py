@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 VERSION_FILE = "comfyui_version.py"
+# The oldest that the pack supports, as pyproject.toml says it.
+FLOOR = (0, 8, 0)
 
 
 def find_hosts() -> list[Path]:
     """Return the ComfyUI checkouts to test in, oldest version first.
 
     COMFYUI_PATH names them, several separated as in PATH; without it every `ComfyUI*` folder in the home
-    folder counts. A folder is a checkout if it holds comfyui_version.py.
+    folder counts whose version is one that the pack supports. A folder is a checkout if it holds comfyui_version.py.
 
     Raises:
         ValueError: If COMFYUI_PATH names a folder that is no checkout.
@@ -23,8 +25,8 @@ def find_hosts() -> list[Path]:
             raise ValueError(
                 f"COMFYUI_PATH must name ComfyUI checkouts, got {path} without {VERSION_FILE}; correct or unset it."
             )
-    found = named or [p for p in Path.home().glob("ComfyUI*") if (p / VERSION_FILE).is_file()]
-    return sorted((p.resolve() for p in found), key=host_version)
+    at_home = (p for p in Path.home().glob("ComfyUI*") if (p / VERSION_FILE).is_file() and host_version(p) >= FLOOR)
+    return sorted({p.resolve() for p in named or at_home}, key=host_version)
 
 
 def host_version(host: Path) -> tuple[int, ...]:

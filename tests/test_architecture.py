@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from retrace_tests.checkout import ROOT, copy_to, name_of, pytest_in, tracked
+from retrace_tests.hosts import FLOOR
 
 # Standard library from Python 3.11 on; ours runs on 3.10 too.
 try:
@@ -206,7 +207,7 @@ def test_version_is_the_same_everywhere(project):
 def test_registry_fields_are_complete(project):
     assert "comfyui" not in project["project"]["name"].lower()
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
-    assert project["tool"]["comfy"]["requires-comfyui"] == ">=0.8.0"
+    assert project["tool"]["comfy"]["requires-comfyui"] == ">=" + ".".join(map(str, FLOOR))
     assert project["tool"]["comfy"]["PublisherId"] and project["tool"]["comfy"]["DisplayName"]
 
 

@@ -18,8 +18,8 @@ def _checks():
 
 
 @pytest.mark.parametrize("check", _checks())
-def test_check(check, outcome):
-    failure = outcome(check)
+def test_check(check, checks):
+    failure = checks.outcome(check)
     if isinstance(failure, Skipped):
         pytest.skip(failure)
     assert failure is None, failure
