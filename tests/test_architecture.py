@@ -4,6 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+import warnings
+from collections import defaultdict
+from functools import cache
 
 import pytest
 
@@ -53,6 +56,8 @@ REACHES = {
 }
 # Slow to import or only in an extra: to be imported where they are used, never at the top of a module.
 LAZY = {"diffusers", "transformers"}
+# Parameters of a function at most; beyond, settings travel as one dataclass. A node's and a sampler's are the host's.
+PARAMETERS, OF_THE_HOST = 8, {"execute", "sample"}
 # Programs of their own.
 PROGRAMS = {"demo/train.py", "demo/train_lcm.py", "demo/measure.py"}
 
@@ -77,9 +82,14 @@ def part_of(path):
     return parts[0] if len(parts) > 1 else ""
 
 
+@cache
+def parsed(path):
+    """Syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path, module_level=False):
     """Yield (relative level, dotted name, line) of each import; with module_level only those run at import."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
 
     def visit(node):
         for child in ast.iter_child_nodes(node):
@@ -98,15 +108,15 @@ def imports(path, module_level=False):
                         yield child.level, alias.name, child.lineno
             yield from visit(child)
 
-    yield from visit(tree)
+    yield from visit(parsed(path))
 
 
 def reached(path, level, module):
-    """Part of the package that a relative import from a file reaches."""
+    """Folders of the package that a relative import from a file names, () for the root."""
     parts = path.relative_to(ROOT).parts[:-1]
     assert level - 1 <= len(parts), f"{name_of(path)} must stay inside the package, got {'.' * level}{module}"
     whole = (*parts[: len(parts) - (level - 1)], *module.split("."))
-    return whole[0] if (ROOT / whole[0]).is_dir() else ""
+    return whole if (ROOT / whole[0]).is_dir() else ()
 
 
 def test_the_package_was_found():
@@ -119,57 +129,79 @@ def test_root_imports_nothing_at_module_level():
 
 
 def test_root_offers_the_v3_entry_only():
-    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    tree = parsed(ROOT / "__init__.py")
     names = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
     names |= {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
     # A module that has NODE_CLASS_MAPPINGS is never asked for its comfy_entrypoint.
     assert names == {"WEB_DIRECTORY", "comfy_entrypoint"}
 
 
-@pytest.mark.parametrize("path", package_files(), ids=name_of)
-def test_imports_stay_inside_their_borders(path):
-    part = part_of(path)
-    for level, module, line in imports(path):
-        where = f"{name_of(path)}:{line}"
-        if level:
-            to = reached(path, level, module)
-            assert to == part or to in REACHES[part], f"{where} must not import from {to or 'the root'}/"
-            continue
-        top = module.partition(".")[0]
-        if name_of(path) == "__main__.py" and top in ("_standalone", "retrace"):
-            continue
-        assert top != "retrace", f"{where} must import the package relatively, got {module}"
-        assert top in sys.stdlib_module_names or top in ALLOWED[part], f"{where} must not import {module}"
-        if part == "nodes":
-            assert top not in LAZY, f"{where} must do without {module} inside ComfyUI"
-
-
-@pytest.mark.parametrize("path", [p for p in package_files() if name_of(p) not in PROGRAMS], ids=name_of)
-def test_slow_packages_are_imported_where_they_are_used(path):
-    found = {module.partition(".")[0] for level, module, _ in imports(path, module_level=True) if not level}
-    assert not found & LAZY
-    if name_of(path) in ("cli.py", "__main__.py", "__init__.py", "_standalone.py", "version.py"):
-        assert found <= set(sys.stdlib_module_names) | {"_standalone", "retrace"}
-
-
-@pytest.mark.parametrize("path", package_files(), ids=name_of)
-def test_nothing_dangerous_is_called(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            where = f"{name_of(path)}:{node.lineno}"
-            assert called not in ("eval", "exec", "compile", "__import__"), where
-            if name_of(path) not in PROGRAMS:
-                assert called not in ("torch.load", "torch.save"), where
-        if isinstance(node, (ast.Assign, ast.AugAssign)):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if isinstance(target, ast.Attribute):
-                    assert target.attr not in ("__class__", "forward"), (
-                        f"{name_of(path)}:{node.lineno} patches a module"
+def test_imports_stay_inside_their_borders():
+    for path in package_files():
+        part = part_of(path)
+        for level, module, line in imports(path):
+            where = f"{name_of(path)}:{line}"
+            if level:
+                to = reached(path, level, module)
+                top = to[0] if to else ""
+                assert top == part or top in REACHES[part], f"{where} must not import from {top or 'the root'}/"
+                if name_of(path).startswith("nodes/host/"):
+                    assert top != part or to[1] == "host", (
+                        f"{where} must not import from {'/'.join(to[:2])}: host first"
                     )
-    for _, module, line in imports(path):
-        forbidden = {"pickle", "marshal", "shelve", "socket", "urllib", "http", "requests", "httpx"}
-        assert module.partition(".")[0] not in forbidden, f"{name_of(path)}:{line}"
+                continue
+            top = module.partition(".")[0]
+            if name_of(path) == "__main__.py" and top in ("_standalone", "retrace"):
+                continue
+            assert top != "retrace", f"{where} must import the package relatively, got {module}"
+            assert top in sys.stdlib_module_names or top in ALLOWED[part], f"{where} must not import {module}"
+            if part == "nodes":
+                assert top not in LAZY, f"{where} must do without {module} inside ComfyUI"
+
+
+def test_slow_packages_are_imported_where_they_are_used():
+    for path in package_files():
+        tops = {module.partition(".")[0] for level, module, _ in imports(path, module_level=True) if not level}
+        assert not tops & LAZY or name_of(path) in PROGRAMS, name_of(path)
+        if name_of(path) in ("cli.py", "__main__.py", "__init__.py", "_standalone.py", "version.py"):
+            assert tops <= set(sys.stdlib_module_names) | {"_standalone", "retrace"}, name_of(path)
+
+
+def test_nothing_dangerous_is_called():
+    forbidden = {"pickle", "marshal", "shelve", "socket", "urllib", "http", "requests", "httpx"}
+    for path in package_files():
+        for node in ast.walk(parsed(path)):
+            where = f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "compile", "__import__"), where
+                assert called not in ("torch.load", "torch.save") or name_of(path) in PROGRAMS, where
+            if isinstance(node, (ast.Assign, ast.AugAssign)):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    if isinstance(target, ast.Attribute):
+                        assert target.attr not in ("__class__", "forward"), f"{where} patches a module"
+        for _, module, line in imports(path):
+            assert module.partition(".")[0] not in forbidden, f"{name_of(path)}:{line}"
+
+
+def test_no_function_takes_more_parameters_than_one_can_tell_apart():
+    wide = []
+    for path in package_files():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name not in OF_THE_HOST:
+                taken = node.args
+                names = [each.arg for each in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)]
+                if len([name for name in names if name not in ("self", "cls")]) > PARAMETERS:
+                    wide.append(f"{name_of(path)}:{node.lineno} {node.name}")
+    assert wide == []
+
+
+def test_no_file_of_the_nodes_is_called_like_one_of_another_room():
+    folders = defaultdict(list)
+    for path in sources("nodes"):
+        folders[path.stem].append(name_of(path.parent))
+    del folders["__init__"]
+    assert {stem: rooms for stem, rooms in folders.items() if len(rooms) > 1} == {}
 
 
 def packages_on_disk():
@@ -234,10 +266,13 @@ def test_no_path_of_a_machine_stands_in_the_project():
             assert not home.search(line), f"{name_of(path)}:{number} names a path of one machine: {line.strip()}"
 
 
-def test_files_are_not_too_large():
+@pytest.mark.filterwarnings("default:.* has .* lines")
+def test_large_files_are_named():
+    """A file is cut by idea; that one this long holds several is a guess, and so it is said and no failure."""
     for path in sources():
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        assert lines <= 500, f"{name_of(path)} must have at most 500 lines, got {lines}; split it by idea."
+        if lines > 600:
+            warnings.warn(f"{name_of(path)} has {lines} lines; does it hold more than one idea?", stacklevel=1)
 
 
 @pytest.mark.parametrize("name", ["ComfyUI-Retrace", "my.pack v2", "nodes"])

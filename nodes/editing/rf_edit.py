@@ -18,7 +18,7 @@ from ..host.inputs import mask_inputs, schedule_inputs, sigmas_input, strength_i
 from ..host.masks import EditArea
 from ..host.node import Node
 from ..host.session import Branch
-from ..inverting.inputs import inversion_output
+from ..inverting.invert_inputs import inversion_output
 from ..inverting.link import InversionType, LinkedInversion, source_samples_of
 from ..inverting.runs import Climb, check_model_fits, climb_of, run_invert, run_replay
 from .climb_and_keep import GIGABYTE, Keeping, climb_and_keep, describe_beside

@@ -11,7 +11,14 @@ from comfy_api.latest import io
 from ...inversion import METHODS, get_method
 from ..host.node import Node
 from ..host.session import Branch
-from .inputs import inversion_output, invert_inputs, latent_output, noise_output, sigmas_output, single_state_outputs
+from .invert_inputs import (
+    inversion_output,
+    invert_inputs,
+    latent_output,
+    noise_output,
+    sigmas_output,
+    single_state_outputs,
+)
 from .link import LinkedInversion
 from .method_inputs import parameter_inputs, settings_of
 from .runs import climb_of, run_invert

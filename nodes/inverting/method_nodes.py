@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ...inversion import METHODS
 from ..host.schedule import falling_tensor
-from .inputs import (
+from .invert import Invert
+from .invert_inputs import (
     GUIDANCE,
     inversion_output,
     invert_inputs,
@@ -18,7 +19,6 @@ from .inputs import (
     sigmas_output,
     single_state_outputs,
 )
-from .invert import Invert
 from .link import LinkedInversion
 from .measure import describe_residuals
 from .method_inputs import own_inputs, settings_of

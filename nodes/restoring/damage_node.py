@@ -12,7 +12,7 @@ from ...restoration.operators import Damage
 from ..host.inputs import setting_input
 from ..host.node import Node
 from .damaged_pictures import pixels_of
-from .inputs import OperatorType
+from .restore_inputs import OperatorType
 
 # What a link of a recipe is to the host, and how a value that comes over it becomes the recipe's.
 _LINKS: dict[str, tuple[Any, Callable[[Any, str], Any]]] = {

@@ -16,7 +16,7 @@ from ..editing.paired_inputs import SEEDS
 from ..host.node import Node
 from ..host.progress import progress
 from .damaged_pictures import damaged_pixels, image_of, per_sample, pixels_of
-from .inputs import OperatorType, check_noise, damaged_input, noise_input, operator_input
+from .restore_inputs import OperatorType, check_noise, damaged_input, noise_input, operator_input
 
 # A residual of so many deviations is white or black in the picture of it.
 _SHOWN_DEVIATIONS = 3.0

@@ -14,7 +14,7 @@ from ...restoration.operators import Damage
 from ..host.inputs import setting_input
 from ..host.node import Node
 from ..host.session import ScriptSampler
-from .inputs import check_noise, damaged_input, noise_input, operator_input
+from .restore_inputs import check_noise, damaged_input, noise_input, operator_input
 from .run import Photo, Solver, restore
 
 
