@@ -51,22 +51,22 @@ def test_damped_is_first_order_down(space):
     assert slope(errors, steps) == pytest.approx(1.0, abs=0.15), errors
 
 
-@pytest.mark.parametrize(("gamma", "level", "enough"), [(0.5, 50, "0.93"), (0.92, 50, "0.93"), (0.96, 200, "0.98")])
-def test_what_diverges_is_refused(gamma, level, enough):
+@pytest.mark.parametrize(("gamma", "index", "enough"), [(0.5, 50, "0.93"), (0.92, 50, "0.93"), (0.96, 200, "0.98")])
+def test_what_diverges_is_refused(gamma, index, enough):
     mixture = Mixture("flow")
-    denoiser, clean, grid = mixture.denoiser(), mixture.sample(1), full_grid("flow", level)
-    sentence = f"gamma of method bdia must be at least {enough} to climb {level} steps, got {gamma}; raise it, or"
+    denoiser, clean, grid = mixture.denoiser(), mixture.sample(1), full_grid("flow", index)
+    sentence = f"gamma of method bdia must be at least {enough} to climb {index} steps, got {gamma}; raise it, or"
     with pytest.raises(ValueError, match=sentence):
-        invert(denoiser, clean, grid, level, get_method("bdia", {"gamma": gamma}))
+        invert(denoiser, clean, grid, index, get_method("bdia", {"gamma": gamma}))
     assert denoiser.evaluations == 0
-    invert(denoiser, clean, grid, level, get_method("bdia", {"gamma": float(enough)}))
+    invert(denoiser, clean, grid, index, get_method("bdia", {"gamma": float(enough)}))
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
-@pytest.mark.parametrize(("gamma", "level"), [(0.96, 100), (0.93, 50), (0.82, 20), (1.0, 200)])
-def test_what_is_allowed_keeps_the_noise_sound(space, gamma, level):
+@pytest.mark.parametrize(("gamma", "index"), [(0.96, 100), (0.93, 50), (0.82, 20), (1.0, 200)])
+def test_what_is_allowed_keeps_the_noise_sound(space, gamma, index):
     mixture = Mixture(space)
     clean, denoiser = mixture.sample(8), mixture.denoiser()
-    record = invert(denoiser, clean, full_grid(space, level), level, get_method("bdia", {"gamma": gamma}))
+    record = invert(denoiser, clean, full_grid(space, index), index, get_method("bdia", {"gamma": gamma}))
     assert noise_std(record.x, record.x0, record.sigma, space) < 2.0
     assert relative_error(replay(record, denoiser), clean) <= 1e-12

@@ -62,14 +62,11 @@ def test_the_chosen_p_keeps_the_noise_sound(space, steps):
     record = invert(denoiser, clean, full_grid(space, steps), steps, "edict")
     assert noise_std(record.x, record.x0, record.sigma, space) == pytest.approx(1.0, abs=0.25)
     assert relative_error(replay(record, denoiser), clean) <= 1e-12
-
-
-def test_the_official_p_loses_the_noise_with_many_steps():
-    # Why p follows the steps: exact is not sound.
-    mixture = Mixture("flow")
-    denoiser = mixture.denoiser(cfg=7.5)
-    record = invert(denoiser, mixture.sample(8), full_grid("flow", 50), 50, get_method("edict", {"p": 0.93}))
-    assert noise_std(record.x, record.x0, record.sigma, "flow") > 5.0
+    if steps == 50 and space == "flow":
+        # Why p follows the steps: exact is not sound.
+        official = get_method("edict", {"p": 0.93})
+        record = invert(mixture.denoiser(cfg=7.5), clean, full_grid(space, steps), steps, official)
+        assert noise_std(record.x, record.x0, record.sigma, "flow") > 5.0
 
 
 def test_what_diverges_is_refused():
@@ -101,11 +98,3 @@ def test_both_states_come_back(space):
         assert relative_error(state, clean) <= 1e-12
     # The pair itself has opened on the way up.
     assert relative_error(record.mate, record.x) > 1e-6
-
-
-@pytest.mark.parametrize("space", ["ve", "flow"])
-def test_one_step_is_enough(space):
-    mixture = Mixture(space)
-    clean, denoiser = mixture.sample(1), mixture.denoiser()
-    record = invert(denoiser, clean, full_grid(space, 20), 1, "edict")
-    assert relative_error(replay(record, denoiser), clean) <= 1e-12

@@ -5,7 +5,6 @@ import logging
 import pytest
 import torch
 
-from retrace.core.steps import Euler
 from retrace.inversion import DDIMPredictor, ImplicitEuler, get_method, invert, relative_error, replay, solve, walk
 from retrace_tests.inversion.problems import Mixture, full_grid
 
@@ -130,13 +129,6 @@ def test_what_does_not_contract_is_said(caplog):
     assert record.meta["diverged"] > 0
     (said,) = [entry.getMessage() for entry in caplog.records]
     assert said.startswith(f"Retrace: the fixed point was not found in {record.meta['diverged']} of 6 steps, largest")
-
-
-def test_the_step_down_undoes_the_step_up():
-    mixture = Mixture("ve")
-    denoiser, x = mixture.denoiser(), mixture.sample(2)
-    up = ImplicitEuler(30)(denoiser, x, 0.5, 0.7).x
-    torch.testing.assert_close(Euler()(denoiser, up, 0.7, 0.5).x, x, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(

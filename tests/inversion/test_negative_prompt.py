@@ -16,9 +16,9 @@ def played(mixture, record, settings, prompt="target", **more):
     return replay(record, mixture.denoiser(), denoiser, **more)
 
 
-def made(space, method="euler", level=16, steps=20, shape=SHAPE):
+def made(space, method="euler", index=16, steps=20, shape=SHAPE):
     mixture = Mixture(space, shape)
-    return mixture, invert(mixture.denoiser(), mixture.sample(3), full_grid(space, steps), level, method)
+    return mixture, invert(mixture.denoiser(), mixture.sample(3), full_grid(space, steps), index, method)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -87,7 +87,7 @@ def test_more_held_back_keeps_more():
 
 
 def test_the_pull_holds_what_was_not_let_through():
-    mixture, record = made("ve", level=20)
+    mixture, record = made("ve", index=20)
     free, pulled = (played(mixture, record, NegativePrompt(5.0, "l0", 0.9, pull, 0.4, dilate=0)) for pull in (0.0, 1.0))
     assert relative_error(pulled, record.x0) < 0.7 * relative_error(free, record.x0)
     # All held back and pulled to the last step: the source itself, whatever Euler had lost.
@@ -98,7 +98,7 @@ def test_the_pull_holds_what_was_not_let_through():
 
 
 def test_the_pull_begins_where_it_is_told():
-    mixture, record = made("ve", level=20)
+    mixture, record = made("ve", index=20)
     plain, pulled = (NegativePrompt(5.0, "l1", 0.9, pull, 0.25) for pull in (0.0, 1.0))
     denoisers = [each.denoiser(record, mixture.denoiser(), mixture.denoiser("target")) for each in (plain, pulled)]
     same = [torch.equal(*(denoiser(record.x, sigma) for denoiser in denoisers)) for sigma in record.falling]

@@ -17,26 +17,26 @@ def rf(**settings):
     return get_method("rf_inversion", settings)
 
 
-@pytest.mark.parametrize("level", [20, 13])
+@pytest.mark.parametrize("index", [20, 13])
 @pytest.mark.parametrize("space", ["ve", "flow"])
-def test_all_of_the_upward_pull_ends_at_the_drawn_noise(space, level):
+def test_all_of_the_upward_pull_ends_at_the_drawn_noise(space, index):
     mixture, grid = Mixture(space), full_grid(space, 20)
     clean = mixture.sample(3)
-    record = invert(mixture.denoiser(), clean, grid, level, rf(gamma=1.0, seed=5))
+    record = invert(mixture.denoiser(), clean, grid, index, rf(gamma=1.0, seed=5))
     assert record.seed == 5
-    wanted = mix(clean, drawn(5).expand_as(clean), grid[level], space)
+    wanted = mix(clean, drawn(5).expand_as(clean), grid[index], space)
     assert relative_error(record.x, wanted) <= 1e-15
-    if space == "flow" and level == 20:
+    if space == "flow" and index == 20:
         assert relative_error(record.x, drawn(5).expand_as(clean)) <= 1e-15
 
 
-@pytest.mark.parametrize("level", [20, 13])
+@pytest.mark.parametrize("index", [20, 13])
 @pytest.mark.parametrize("space", ["ve", "flow"])
-def test_all_of_the_downward_pull_to_the_end_is_the_source(space, level):
+def test_all_of_the_downward_pull_to_the_end_is_the_source(space, index):
     mixture, grid = Mixture(space), full_grid(space, 20)
     clean = mixture.sample(3)
     for start in (0.0, 0.5):
-        record = invert(mixture.denoiser(), clean, grid, level, rf(eta=1.0, start=start, stop=1.0))
+        record = invert(mixture.denoiser(), clean, grid, index, rf(eta=1.0, start=start, stop=1.0))
         for target in (None, mixture.denoiser("target", 7.5)):
             assert relative_error(replay(record, mixture.denoiser(), target), clean) <= 1e-15
 
@@ -58,7 +58,7 @@ def test_both_spaces_give_one_answer(gamma, eta):
     mixture = Mixture("flow")
     clean, noise = mixture.sample(2), mixture.noise(2)
     flow = Denoiser(mixture.denoiser()._denoise, "flow", 1e-9)
-    ve = Denoiser(lambda u, level: flow._denoise(u / (1 + level), level / (1 + level)), "ve", 1e-9)
+    ve = Denoiser(lambda u, index: flow._denoise(u / (1 + index), index / (1 + index)), "ve", 1e-9)
     # Level 0 itself would ask two floors.
     grid = [0.05 + 0.045 * i for i in range(20)]
     levels = [s / (1 - s) for s in grid]
