@@ -74,14 +74,14 @@ class Graph:
         return (Path(__file__).parent / "notes" / f"{self.name}.md").read_text(encoding="utf-8")
 
     def add(self, kind: str, column: int, title: str | None = None, /, **inputs: Any) -> Node:
-        """Add a node below the others of its column; an input is a `Link` or a widget's value."""
-        node = Node(len(self.nodes) + 1, kind, title, column, inputs)
+        """Add a node below the others of its column.
+
+        An input is a `Link`, a node, which stands for its first output, or a widget's value.
+        """
+        links = {name: value[0] if isinstance(value, Node) else value for name, value in inputs.items()}
+        node = Node(len(self.nodes) + 1, kind, title, column, links)
         self.nodes.append(node)
         return node
-
-    def group(self, title: str, *columns: int) -> None:
-        """Frame everything in some neighbouring columns."""
-        self.groups.append((title, columns))
 
     def to_api(self, info: dict[str, Any]) -> dict[str, Any]:
         """The workflow as POST /prompt takes it."""

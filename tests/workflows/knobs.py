@@ -21,8 +21,8 @@ if "retrace_tests" not in sys.modules:  # run as a script
     sys.modules["retrace_tests"] = _tests
 
 from retrace_tests.hosts import find_hosts  # noqa: E402
-from retrace_tests.workflows.graph import Graph, Link, Node  # noqa: E402
-from retrace_tests.workflows.parts import start  # noqa: E402
+from retrace_tests.workflows.graph import Link, Node  # noqa: E402
+from retrace_tests.workflows.parts import Scene  # noqa: E402
 from retrace_tests.workflows.server import Server  # noqa: E402
 
 FOLDER = ROOT / "web" / "docs"
@@ -33,56 +33,42 @@ QUALITY = 85
 STEPS = 10
 # Seconds for one strip, on a slow machine too.
 LONGEST = 1800.0
-WORDS = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue", "seed": 3}
 SENTENCE = "a big red circle on the left of a blue background"
 TARGET = "a big green circle on the left of a blue background"
 
 
-class Strip:
+class Strip(Scene):
     """The graph of one strip: a picture, its prompts, and the cells that are shown."""
 
-    def __init__(self, kind: str = "eps", target: str = TARGET, words: dict[str, Any] | None = None) -> None:
-        self.graph = Graph("knobs")
-        self.start = start(self.graph, kind, **(words or WORDS))
-        self.model = self.start.model[0]
-        self.source = self.start.source[0]
-        self.target = self.text(target)
-        self.empty = self.text("")
+    def __init__(self, kind: str = "eps", target: str = TARGET) -> None:
+        super().__init__("knobs", kind, SENTENCE, seed=3)
+        self.target, self.empty = self.prompt(None, target), self.prompt(None, "")
         self.cells: list[tuple[str, Node]] = []
-        self.picture("source", self.start.picture[0])
+        self.cell("source", self.picture[0])
 
-    def text(self, text: str) -> Link:
-        return self.graph.add("CLIPTextEncode", 1, text=text, clip=self.start.model[1])[0]
+    def cell(self, caption: str, picture: Link) -> None:
+        self.cells.append((caption, self.add("SaveImage", 5, images=picture, filename_prefix="knobs/cell")))
 
-    def picture(self, caption: str, picture: Link) -> None:
-        self.cells.append((caption, self.graph.add("SaveImage", 5, images=picture, filename_prefix="knobs/cell")))
+    def show(self, caption: str, latent: Node | Link) -> None:
+        self.cell(caption, self.decode(latent, 4)[0])
 
-    def show(self, caption: str, latent: Link) -> None:
-        self.picture(caption, self.graph.add("VAEDecode", 4, samples=latent, vae=self.start.vae)[0])
+    def inverted(self, kind: str = "Invert", **settings: Any) -> Node:
+        return self.invert(None, kind, **{"steps": STEPS, **settings})
 
-    def invert(self, kind: str = "Invert", **settings: Any) -> Link:
-        settings = {"source": self.source, "steps": STEPS, **settings}
-        return self.graph.add(kind, 2, model=self.model, latent=self.start.latent[0], **settings)[0]
+    def edit(self, inversion: Node, cfg: float = 5.0, **settings: Any) -> Node:
+        return self.back(None, inversion, **{"cfg": cfg, "positive": self.target, "negative": self.empty, **settings})
 
-    def back(self, inversion: Link) -> Link:
-        return self.graph.add("Resample", 3, model=self.model, inversion=inversion)[0]
-
-    def edit(self, inversion: Link, cfg: float = 5.0, **settings: Any) -> Link:
-        settings = {"positive": self.target, "negative": self.empty, **settings}
-        return self.graph.add("Resample", 3, model=self.model, inversion=inversion, cfg=cfg, **settings)[0]
-
-    def paired(self, kind: str, **settings: Any) -> Link:
-        prompts = {"source": self.source, "target": self.target, "negative": self.empty}
-        return self.graph.add(kind, 2, model=self.model, latent=self.start.latent[0], **prompts, **settings)[0]
+    def paired(self, kind: str, **settings: Any) -> Node:
+        return self.invert(None, kind, target=self.target, negative=self.empty, **settings)
 
 
 def resample() -> Strip:
     strip = Strip()
-    whole = strip.invert()
+    whole = strip.inverted()
     for cfg in (1.0, 3.0, 7.5):
         strip.show(f"cfg {cfg:g}", strip.edit(whole, cfg))
     for strength in (0.7, 0.5):
-        strip.show(f"7.5, strength {strength:g}", strip.edit(strip.invert(strength=strength), 7.5))
+        strip.show(f"7.5, strength {strength:g}", strip.edit(strip.inverted(strength=strength), 7.5))
     return strip
 
 
@@ -104,11 +90,11 @@ def flowedit() -> Strip:
 
 def null_text() -> Strip:
     strip = Strip()
-    inversion = strip.invert(method="ddim", keep_path=True)
+    inversion = strip.inverted(method="ddim", keep_path=True)
     strip.show("not fitted", strip.edit(inversion, 7.5, positive=strip.source))
     fitted = None
     for count in (1, 3, 10):
-        fitted = strip.graph.add(
+        fitted = strip.add(
             "NullTextOptimize",
             3,
             model=strip.model,
@@ -117,7 +103,7 @@ def null_text() -> Strip:
             cfg=7.5,
             inner_steps=count,
         )[0]
-        strip.show(f"inner_steps {count}", strip.back(fitted))
+        strip.show(f"inner_steps {count}", strip.back(None, fitted))
     assert fitted is not None
     strip.show("10, edited", strip.edit(fitted, 7.5, negative=None))
     return strip
@@ -125,17 +111,17 @@ def null_text() -> Strip:
 
 def noise_optimize() -> Strip:
     strip = Strip()
-    inversion = strip.invert(method="ddim", steps=6)
+    inversion = strip.inverted(method="ddim", steps=6)
     strip.show("not moved", strip.edit(inversion, 5.0))
-    grown = strip.graph.add("GrowMask", 2, mask=strip.start.picture[1], expand=4)
-    ground = strip.graph.add("InvertMask", 2, mask=grown[0])
+    grown = strip.add("GrowMask", 2, mask=strip.picture[1], expand=4)
+    ground = strip.add("InvertMask", 2, mask=grown[0])
     for count in (8,):
-        moved = strip.graph.add(
+        moved = strip.add(
             "NoiseOptimize",
             3,
             model=strip.model,
             inversion=inversion,
-            reference=strip.start.latent[0],
+            reference=strip.latent,
             cfg=5.0,
             iterations=count,
             learning_rate=0.05,
@@ -149,9 +135,9 @@ def noise_optimize() -> Strip:
 
 def negative_prompt() -> Strip:
     strip = Strip()
-    inversion = strip.invert(method="ddim")
+    inversion = strip.inverted(method="ddim")
     for cfg, prox in ((1.0, "none"), (2.0, "none"), (5.0, "none"), (2.0, "l0"), (2.0, "l1")):
-        node = strip.graph.add(
+        node = strip.add(
             "NegativePromptInversion",
             3,
             model=strip.model,
@@ -169,7 +155,7 @@ def direct() -> Strip:
     for carry in (0.0, 0.5, 1.0):
         strip.show(
             f"carry {carry:g}",
-            strip.edit(strip.invert("DirectInversion", cfg=5.0, negative=strip.empty, carry=carry)),
+            strip.edit(strip.inverted("DirectInversion", cfg=5.0, negative=strip.empty, carry=carry)),
         )
     return strip
 
@@ -177,14 +163,14 @@ def direct() -> Strip:
 def noise_map() -> Strip:
     strip = Strip()
     for strength in (0.3, 0.5, 0.7, 0.9):
-        strip.show(f"strength {strength:g}", strip.edit(strip.invert("NoiseMapInvert", strength=strength, seed=1)))
+        strip.show(f"strength {strength:g}", strip.edit(strip.inverted("NoiseMapInvert", strength=strength, seed=1)))
     return strip
 
 
 def rf_inversion() -> Strip:
     strip = Strip("flow", "a big white star on the left of a blue background")
     for stop in (0.2, 0.5, 0.7, 0.8, 0.9):
-        inversion = strip.invert("RFInversion", source=strip.empty, scheduler="simple", stop=stop)
+        inversion = strip.inverted("RFInversion", source=strip.empty, scheduler="simple", stop=stop)
         strip.show(f"stop {stop:g}", strip.edit(inversion, 3.0))
     return strip
 
@@ -196,7 +182,7 @@ def knob(kind: str, name: str, *values: Any, steps: int = STEPS) -> Callable[[],
         strip = Strip()
         for value in values:
             shown = value if isinstance(value, (str, bool)) else f"{value:g}"
-            strip.show(f"{name} {shown}", strip.edit(strip.invert(kind, steps=steps, **{name: value}), 3.0))
+            strip.show(f"{name} {shown}", strip.edit(strip.inverted(kind, steps=steps, **{name: value}), 3.0))
         return strip
 
     return make
@@ -207,9 +193,9 @@ def round_trip(kind: str, steps: int, *values: int) -> Callable[[], Strip]:
 
     def make() -> Strip:
         strip = Strip()
-        strip.show("Invert, euler", strip.back(strip.invert(method="euler", steps=steps)))
+        strip.show("Invert, euler", strip.back(None, strip.inverted(method="euler", steps=steps)))
         for value in values:
-            strip.show(f"iterations {value}", strip.back(strip.invert(kind, steps=steps, iterations=value)))
+            strip.show(f"iterations {value}", strip.back(None, strip.inverted(kind, steps=steps, iterations=value)))
         return strip
 
     return make
@@ -217,20 +203,20 @@ def round_trip(kind: str, steps: int, *values: int) -> Callable[[], Strip]:
 
 def attention_inject() -> Strip:
     strip = Strip()
-    inversion = strip.invert(method="euler", keep_path=True)
+    inversion = strip.inverted(method="euler", keep_path=True)
     strip.show("without", strip.edit(inversion, 7.5))
     for preset, end in (("structure", 0.4), ("structure", 1.0), ("masactrl", 0.4), ("masactrl", 1.0)):
-        plan = strip.graph.add("AttentionInject", 2, model=strip.model, preset=preset, layers="all", start=0.0, end=end)
+        plan = strip.add("AttentionInject", 2, model=strip.model, preset=preset, layers="all", start=0.0, end=end)
         strip.show(f"{preset}, end {end:g}", strip.edit(inversion, 7.5, attention=plan[0]))
     return strip
 
 
 def prompt_plan(strip: Strip, target: str = TARGET, **settings: Any) -> Node:
-    return strip.graph.add(
+    return strip.add(
         "PromptToPrompt",
         1,
         model=strip.model,
-        clip=strip.start.model[1],
+        clip=strip.clip,
         source_text=SENTENCE,
         target_text=target,
         **settings,
@@ -239,7 +225,7 @@ def prompt_plan(strip: Strip, target: str = TARGET, **settings: Any) -> Node:
 
 def prompt_to_prompt() -> Strip:
     strip = Strip()
-    inversion = strip.invert(method="ddim", keep_path=True)
+    inversion = strip.inverted(method="ddim", keep_path=True)
     for end in (0.0, 0.4, 1.0):
         plan = prompt_plan(strip, mode="replace", cross_end=end)
         strip.show(f"cross_end {end:g}", strip.edit(inversion, 4.0, positive=plan[1], attention=plan[2]))
@@ -251,11 +237,11 @@ def prompt_to_prompt() -> Strip:
 
 def local_blend() -> Strip:
     strip = Strip()
-    inversion = strip.invert(method="ddim", keep_path=True)
+    inversion = strip.inverted(method="ddim", keep_path=True)
     plan = prompt_plan(strip, mode="replace", cross_end=0.4)
     strip.show("without", strip.edit(inversion, 7.5, positive=plan[1], attention=plan[2]))
     for threshold in (0.2, 0.5, 0.8):
-        blend = strip.graph.add("LocalBlend", 2, attention=plan[2], words="circle", threshold=threshold)
+        blend = strip.add("LocalBlend", 2, attention=plan[2], words="circle", threshold=threshold)
         strip.show(f"threshold {threshold:g}", strip.edit(inversion, 7.5, positive=plan[1], attention=blend[0]))
     return strip
 
@@ -263,18 +249,18 @@ def local_blend() -> Strip:
 def word_mask() -> Strip:
     strip = Strip()
     for words in ("circle", "red", "blue", "background", "left"):
-        found = strip.graph.add(
+        found = strip.add(
             "WordMask",
             2,
             model=strip.model,
-            clip=strip.start.model[1],
+            clip=strip.clip,
             text=SENTENCE,
             words=words,
-            latent=strip.start.latent[0],
-            image=strip.start.picture[0],
+            latent=strip.latent,
+            image=strip.picture[0],
             seed=1,
         )
-        strip.picture(words, found[0])
+        strip.cell(words, found[0])
     return strip
 
 
@@ -283,18 +269,18 @@ def restored(kind: str, steps: int, name: str, *values: float) -> Callable[[], S
 
     def make() -> Strip:
         strip = Strip()
-        add = strip.graph.add
+        add = strip.add
         ground = add("SolidMask", 1, value=0.0, width=64, height=64)
         patch = add("SolidMask", 1, value=1.0, width=22, height=26)
         hole = add("MaskComposite", 1, destination=ground[0], source=patch[0], x=24, y=14, operation="add")
         operator = add("DamageMask", 2, mask=hole[0])
-        damaged = add("ApplyDamage", 2, image=strip.start.picture[0], operator=operator[0], noise=10.0, seed=2)
-        latent = add("VAEEncode", 2, pixels=damaged[0], vae=strip.start.vae)
+        damaged = add("ApplyDamage", 2, image=strip.picture[0], operator=operator[0], noise=10.0, seed=2)
+        latent = add("VAEEncode", 2, pixels=damaged[0], vae=strip.vae)
         noise = add("RandomNoise", 3, noise_seed=1)
         sigmas = add("BasicScheduler", 3, model=strip.model, scheduler="normal", steps=steps)
         guider = add("BasicGuider", 3, model=strip.model, conditioning=strip.source)
-        subject = {"operator": operator[0], "damaged": damaged[0], "vae": strip.start.vae, "noise": 10.0}
-        strip.picture("damaged", damaged[0])
+        subject = {"operator": operator[0], "damaged": damaged[0], "vae": strip.vae, "noise": 10.0}
+        strip.cell("damaged", damaged[0])
         for value in values:
             sampler = add(kind, 3, **subject, **{name: value})
             drawn = add(
@@ -347,7 +333,7 @@ def write(server: Server, info: dict[str, Any], name: str) -> None:
     from PIL import Image, ImageDraw, ImageFont
 
     strip = STRIPS[name]()
-    outcome = server.run(strip.graph.to_api(info), LONGEST)
+    outcome = server.run(strip.to_api(info), LONGEST)
     if not outcome.succeeded:
         raise SystemExit(
             f"The strip of {name} must run, got {(outcome.error or {}).get('exception_message')}; see its function."
