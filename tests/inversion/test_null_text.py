@@ -162,22 +162,6 @@ def test_embeddings_are_carried_over():
     assert float((first[-1] - prompts.null).abs().max()) > 10 * 1e-2
 
 
-def test_rows_are_fitted_each_for_itself():
-    prompts = Prompts("ve")
-    both = prompts.record(2)
-
-    starts = []
-    prompts.fit(both, inner_steps=0, on_step=starts.append)
-    # One row has met this after its first update, the other goes on.
-    stop = sum(starts[0].first_loss) / 2
-    together = prompts.fit(both, stop=stop, stop_growth=0.0).embeddings
-    for index in range(2):
-        alone = prompts.fit(both.of_rows([index]), stop=stop, stop_growth=0.0).embeddings
-        for ours, theirs in zip(together, alone, strict=True):
-            torch.testing.assert_close(ours[index : index + 1], theirs, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(together[-1][0], together[-1][1], atol=1e-3)
-
-
 def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path):
     prompts = Prompts("flow")
     record, seen = prompts.record(2), []
@@ -204,7 +188,7 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path):
         prompts.fit(partial, cfg=3.0)
 
 
-def test_nothing_that_goes_in_is_changed():
+def test_nothing_that_goes_in_is_changed_in_any_mode():
     prompts = Prompts("ve")
     record, null = prompts.record(), prompts.null
     before = [tensor.clone() for tensor in (record.x, record.x0, *record.path, null)]
@@ -212,18 +196,11 @@ def test_nothing_that_goes_in_is_changed():
     assert all(torch.equal(a, b) for a, b in zip(before, (record.x, record.x0, *record.path, null), strict=True))
     assert record.embeddings is None and not null.requires_grad
     assert not any(embedding.requires_grad or embedding.is_inference() for embedding in fitted.embeddings)
+    with torch.inference_mode():  # the host runs everything in it
+        again = prompts.fit(record)
+    assert all(torch.equal(a, b) for a, b in zip(fitted.embeddings, again.embeddings, strict=True))
     assert fitted.method == "ddim" and fitted.meta["cfg"] == CFG
     assert fitted.meta["null_text_evaluations"] > 3 * STEPS
-
-
-def test_works_in_any_grad_mode():
-    """The host runs everything in inference mode."""
-    prompts = Prompts("ve")
-    record, wanted = prompts.record(), prompts.fit().embeddings
-    for mode in (torch.no_grad, torch.inference_mode):
-        with mode():
-            fitted = prompts.fit(record)
-        assert all(torch.equal(a, b) for a, b in zip(fitted.embeddings, wanted, strict=True))
 
 
 def test_the_conditional_answer_is_asked_for_once_a_step():

@@ -21,22 +21,17 @@ from retrace.inversion import (
     Method,
     NegativePrompt,
     NoiseDescent,
-    NullText,
     SingleState,
     blend,
-    coupled_gradient,
     get_method,
     invert,
     meet,
     noise_optimize,
-    null_text,
-    relative_error,
     replay,
-    strength_to_index,
     walk,
     walk_gradient,
 )
-from retrace.inversion.negative_prompt import PROX, slerp
+from retrace.inversion.negative_prompt import PROX
 from retrace_tests.inversion.problems import Mixture
 
 HIGHEST = {"ve": 160.0, "flow": 1.0}
@@ -228,35 +223,6 @@ def test_edits_without_an_inversion(draw):
     return True
 
 
-@examples(20)
-def test_null_text_fits(draw):
-    """Any guidance and any rate: no step ends worse, embeddings and their replay are finite."""
-    space = draw.choice(["ve", "flow"])
-    model = mixture(space, (draw.randint(1, 3), draw.randint(1, 4), draw.randint(1, 4)))
-    clean, steps = model.sample(draw.randint(1, 2)), draw.randint(2, 4)
-    grid = [HIGHEST[space] * 0.09 * i / steps for i in range(steps + 1)]
-    record = invert(model.denoiser(), clean, grid, steps, draw.choice(["ddim", "euler"]), keep_path=True)
-    null = model.embeddings["null"][None]
-    unconditional = Denoiser(
-        lambda x, s: model.denoise(x, s, null[0]),
-        space,
-        rebind=lambda e: lambda x, s: torch.cat([model.denoise(x[i : i + 1], s, e[i].double()) for i in range(len(x))]),
-    )
-    settings = refused(
-        lambda: NullText(
-            draw.mostly(draw.uniform(0.0, 15.0), 1.0, -1.0, math.nan),
-            draw.mostly(draw.randint(0, 3), -1),
-            draw.mostly(draw.uniform(1e-4, 1.0), 0.0, math.inf),
-        )
-    )
-    reports = []
-    if settings is None:
-        return False
-    fitted = null_text(record, model.denoiser(), unconditional, null, settings, reports.append)
-    assert finite(*fitted.embeddings) and len(reports) == steps
-    return all(last <= first for report in reports for first, last in zip(report.first_loss, report.loss))
-
-
 @examples(250)
 def test_negative_prompt_edits(draw):
     """Any guidance, threshold and pull: finite; with the source as its own target the source's replay bit for bit."""
@@ -287,28 +253,6 @@ def test_negative_prompt_edits(draw):
         # A pair may begin an edit in another way than a reconstruction; the plain target does too.
         same = replay(record, source, rule.denoiser(record, source, model.denoiser()))
         assert torch.equal(same, replay(record, source, model.denoiser()))
-    return True
-
-
-@examples(150, whole=0.7)
-def test_embeddings_mix(draw):
-    """Any two embeddings, parallel, opposite and empty ones too: finite, in their dtype, of no more than their size."""
-    shape = (draw.randint(1, 3), draw.randint(1, 5), draw.randint(1, 4))
-    dtype = draw.choice([torch.float64, torch.float32, torch.bfloat16, torch.float16])
-    generator = torch.Generator().manual_seed(draw.randrange(100))
-    low = (torch.randn(shape, generator=generator) * draw.choice([0.0, 1e-3, 1.0, 50.0])).to(dtype)
-    other = torch.randn(shape, generator=generator).to(dtype)
-    high = draw.mostly(draw.choice([other, low, -low, 2.0 * low, low + 1e-3 * other]), other[:, :, :-1])
-    weight = draw.mostly(draw.choice([0.0, 1.0, draw.random()]), -0.5, 1.5, math.nan)
-    mixed = refused(lambda: slerp(low, high, weight))
-    if mixed is None:
-        return False
-    assert mixed.shape == low.shape and mixed.dtype == dtype and finite(mixed)
-    rows = [each.double().flatten(1) for each in (low, high, mixed)]
-    # Between opposites the arc is as long as one likes.
-    near = (rows[0] * rows[1]).sum(1) >= 0.0
-    lengths = [row.norm(dim=1) for row in rows]
-    assert (lengths[2] <= 1.5 * torch.maximum(*lengths[:2]) + 1e-6)[near].all()
     return True
 
 
@@ -381,39 +325,6 @@ def test_gradients_of_walks(draw):
         for ours, theirs in zip(found.start, wanted, strict=True):
             assert float((ours - theirs).norm()) <= 1e-6 * float(theirs.norm())
     return True
-
-
-@examples(200)
-def test_gradients_of_pairs(draw):
-    """The same through the invertible chain of a pair."""
-    space, clean, model = latent(draw)
-    grid, method = grid_of(draw, space), method_of(draw, Coupled)
-    if method is None:
-        return False
-    index = index_of(draw, grid, method.min_index)
-    record = refused(lambda: invert(model.denoiser(), clean, grid, index, method))
-    size = draw.mostly(draw.choice([1.0, 1e-12, 1e12]), 0.0, math.nan)
-    x, mate = (clean.double(), clean.double() + 0.1) if record is None else (record.x, record.mate)
-    found = refused(
-        lambda: coupled_gradient(method, model.denoiser(), x, mate, grid, index, lambda end: size * end.square().mean())
-    )
-    if found is None:
-        return False
-    assert found.start.shape == found.mate.shape == x.shape
-    assert finite(found.start, found.mate, found.end) and math.isfinite(found.loss)
-    if record is not None:
-        assert relative_error(found.end, replay(record, model.denoiser())) < 1e-6
-    return True
-
-
-@examples(200, whole=0.3)
-def test_strength_is_an_index(draw):
-    strength = draw.choice([draw.random(), draw.random(), 1.0, 5e-324, 0.0, -0.5, 1.5, math.nan, math.inf, 1e308])
-    steps = draw.choice([draw.randint(1, 200), draw.randint(-2, 3)])
-    index = refused(lambda: strength_to_index(strength, steps))
-    if index is not None:
-        assert 1 <= index <= steps and abs(index - strength * steps) <= max(0.5, 1.0 - strength * steps) + 1e-9
-    return index is not None
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
