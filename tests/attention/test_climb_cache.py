@@ -11,106 +11,98 @@ FALLING = (1.0, 0.75, 0.5, 0.25, 0.0)
 RISING = FALLING[::-1]
 MIDDLES = (0.125, 0.375, 0.625, 0.875)
 # Of midpoint, going up and going down; FireFlow asks at one end and then in the middle alone.
-UP = tuple(level for pair in zip(RISING, MIDDLES, strict=False) for level in pair)
-DOWN = tuple(level for pair in zip(FALLING, MIDDLES[::-1], strict=False) for level in pair)
+UP = tuple(sigma for pair in zip(RISING, MIDDLES, strict=False) for sigma in pair)
+DOWN = tuple(sigma for pair in zip(FALLING, MIDDLES[::-1], strict=False) for sigma in pair)
 FIRE_UP, FIRE_DOWN = (0.0, *MIDDLES), (1.0, *MIDDLES[::-1])
 SITE = Site("single", 3, 0, "joint", 3, 0.5, (2, 6), (0, 2), (1, 2, 2), (1, 4, 4))
 WHO = ("source", "cond", 0)
+FIRST = Step(0, 4, 1.0)
+SIZE = 6 * 2 * 4
 
 
-def kept(value):
-    return CachedOperand(torch.full((1, 6, 2), float(value)), (2, 6), (0, 2))
+def made(window=(0.0, 0.5), limit=10**6, **changes):
+    return ClimbCache(RunCache(limit), FALLING, Window(*window).holds, **changes)
 
 
-HALF = Window(0.0, 0.5)
+def put(cache, step=FIRST, who=WHO, value=1.0):
+    cache.put(SITE, step, who, "v", CachedOperand(torch.full((1, 6, 2), float(value)), (2, 6), (0, 2)))
 
 
-def recording(window=HALF, limit=10**6, **changes):
-    return ClimbCache(RunCache(limit), FALLING, window.holds, **changes)
+def climbed(cache, asked):
+    """Keep at every sigma a tensor of that number."""
+    for sigma in (*asked, FALLING[0]) if cache.aligned else asked:
+        step = cache.upward(sigma)
+        if cache.acts(step):
+            put(cache, step, value=sigma)
+    cache.cache.freeze()
+    return cache
 
 
-def climbed(made, asked):
-    """Keep at every level a tensor of that level's number."""
-    for level in (*asked, FALLING[0]) if made.aligned else asked:
-        step = made.upward(level)
-        if made.acts(step):
-            made.put(SITE, step, WHO, "v", kept(level))
-    made.cache.freeze()
-    return made
-
-
-def read(made, level):
-    found = made.get(SITE, made.downward(level), WHO, "v")
-    return None if found is None else float(found.tensor[0, 0, 0])
+def read(cache, *sigmas):
+    held = [cache.get(SITE, cache.downward(sigma), WHO, "v") for sigma in sigmas]
+    return [None if operand is None else float(operand.tensor[0, 0, 0]) for operand in held]
 
 
 def test_a_step_is_the_same_step_the_other_way():
-    for level in MIDDLES:
-        assert mirrored(place(RISING, level)).index == place(FALLING, level).index
+    assert [mirrored(place(RISING, sigma)).index for sigma in MIDDLES] == [place(FALLING, s).index for s in MIDDLES]
     assert mirrored(Step(0, 4, 0.0)) == Step(3, 4, 0.0)
 
 
-def test_as_published_the_first_evaluation_reads_one_step_cleaner():
-    made = climbed(recording(), UP)
-    assert [read(made, level) for level in DOWN[:4]] == [0.75, 0.875, 0.5, 0.625]
-    assert [read(made, level) for level in DOWN[4:]] == [None] * 4
-
-
-def test_aligned_every_evaluation_reads_its_own_level():
-    made = climbed(recording(aligned=True), UP)
-    assert [read(made, level) for level in DOWN[:4]] == [1.0, 0.875, 0.75, 0.625]
-    assert [read(made, level) for level in DOWN[4:]] == [None] * 4
-
-
-def test_where_a_climb_asks_in_the_middle_alone_that_is_read():
-    assert [read(climbed(recording(), FIRE_UP), level) for level in FIRE_DOWN[:3]] == [0.875, 0.875, 0.625]
-    assert [read(climbed(recording(aligned=True), FIRE_UP), level) for level in FIRE_DOWN[:2]] == [1.0, 0.875]
+@pytest.mark.parametrize(
+    ("aligned", "up", "down", "wanted"),
+    [
+        # As published the first evaluation reads one step cleaner.
+        (False, UP, DOWN, [0.75, 0.875, 0.5, 0.625, None, None, None, None]),
+        (True, UP, DOWN, [1.0, 0.875, 0.75, 0.625, None, None, None, None]),
+        # Where a climb asks in the middle alone, that is read.
+        (False, FIRE_UP, FIRE_DOWN, [0.875, 0.875, 0.625, None, None]),
+        (True, FIRE_UP, FIRE_DOWN, [1.0, 0.875, 0.625, None, None]),
+    ],
+)
+def test_what_each_evaluation_reads(aligned, up, down, wanted):
+    assert read(climbed(made(aligned=aligned), up), *down) == wanted
 
 
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize(("up", "down"), [(UP, DOWN), (FIRE_UP, FIRE_DOWN), (RISING[:-1], FALLING[:-1])])
-def test_the_number_of_evaluations_is_known_before(up, down, aligned):
-    for end in (0.25, 0.5, 1.0):
-        made = recording(Window(0.0, end), aligned=aligned)
-        steps = made.steps(up)
-        made.check(up, down)
-        assert all(map(made.acts, steps))
-        assert len(climbed(made, up).cache) == len(steps)
-        assert all(read(made, level) is not None for level in down if made.acts(made.downward(level)))
+@pytest.mark.parametrize("end", [0.25, 0.5, 1.0])
+def test_the_number_of_evaluations_is_known_before(up, down, aligned, end):
+    cache = made((0.0, end), aligned=aligned)
+    steps = cache.steps(up)
+    cache.check(up, down)
+    assert all(map(cache.acts, steps)) and len(climbed(cache, up).cache) == len(steps)
+    assert None not in read(cache, *(sigma for sigma in down if cache.acts(cache.downward(sigma))))
 
 
 def test_a_climb_that_skips_a_step_is_refused():
     with pytest.raises(ValueError, match=r"within step 1 of 4 .* use midpoint or fireflow"):
-        recording().check(UP[:6], DOWN)
-    recording(Window(0.25, 0.5)).check(UP[:6], DOWN)
+        made().check(UP[:6], DOWN)
+    made((0.25, 0.5)).check(UP[:6], DOWN)
 
 
-def test_only_what_is_read_of_the_source_is_kept():
-    made = recording()
-    made.put(SITE, Step(0, 4, 1.0), ("source", "uncond", 0), "v", kept(1))
-    assert len(made.cache) == 0
-    both = recording(cond_only=False)
-    both.put(SITE, Step(0, 4, 1.0), ("source", "uncond", 0), "v", kept(1))
-    assert len(both.cache) == 1
+@pytest.mark.parametrize(("cond_only", "count"), [(True, 0), (False, 1)])
+def test_only_what_is_read_of_the_source_is_kept(cond_only, count):
+    cache = made(cond_only=cond_only)
+    put(cache, who=("source", "uncond", 0))
+    assert len(cache.cache) == count
 
 
 def test_measuring_counts_and_keeps_only_what_is_read():
-    made = recording()
-    assert made.each is None
-    made.measure(0.0)
-    made.put(SITE, Step(0, 4, 1.0), WHO, "v", kept(1))
-    made.put(SITE, Step(0, 4, 1.0), ("source", "cond", 1), "v", kept(1))
-    made.measured()
-    assert made.each == 2 * 6 * 2 * 4 and len(made.cache) == 0
-    inside = recording(Window())
+    cache, inside = made(), made((0.0, 1.0))
+    assert cache.each is None
+    cache.measure(0.0)
+    put(cache)
+    put(cache, who=("source", "cond", 1))
+    cache.measured()
+    assert cache.each == 2 * SIZE and len(cache.cache) == 0
     inside.measure(0.0)
-    inside.put(SITE, Step(0, 4, 1.0), WHO, "v", kept(7))
+    put(inside, value=7)
     inside.measured()
-    assert inside.each == inside.cache.size and read(inside, 0.25) == 7.0
+    assert inside.each == inside.cache.size and read(inside, 0.25) == [7.0]
 
 
 def test_the_budget_holds():
-    made = recording(limit=6 * 2 * 4)
-    made.put(SITE, Step(0, 4, 1.0), WHO, "v", kept(1))
+    cache = made(limit=SIZE)
+    put(cache)
     with pytest.raises(ValueError, match="attention cache must stay within"):
-        made.put(SITE, Step(1, 4, 0.75), WHO, "v", kept(1))
+        put(cache, Step(1, 4, 0.75))

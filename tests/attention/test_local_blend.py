@@ -1,105 +1,56 @@
 """Outside the mask the target is the source, bit for bit."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from retrace.attention import AttentionPlan, Layers
+from retrace.attention import AttentionPlan, Layers, Step
 from retrace.attention.local_blend import LocalBlend, with_local_blend
 from retrace.attention.token_map import token_map
 from retrace.attention.word_list import parse_words
-from retrace.attention.words import WordMaps
+from retrace_tests.attention.blends import SHAPES, heat, run_of, states
 from retrace_tests.attention.prompts import sd15
 
 
 def at(index, total=10):
-    return SimpleNamespace(index=index, total=total)
+    return Step(index, total, 0.5)
 
 
-def site(grid):
-    return SimpleNamespace(grid=tuple(grid), latent=(1, 8, 12))
+def weights(blend, **heats):
+    return blend.weights(run_of(**heats).maps, torch.Size(SHAPES[0]))
 
 
-def run_of(**heats):
-    """A run whose word maps hold these heats, one (items, frames, h, w) each."""
-    maps = {}
-    for name, heat in heats.items():
-        maps[name] = WordMaps([(0,), (1,)])
-        for item, one in enumerate(heat):
-            maps[name].add(site(one.shape), None, item, torch.stack([one, torch.zeros_like(one)]))
-    return SimpleNamespace(maps=maps)
-
-
-def states(shape=(2, 4, 8, 12), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    # Values that a sum would round: 1e8 swallows small differences.
-    return {
-        name: torch.randn(shape, generator=generator) * 10.0**power for name, power in (("source", 4), ("target", 0))
-    }
-
-
-def heat(shape=(2, 1, 4, 6), place=(1, 2)):
-    maps = torch.full(shape, 0.01)
-    maps[..., place[0], place[1]] = 0.5
-    return maps
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 8, 12), (2, 4, 3, 8, 12)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_mask_alone(shape):
-    both = states(shape)
-    mask = torch.zeros(1, 1, 8, 12)
-    mask[..., 2:5, 3:7] = 1.0
-    mask[..., 6, 6] = 0.5
-    found = LocalBlend(mask=mask, start=0.0).after(run_of(), at(0), both)
-    late = LocalBlend(mask=lambda size: mask.expand(size[0], 1, *size[-2:]), start=0.0)
-    assert torch.equal(late.after(run_of(), at(0), both), found)
-    inside = torch.zeros(8, 12, dtype=torch.bool)
-    inside[2:5, 3:7] = True
-    outside = ~inside
-    outside[6, 6] = False
-    assert torch.equal(found[..., inside], both["target"][..., inside])
-    assert torch.equal(found[..., outside], both["source"][..., outside])
-    torch.testing.assert_close(found[..., 6, 6], (both["source"] + both["target"])[..., 6, 6] / 2)
+    both, mask = states(shape), torch.zeros(1, 1, 8, 12)
+    mask[..., 2:5, 3:7], mask[..., 6, 6] = 1.0, 0.5
     # A target that has run away where it is not wanted does no harm.
-    both["target"][..., outside] = torch.inf
-    assert torch.equal(LocalBlend(mask=mask, start=0.0).after(run_of(), at(0), both)[..., inside], found[..., inside])
-    assert torch.equal(LocalBlend(mask=mask, start=0.0).after(run_of(), at(0), both)[..., outside], found[..., outside])
+    both["target"][..., mask[0, 0] == 0.0] = torch.inf
+    for given in (mask, lambda size: mask.expand(size[0], 1, *size[-2:])):
+        out = LocalBlend(mask=given, start=0.0).after(run_of(), at(0), both)
+        for name, value in (("target", 1.0), ("source", 0.0)):
+            assert torch.equal(out[..., mask[0, 0] == value], both[name][..., mask[0, 0] == value])
+        torch.testing.assert_close(out[..., 6, 6], (both["source"] + both["target"])[..., 6, 6] / 2)
 
 
-def test_words_of_source_or_target_are_edited():
-    both = states()
-    run = run_of(source=heat(), target=heat(place=(3, 5)))
-    found = LocalBlend(("source", "target")).after(run, at(5), both)
-    changed = (found != both["source"]).any(1)
+def test_words_of_source_or_target_are_edited_where_the_mask_is():
     # A cell of the map is two of the latent, and its neighbours count.
-    assert bool(changed[:, 0:4, 2:8].all()) and bool(changed[:, 6:8, 10:12].all())
-    assert not changed[:, :, 0].any() and not changed[:, 0, 11].any()
-    single = LocalBlend(("source",)).weights(run.maps, both["source"].shape)
-    assert single[:, :, 6:8, 10:12].max() == 0.0
-
-
-def test_words_and_mask_meet():
+    one, either = (
+        weights(LocalBlend(names), source=heat(1, 2), target=heat(3, 5))
+        for names in (("source",), ("source", "target"))
+    )
+    assert bool(one[:, :, 0:4, 2:8].all()) and one[:, :, 6:8, 10:12].max() == one[..., 0].max() == 0.0
+    assert bool(either[:, :, 6:8, 10:12].all()) and torch.equal(torch.maximum(one, either), either)
     mask = torch.zeros(2, 1, 8, 12)
     mask[1, :, :, :5] = 1.0
-    weights = LocalBlend(("source",), mask).weights(run_of(source=heat()).maps, states()["source"].shape)
-    assert weights[0].max() == 0.0 and weights[1, 0, 3, 4] == 1.0 and weights[1, 0, :, 5:].max() == 0.0
-    assert weights[1, 0, :, 0].max() == weights[1, 0, 7].max() == 0.0
-
-
-def test_growing_and_blurring_the_words():
-    run = run_of(source=heat())
-    shape = states()["source"].shape
-    plain = LocalBlend(("source",)).weights(run.maps, shape)
-    wide = LocalBlend(("source",), grow=2).weights(run.maps, shape)
-    soft = LocalBlend(("source",), blur=1.0).weights(run.maps, shape)
-    assert wide.sum() > plain.sum() and bool((wide >= plain).all())
-    assert bool(((soft > 0.0) & (soft < 1.0)).any())
+    assert torch.equal(weights(LocalBlend(("source",), mask), source=heat(1, 2)), torch.minimum(one, mask))
+    wide, soft = (
+        weights(LocalBlend(("source",), **about), source=heat(1, 2)) for about in ({"grow": 2}, {"blur": 1.0})
+    )
+    assert wide.sum() > one.sum() and bool((wide >= one).all()) and bool(((soft > 0.0) & (soft < 1.0)).any())
 
 
 def test_only_inside_its_window():
-    both = states()
-    run = run_of(source=heat())
+    both, run = states(), run_of(source=heat(1, 2))
     blend = LocalBlend(("source",), start=0.2, end=0.9)
     acted = [not torch.equal(blend.after(run, at(i), both), both["target"]) for i in range(10)]
     assert acted == [False] * 2 + [True] * 7 + [False]
@@ -108,17 +59,14 @@ def test_only_inside_its_window():
 
 
 def test_an_empty_map_keeps_the_source_and_says_so(caplog):
-    both = states()
-    run = run_of(source=torch.zeros(2, 1, 4, 6))
-    blend = LocalBlend(("source",))
+    both, run, blend = states(), run_of(source=torch.zeros(2, 1, 4, 6)), LocalBlend(("source",))
     assert torch.equal(blend.after(run, at(5), both), both["source"]) and not caplog.records
     blend.after(run, at(9), both)
     assert "mask is empty" in caplog.text
 
 
 def plan():
-    text = token_map(sd15("a red cat"), sd15("a blue dog"))
-    return AttentionPlan(text=text)
+    return AttentionPlan(text=token_map(sd15("a red cat"), sd15("a blue dog")))
 
 
 def test_words_are_looked_for_in_the_prompt_that_holds_them():
@@ -129,23 +77,28 @@ def test_words_are_looked_for_in_the_prompt_that_holds_them():
     assert rule.probes == (source.name, target.name) and rule.threshold == 0.4
     again = with_local_blend(made, LocalBlend(), parse_words("red"), Layers.parse("0.5-1.0"))
     assert len({probe.name for probe in again.probes}) == 3 and again.latent_rules[1].probes == (again.probes[2].name,)
-    assert made.start().maps.keys() == {source.name, target.name}
+    assert again.probes[2].layers.text == "0.5-1.0" and made.start().maps.keys() == {source.name, target.name}
+    masked = with_local_blend(AttentionPlan(), LocalBlend(mask=torch.ones(1, 1, 8, 12)))
+    assert masked.probes == () and len(masked.latent_rules) == 1
 
 
-def test_a_mask_needs_no_words():
-    mask = torch.ones(1, 1, 8, 12)
-    made = with_local_blend(AttentionPlan(), LocalBlend(mask=mask))
-    assert made.probes == () and made.latent_rules[0].mask is mask
-
-
-def test_refusals():
-    with pytest.raises(ValueError, match="must have words or a mask"):
-        with_local_blend(plan(), LocalBlend())
-    with pytest.raises(ValueError, match="word 'bird' must be in the prompt 'a blue dog'"):
-        with_local_blend(plan(), LocalBlend(), parse_words("cat, bird"))
-    with pytest.raises(ValueError, match="must come with a plan that knows its prompts"):
-        with_local_blend(AttentionPlan(), LocalBlend(), parse_words("cat"))
-    with pytest.raises(ValueError, match="must start before its end"):
-        LocalBlend(("source",), start=0.5, end=0.5)
-    with pytest.raises(ValueError, match="threshold must be at least 0 and below 1"):
-        LocalBlend(("source",), threshold=1.5)
+@pytest.mark.parametrize(
+    ("sentence", "refused"),
+    [
+        ("must have words or a mask", lambda: with_local_blend(plan(), LocalBlend())),
+        ("must have words or a mask", lambda: weights(LocalBlend())),
+        (
+            "word 'bird' must be in the prompt 'a blue dog'",
+            lambda: with_local_blend(plan(), LocalBlend(), parse_words("cat, bird")),
+        ),
+        (
+            "must come with a plan that knows its prompts",
+            lambda: with_local_blend(AttentionPlan(), LocalBlend(), parse_words("cat")),
+        ),
+        ("must start before its end", lambda: LocalBlend(("source",), start=0.5, end=0.5)),
+        ("threshold must be at least 0 and below 1", lambda: LocalBlend(("source",), threshold=1.5)),
+    ],
+)
+def test_refusals(sentence, refused):
+    with pytest.raises(ValueError, match=sentence):
+        refused()
