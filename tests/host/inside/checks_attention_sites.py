@@ -3,9 +3,6 @@
 import importlib
 import math
 
-import comfy.ldm.flux.model
-import comfy.ldm.hunyuan_video.model
-import comfy.ldm.modules.diffusionmodules.openaimodel
 import comfy.ops
 import comfy.samplers
 import tiny_dits
@@ -14,8 +11,6 @@ from attending import edited, inverted, plan, target_of
 from comfy.patcher_extension import WrappersMP
 from helpers import advanced, refuses, relative
 from tiny_dits import TINY
-
-META = {"device": "meta", "dtype": torch.float16, "operations": comfy.ops.disable_weight_init}
 
 
 class _Watch:
@@ -208,8 +203,8 @@ def check_rows_with_masks(pack):
         for end, ((text, extras),) in zip(ends, (source, target)):
             extras["attention_mask"] = torch.ones(1, text.shape[1], dtype=torch.long)
             extras["attention_mask"][:, -end:] = 0
-        model, bundle = inverted(pack, kind, source=source)
-        one, two = (edited(pack, model, bundle, kind, plan(pack), way, target=target) for way in (True, False))
+        model, linked = inverted(pack, kind, source=source)
+        one, two = (edited(pack, model, linked, kind, plan(pack), way, target=target) for way in (True, False))
         assert relative(one, two) < 2e-5, (kind, relative(one, two))
 
 
@@ -227,60 +222,20 @@ def check_unknown_architectures_are_named(pack):
     refuses(lambda: sites.resolver_for(compiled), "got one of torch.compile")
 
 
-def _unet(**config):
-    config.update(num_heads=8, model_channels=64, image_size=32, in_channels=4, out_channels=4, legacy=False)
-    return comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel(use_spatial_transformer=True, **config, **META)
-
-
-_AFTER_FLUX = {
-    "in_channels": 16, "out_channels": 16, "context_in_dim": 64, "hidden_size": 64, "mlp_ratio": 1.0, "num_heads": 2,
-    "axes_dim": [4, 14, 14], "theta": 256, "qkv_bias": True, "guidance_embed": False,
-}  # fmt: skip
-
-
-def _flux(depth, singles, **changes):
-    config = {**_AFTER_FLUX, "vec_in_dim": None, "txt_ids_dims": [], "patch_size": 2, **changes}
-    return comfy.ldm.flux.model.Flux(depth=depth, depth_single_blocks=singles, **config, **META)
-
-
-def _hunyuan(depth, singles):
-    return comfy.ldm.hunyuan_video.model.HunyuanVideo(
-        vec_in_dim=64, patch_size=[1, 2, 2], byt5=False, meanflow=False, use_cond_type_embedding=False,
-        vision_in_dim=None, meanflow_sum=False, depth=depth, depth_single_blocks=singles, **_AFTER_FLUX, **META,
-    )  # fmt: skip
-
-
-def _published():
-    """Networks with the blocks of published models, without their weights: family, network, latent."""
-    depths = {"transformer_depth": [1] * 6 + [0] * 2, "transformer_depth_output": [1] * 9 + [0] * 3}
-    unet = {"num_res_blocks": [2] * 4, "channel_mult": (1, 2, 4, 4), "context_dim": 768, "transformer_depth_middle": 1}
-    yield "sd15", _unet(**unet, **depths), (1, 4, 96, 64)
-    depths = {"transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_output": [0] * 3 + [2] * 3 + [10] * 3}
-    unet = {"num_res_blocks": [2] * 3, "channel_mult": (1, 2, 4), "context_dim": 64, "transformer_depth_middle": 10}
-    unet.update(num_classes="sequential", adm_in_channels=64, use_linear_in_transformer=True)
-    yield "sdxl", _unet(**unet, **depths), (1, 4, 160, 96)
-    yield "flux", _flux(19, 38, vec_in_dim=768), (1, 16, 128, 96)
-    for depth, singles in ((8, 48), (5, 20)):
-        yield "flux2", _flux(depth, singles, global_modulation=True, patch_size=1), (1, 128, 64, 48)
-    # LongCat-Image
-    yield "flux2", _flux(10, 20), (1, 16, 128, 96)
-    yield "hunyuan_video", _hunyuan(20, 40), (1, 16, 5, 60, 40)
-    yield "hunyuan_video_15", _hunyuan(54, 0), (1, 16, 5, 60, 40)
-
-
 def check_defaults_meet_layers_of_published_models(pack):
     """What every preset and every reading of words takes by itself exists in the models that people have."""
     attention, listing = pack.module("attention"), pack.module("nodes.attending.listing")
     mask = attention.Mask(torch.ones(1, 4, 4))
-    for family, network, shape in _published():
+    for kind, network in ((each, network) for each in tiny_dits.KINDS for network in tiny_dits.published(each)):
         resolver = pack.module("nodes.attending.resolvers").resolver_for(network)
-        assert resolver.family == family, (family, resolver.family)
+        shape = tiny_dits.latent(kind, size=(96, 64))["samples"].shape
         for preset in listing.offered():
-            if preset.layers_of(family) is None:
-                assert preset.name == "pnp", (family, preset.name)
+            if preset.layers_of(resolver.family) is None:
+                assert preset.name == "pnp" and kind not in tiny_dits.UNETS, (kind, preset.name)
                 continue
             for variant in preset.variants or ("",):
-                made = preset().build(attention.Settings(variant=variant, mask=mask), family, resolver.preset_layers)
-                assert listing.check_layers(made, resolver, shape), (family, preset.name, variant)
+                settings = attention.Settings(variant=variant, mask=mask)
+                plan = preset().build(settings, resolver.family, resolver.preset_layers)
+                assert listing.check_layers(plan, resolver, shape), (kind, preset.name, variant)
         layers = attention.Layers.parse(resolver.word_layers)
-        assert any(layers.matches(site) for site in resolver.sites(shape) if site.kind != "self"), family
+        assert any(layers.matches(site) for site in resolver.sites(shape) if site.kind != "self"), kind

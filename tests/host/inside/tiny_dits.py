@@ -38,6 +38,7 @@ class Tiny:
         whole: Whether the host's own network takes whole patches only.
         wrapped: Whether the host lets something stand around the network.
         residual: Channels of what a ControlNet adds to a block's picture, 0 where there is no such thing.
+        published: Settings that give it the blocks of models that people have.
         since: Version of the host that first has it.
     """
 
@@ -54,6 +55,7 @@ class Tiny:
     whole: bool = False
     wrapped: bool = True
     residual: int = 0
+    published: tuple[dict, ...] = ()
     since: tuple[int, int, int] = (0, 8, 0)
 
 
@@ -185,35 +187,60 @@ def _seen(batch, tokens, generator):
     return {"clip_vision_output": types.SimpleNamespace(penultimate_hidden_states=states)}
 
 
+_SD15 = {
+    "num_res_blocks": [2] * 4, "channel_mult": (1, 2, 4, 4), "transformer_depth": [1] * 6 + [0] * 2,
+    "transformer_depth_output": [1] * 9 + [0] * 3,
+}  # fmt: skip
+_SDXL = {
+    "num_res_blocks": [2] * 3, "channel_mult": (1, 2, 4), "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0] * 3 + [2] * 3 + [10] * 3, "transformer_depth_middle": 10,
+}  # fmt: skip
 _SD3 = {"text": 77, "extras": _pooled(), "residual": 128, "wrapped": False}
+_BOTH = ("image", "text")
+
+
+def _depths(*depths, names=("depth", "depth_single_blocks")):
+    return tuple(dict(zip(names, each)) for each in depths)
+
+
 TINY = {
-    "sd15": Tiny("sd15", lambda: tiny._build("sd15"), channels=4, text=77),
-    "sdxl": Tiny("sdxl", lambda: tiny._build("sdxl"), channels=4, text=77, extras=_pooled()),
+    "sd15": Tiny("sd15", lambda: tiny._build("sd15"), channels=4, text=77, published=(_SD15,)),
+    "sdxl": Tiny("sdxl", lambda: tiny._build("sdxl"), channels=4, text=77, extras=_pooled(), published=(_SDXL,)),
     "sd3": Tiny("sd3", _sd3, **_SD3),
     # SD3.5-medium, whose first blocks attend a second time to the picture alone.
     "sd35": Tiny("sd3", lambda: _sd3(num_blocks=4, x_block_self_attn_layers=[0, 1], qk_norm="rms"), **_SD3),
     "flux": Tiny(
-        "flux", lambda: _changed("flux", depth=2, depth_single_blocks=2), extras=_pooled(guidance=2.0), residual=32
+        "flux", lambda: _changed("flux", depth=2, depth_single_blocks=2), extras=_pooled(guidance=2.0), residual=32,
+        published=_depths((19, 38)),
     ),
     "chroma": Tiny("flux", _chroma, extras=_unpooled, residual=32),
-    # The host fills its text up to 512 tokens from the front.
-    "flux2": Tiny("flux2", _flux2, channels=128, pixels=16, extras=_unpooled, front=512 - TEXT, residual=32),
-    "qwen": Tiny("qwen", _qwen, frames=1, residual=48),
-    "wan": Tiny("wan", lambda: _changed("wan", num_layers=2), frames=CLIP),
-    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen),
-    "hunyuan": Tiny("hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), whole=True),
-    "hunyuan_15": Tiny(
-        "hunyuan_video_15", _hunyuan_15, channels=32, pixels=16, frames=CLIP, extras=_unpooled, mixed=("text",)
+    # The host fills its text up to 512 tokens from the front. Dev and Klein of Flux.2, and LongCat-Image.
+    "flux2": Tiny(
+        "flux2", _flux2, channels=128, pixels=16, extras=_unpooled, front=512 - TEXT, residual=32,
+        published=_depths((8, 48), (5, 20), (10, 20)),
     ),
-    "ltx": Tiny("ltx", _ltx, channels=128, pixels=32, frames=CLIP, extras=_mask),
-    "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=("image", "text")),
+    "qwen": Tiny("qwen", _qwen, frames=1, residual=48, published=({"num_layers": 60},)),
+    "wan": Tiny("wan", lambda: _changed("wan", num_layers=2), frames=CLIP, published=({"num_layers": 30},)),
+    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen),
+    "hunyuan": Tiny(
+        "hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), whole=True,
+        published=_depths((20, 40)),
+    ),
+    "hunyuan_15": Tiny(
+        "hunyuan_video_15", _hunyuan_15, channels=32, pixels=16, frames=CLIP, extras=_unpooled, mixed=("text",),
+        published=_depths((54, 0)),
+    ),
+    "ltx": Tiny("ltx", _ltx, channels=128, pixels=32, frames=CLIP, extras=_mask, published=({"num_layers": 28},)),
+    "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=_BOTH, published=({"n_layers": 26},)),
     # Text and picture are filled up to a multiple of 32 tokens; 5 leaves both with some to fill here.
-    "zimage": Tiny("lumina", _zimage, mixed=("image", "text"), filled=5),
+    "zimage": Tiny("lumina", _zimage, mixed=_BOTH, filled=5),
     # 8 learnt tokens stand in front of the text.
-    "aura": Tiny("aura", _aura, channels=4, front=8),
+    "aura": Tiny(
+        "aura", _aura, channels=4, front=8, published=_depths((36, 4), names=("n_layers", "n_double_layers"))
+    ),
     # An architecture that has no resolver.
     "pixart": Tiny("", _pixart, channels=4),
-}
+}  # fmt: skip
 HOST = tuple(int(number) for number in __version__.split(".")[:3])
 KINDS = tuple(kind for kind, about in TINY.items() if about.family and about.since <= HOST)
 UNETS = tuple(kind for kind in KINDS if TINY[kind].family in ("sd15", "sdxl"))
@@ -222,17 +249,26 @@ VIDEO = tuple(kind for kind in KINDS if TINY[kind].frames > 1)
 READS_CLIP = tuple(kind for kind in KINDS if TINY[kind].text == 77)
 
 
+def _empty(kind, **changes):
+    """The host's model without weights."""
+    config, make = TINY[kind].build()
+    config.manual_cast_dtype = None
+    config.unet_config = {"dtype": torch.float32, **config.unet_config, **changes}
+    return make().eval()
+
+
 def model(kind, seed=0):
     """A MODEL of one of KINDS, or of "pixart", whose attention nobody knows."""
     with torch.inference_mode():
-        config, make = TINY[kind].build()
-        config.manual_cast_dtype = None
-        config.unet_config.setdefault("dtype", torch.float32)
-        made = make()
+        made = _empty(kind)
         tiny._fill(made.diffusion_model, seed)
-        made.eval()
         cpu = torch.device("cpu")
         return comfy.model_patcher.ModelPatcher(made, load_device=cpu, offload_device=cpu)
+
+
+def published(kind):
+    """Networks with the blocks of models that people have, and no weights."""
+    return [_empty(kind, **changes).diffusion_model for changes in TINY[kind].published]
 
 
 def conditioning(kind, seed=0, batch=1, tokens=None):
