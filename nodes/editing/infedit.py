@@ -16,14 +16,14 @@ from ..host.masks import EditArea
 from ..host.node import Node
 from ..host.schedule import read_sigmas, rising_sigmas
 from ..host.session import Branch
-from .inversion_free_run import Start, run_inversion_free
-from .paired_inputs import (
+from .inversion_free_inputs import (
     guidance_inputs,
     latent_output,
     optional_inputs,
     seed_input,
     subject_inputs,
 )
+from .inversion_free_run import Start, run_inversion_free
 
 
 class InfEdit(Node):

@@ -17,7 +17,7 @@ from ..host.latents import keep_outside, source_samples
 from ..host.masks import on_latent_grid
 from ..host.node import Node
 from ..inverting.runs import extras_of
-from .paired_inputs import SEEDS
+from .inversion_free_inputs import SEEDS
 from .reference_passes import Pass, Subject, check_pass, layers_from, run_passes
 from .visctrl_crop import on_latents, on_pictures, weights_of
 

@@ -12,7 +12,7 @@ from ...restoration import GREY_LEVELS, NOISE_FLOOR, Measurement
 from ...restoration.noise_deviation import noise_deviation
 from ...restoration.operators import Damage
 from ...restoration.snap import snap
-from ..editing.paired_inputs import SEEDS
+from ..editing.inversion_free_inputs import SEEDS
 from ..host.node import Node
 from ..host.progress import progress
 from .damaged_pictures import damaged_pixels, image_of, per_sample, pixels_of

@@ -177,7 +177,7 @@ def check_sites_are_listed(pack):
         assert square != text
 
 
-def _paired(pack, node, model, kind, latent, **changes):
+def _inversion_free(pack, node, model, kind, latent, **changes):
     inputs = {
         "model": model,
         "source": tiny_dits.conditioning(kind),
@@ -194,27 +194,29 @@ def _paired(pack, node, model, kind, latent, **changes):
     return pack.call(node, **inputs)[0]["samples"]
 
 
-def check_paired_edits(pack):
+def check_inversion_free_edits(pack):
     """InfEdit and FlowEdit read from the source at every level; equal prompts still give the source back."""
     for kind in tiny_dits.KINDS:
         model, latent = tiny_dits.model(kind), tiny_dits.latent(kind, batch=2, size=(4, 6), frames=2)
         before = snapshot(model)
         for node in ("InfEdit", "FlowEdit"):
             rules = plan(pack)
-            plain = _paired(pack, node, model, kind, latent)
-            found = _paired(pack, node, model, kind, latent, attention=rules)
+            plain = _inversion_free(pack, node, model, kind, latent)
+            found = _inversion_free(pack, node, model, kind, latent, attention=rules)
             assert relative(found, plain) > 1e-4 and torch.isfinite(found).all(), (kind, node)
-            empty = _paired(pack, node, model, kind, latent, attention=plan(pack, strength=0.0))
+            empty = _inversion_free(pack, node, model, kind, latent, attention=plan(pack, strength=0.0))
             assert relative(empty, plain) < 1e-9, (kind, node, relative(empty, plain))
-            same = _paired(pack, node, model, kind, latent, attention=rules, target=tiny_dits.conditioning(kind))
+            same = _inversion_free(
+                pack, node, model, kind, latent, attention=rules, target=tiny_dits.conditioning(kind)
+            )
             assert relative(same, latent["samples"]) < 1e-3, (kind, node, relative(same, latent["samples"]))
         same_snapshot(model, before)
     model, latent = tiny_dits.model("sd15"), tiny_dits.latent("sd15")
     negative = negative_of("sd15")
     guided = {"source_cfg": 2.0, "target_cfg": 4.0, "negative": negative}
     for changes in ({"n_min": 1}, {"n_avg": 2}, guided, {**guided, "mask": torch.zeros(1, 64, 96)}):
-        found = _paired(pack, "FlowEdit", model, "sd15", latent, attention=plan(pack), **changes)
-        plain = _paired(pack, "FlowEdit", model, "sd15", latent, **changes)
+        found = _inversion_free(pack, "FlowEdit", model, "sd15", latent, attention=plan(pack), **changes)
+        plain = _inversion_free(pack, "FlowEdit", model, "sd15", latent, **changes)
         if "mask" in changes:
             assert torch.equal(found, latent["samples"])
         else:

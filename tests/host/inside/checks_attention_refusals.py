@@ -19,7 +19,7 @@ def _calls(pack, kind, model):
         return lambda: pack.call(name, model=model, **inputs)
 
     both = {"source": source, "target": target, "latent": latent, "steps": 3, "scheduler": "simple"}
-    paired = {**both, "source_cfg": 1.0, "target_cfg": 1.0, "seed": 0, "attention": rules}
+    edit = {**both, "source_cfg": 1.0, "target_cfg": 1.0, "seed": 0, "attention": rules}
     return {
         "AttentionInject": node(
             "AttentionInject", preset="structure", variant="preset's own", layers="", start=0.0, end=1.0, strength=1.0,
@@ -37,8 +37,8 @@ def _calls(pack, kind, model):
             "UnifiedAttentionControl", cross_end=0.7, self_end=0.3, base="source", mode="refine", target_words="",
             source_words="", target_threshold=0.6, source_threshold=0.6, **PROMPTS,
         ),
-        "InfEdit": node("InfEdit", strength=1.0, eta=1.0, **paired),
-        "FlowEdit": node("FlowEdit", n_max=3, n_avg=1, n_min=0, **paired),
+        "InfEdit": node("InfEdit", strength=1.0, eta=1.0, **edit),
+        "FlowEdit": node("FlowEdit", n_max=3, n_avg=1, n_min=0, **edit),
         "RFEdit": node(
             "RFEdit", method="midpoint", inject=1, cfg=1.0, strength=1.0, features="cache", aligned=False, memory=1.0,
             **both,

@@ -17,7 +17,7 @@ def _back(pack, model, linked, **changes):
     return pack.call("Resample", model=model, inversion=linked, **{"cfg": 1.0, **changes})[0]["samples"]
 
 
-def _paired(pack, node_id, model, source, target, latent, **changes):
+def _inversion_free(pack, node_id, model, source, target, latent, **changes):
     """Samples of InfEdit or FlowEdit."""
     own = {"InfEdit": {"strength": 1.0, "eta": 1.0}, "FlowEdit": {"n_max": STEPS, "n_avg": 1, "n_min": 0}}[node_id]
     inputs = {"steps": STEPS, "scheduler": "simple", "source_cfg": 1.0, "target_cfg": 1.0, "seed": 3, **own, **changes}
@@ -79,8 +79,8 @@ def check_every_node_refuses_caches(pack):
         lambda m: _npi(pack, m, linked, target),
         lambda m: _fit(pack, m, linked, negative),
         lambda m: _optimize(pack, m, linked, latent, target),
-        lambda m: _paired(pack, "InfEdit", m, source, target, latent),
-        lambda m: _paired(pack, "FlowEdit", m, source, target, latent),
+        lambda m: _inversion_free(pack, "InfEdit", m, source, target, latent),
+        lambda m: _inversion_free(pack, "FlowEdit", m, source, target, latent),
         lambda m: pack.call("InversionReport", model=m, inversion=linked),
     ]
     for name in CACHES:

@@ -31,7 +31,7 @@ def _back(pack, model, linked, **changes):
     return pack.call("Resample", model=model, inversion=linked, **{"cfg": 1.0, **changes})[0]["samples"]
 
 
-def _paired(pack, node_id, model, source, target, latent, **changes):
+def _inversion_free(pack, node_id, model, source, target, latent, **changes):
     """Samples of InfEdit or FlowEdit."""
     own = {"InfEdit": {"strength": 1.0, "eta": 1.0}, "FlowEdit": {"n_max": STEPS, "n_avg": 1, "n_min": 0}}[node_id]
     inputs = {"steps": STEPS, "scheduler": "simple", "source_cfg": 1.0, "target_cfg": 1.0, "seed": 3, **own, **changes}
@@ -127,10 +127,10 @@ def check_rows_have_prompts_of_their_own(pack):
                 assert error < CLOSE, (kind, method, row, error)
                 assert relative(edited[1 - row : 2 - row], wanted) > 0.1, (kind, method, row)
         for node_id in ("InfEdit", "FlowEdit"):
-            edited = _paired(pack, node_id, model, source, swapped, latent)
+            edited = _inversion_free(pack, node_id, model, source, swapped, latent)
             for row in range(2):
                 alone = {"samples": latent["samples"][row : row + 1], "batch_index": [row]}
-                single = _paired(pack, node_id, model, prompts[row], prompts[1 - row], alone)
+                single = _inversion_free(pack, node_id, model, prompts[row], prompts[1 - row], alone)
                 assert relative(edited[row : row + 1], single) < CLOSE, (kind, node_id, row)
 
 

@@ -25,7 +25,7 @@ def _walk(pack, node_id, model, source, latent, **changes):
     return pack.call(node_id, model=model, source=source, latent=latent, **inputs)[0]
 
 
-def _paired(pack, node_id, model, source, target, latent, **changes):
+def _inversion_free(pack, node_id, model, source, target, latent, **changes):
     """InfEdit's or FlowEdit's result."""
     own = {"InfEdit": {"strength": 1.0, "eta": 1.0}, "FlowEdit": {"n_max": STEPS, "n_avg": 1, "n_min": 0}}[node_id]
     inputs = {"steps": STEPS, "scheduler": "simple", "source_cfg": 1.0, "target_cfg": 1.0, "seed": 3, **own, **changes}
@@ -66,18 +66,18 @@ def check_controlnet_in_inversions(pack):
         same_snapshot(model, before)
 
 
-def check_controlnet_in_paired_edits(pack):
+def check_controlnet_in_inversion_free_edits(pack):
     """Equal prompts give the source back, another prompt edits, and the ControlNet changes how."""
     for kind in UNETS:
         model, latent = pack.tiny.model(kind), pack.tiny.latent(kind, batch=2)
         _, source, target, negative = _controlled(kind, pack)
         for node_id in ("InfEdit", "FlowEdit"):
             guided = {"source_cfg": CFG, "target_cfg": CFG, "negative": negative}
-            same = _paired(pack, node_id, model, source, source, latent, **guided)
+            same = _inversion_free(pack, node_id, model, source, source, latent, **guided)
             assert relative(same, latent["samples"]) < 1e-6, (kind, node_id)
-            edited = _paired(pack, node_id, model, source, target, latent)
+            edited = _inversion_free(pack, node_id, model, source, target, latent)
             prompts = (pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, 9))
-            bare = _paired(pack, node_id, model, *prompts, latent)
+            bare = _inversion_free(pack, node_id, model, *prompts, latent)
             assert bool(edited.isfinite().all()) and relative(edited, latent["samples"]) > 1e-3, (kind, node_id)
             assert relative(edited, bare) > 1e-3, (kind, node_id, "the ControlNet did not act")
 
@@ -113,7 +113,7 @@ def check_pooled_conditioning_acts(pack):
             states = [_walk(pack, node_id, model, prompt, latent).x for prompt in (source, other)]
             assert relative(*states) > 1e-4, (kind, node_id)
         for node_id in ("InfEdit", "FlowEdit"):
-            edited = _paired(pack, node_id, model, source, other, latent)
+            edited = _inversion_free(pack, node_id, model, source, other, latent)
             assert relative(edited, latent["samples"]) > 1e-4, (kind, node_id)
         linked = _walk(pack, "Invert", model, source, latent, method="ddim", keep_path=True)
         fits = [_fit(pack, model, linked, negative, inner_steps=1)[0] for negative in (source, other)]
@@ -137,9 +137,9 @@ def check_half_precision_networks(pack):
                 if method == "edict":
                     assert relative(linked.x, exact.x) > 1e-4, (kind, dtype, "this is no half precision")
             for node_id in ("InfEdit", "FlowEdit"):
-                same = _paired(pack, node_id, model, source, source, latent)
+                same = _inversion_free(pack, node_id, model, source, source, latent)
                 assert relative(same, latent["samples"]) < 1e-6, (kind, dtype, node_id)
-                edited = _paired(pack, node_id, model, source, target, latent)
+                edited = _inversion_free(pack, node_id, model, source, target, latent)
                 assert bool(edited.isfinite().all()) and relative(edited, latent["samples"]) > 1e-3, (kind, node_id)
 
 
@@ -221,8 +221,8 @@ def check_the_hosts_own_caches_are_refused(pack):
             lambda m: _walk(pack, "FixedPointInvert", m, source, latent),
             lambda m: _back(pack, m, linked),
             lambda m: _fit(pack, m, linked, negative),
-            lambda m: _paired(pack, "InfEdit", m, source, target, latent),
-            lambda m: _paired(pack, "FlowEdit", m, source, target, latent),
+            lambda m: _inversion_free(pack, "InfEdit", m, source, target, latent),
+            lambda m: _inversion_free(pack, "FlowEdit", m, source, target, latent),
         ):
             refuses(lambda c=call, m=cached: c(m), "got the cache patch", "connect the MODEL from before that node")
 

@@ -42,13 +42,13 @@ def check_pooled_text_that_is_missing(pack):
     playing = {"model": model, "inversion": linked}
     refused("positive", "Resample", positive=foreign, cfg=1.0, **playing)
     refused("negative", "Resample", positive=own, negative=foreign, cfg=2.0, **playing)
-    paired = {"model": model, "latent": latent, "steps": 3, "scheduler": "simple", "seed": 0, "target_cfg": 2.0}
+    edit = {"model": model, "latent": latent, "steps": 3, "scheduler": "simple", "seed": 0, "target_cfg": 2.0}
     for source, target, uncond, name in (
         (foreign, own, negative, "source"),
         (own, foreign, negative, "target"),
         (own, own, foreign, "negative"),
     ):
-        sides = {"source": source, "target": target, "negative": uncond, "source_cfg": 1.0, **paired}
+        sides = {"source": source, "target": target, "negative": uncond, "source_cfg": 1.0, **edit}
         refused(name, "InfEdit", strength=1.0, eta=1.0, **sides)
         refused(name, "FlowEdit", n_max=3, n_avg=1, n_min=0, **sides)
     refused("target", "Resample", positive=foreign, cfg=1.0, attention=plan(pack), **playing)

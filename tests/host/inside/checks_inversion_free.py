@@ -36,7 +36,7 @@ def _edit(pack, node, kind, model=None, latent=None, target_seed=9, **changes):
     return latent["samples"], out["samples"]
 
 
-def check_paired_equal_prompts_give_the_source_back(pack):
+def check_inversion_free_equal_prompts_give_the_source_back(pack):
     """Bit for bit at float32: on eps, v and flow models, pictures and clips, batches, with and without guidance."""
     for node in INPUTS:
         for kind in pack.tiny.KINDS:
@@ -56,7 +56,7 @@ def check_paired_equal_prompts_give_the_source_back(pack):
                 assert relative(after, before) < 1e-6, (node, kind, cfg, relative(after, before))
 
 
-def check_paired_edits(pack):
+def check_inversion_free_edits(pack):
     """Another prompt or guidance changes the latent; the seed decides how, and the queue repeats bit for bit."""
     for node in INPUTS:
         for kind in pack.tiny.KINDS:
@@ -73,7 +73,7 @@ def check_paired_edits(pack):
             assert relative(guided, before) > 1e-4, (node, kind)
 
 
-def check_paired_evaluates_as_the_method_says(pack):
+def check_inversion_free_evaluates_as_the_method_says(pack):
     """Calls of the network: each branch once a level, twice where it is guided, no two prompts share a forward."""
     for node, changes, calls in (
         ("InfEdit", {}, 2 * STEPS),
@@ -110,7 +110,7 @@ def _stock_denoiser(pack, model, space, positive, negative, cfg):
     return core.Denoiser(denoise, space, floor)
 
 
-def check_paired_follows_the_core(pack):
+def check_inversion_free_follows_the_core(pack):
     """The node gives what the core gives on two stock guiders, one for each prompt."""
     core, latents = pack.module("inversion"), pack.module("nodes.host.latents")
     for node, rule in (("InfEdit", core.InfEdit()), ("FlowEdit", core.FlowEdit())):
@@ -127,7 +127,7 @@ def check_paired_follows_the_core(pack):
             assert relative(result, wanted) < 1e-4, (node, kind, relative(result, wanted))
 
 
-def check_paired_masks(pack):
+def check_inversion_free_masks(pack):
     """Outside a mask the result is the source bit for bit, feathered and not, also where values are nearly zero."""
     masks = pack.module("nodes.host.masks")
     for node, extra in (("InfEdit", {}), ("FlowEdit", {}), ("FlowEdit", {"n_min": 2})):
@@ -146,7 +146,7 @@ def check_paired_masks(pack):
                 assert 0.1 < float(outside.float().mean()) < 0.95
 
 
-def check_paired_rows_are_independent(pack):
+def check_inversion_free_rows_are_independent(pack):
     """Row r of a batch is the single picture with seed + r, and what LatentFromBatch cuts out of it."""
     for node in INPUTS:
         for kind in pack.tiny.KINDS:
@@ -161,7 +161,7 @@ def check_paired_rows_are_independent(pack):
                     assert torch.equal(_edit(pack, node, kind, model, cut)[1], alone), (node, kind, row)
 
 
-def check_paired_leaves_everything_as_it_was(pack):
+def check_inversion_free_leaves_everything_as_it_was(pack):
     """Neither model nor inputs change; other entries of the LATENT are handed on."""
     for node in INPUTS:
         for kind in pack.tiny.KINDS:
@@ -189,7 +189,7 @@ def check_paired_leaves_everything_as_it_was(pack):
             assert torch.equal(source[0][0], conds[0]) and torch.equal(target[0][0], conds[1])
 
 
-def check_paired_interrupt_and_progress(pack):
+def check_inversion_free_interrupt_and_progress(pack):
     """An interrupt ends a run within one model call; progress counts the levels and shows finite pictures."""
     session, core = pack.module("nodes.host.session"), pack.module("inversion")
     for node in INPUTS:
@@ -237,7 +237,7 @@ def _lcm(model):
     return node().patch(model, "lcm", False)[0]
 
 
-def check_paired_with_lcm_sampling(pack):
+def check_inversion_free_with_lcm_sampling(pack):
     """ModelSamplingDiscrete lcm is a model as any other: identity, edit and mask hold, at every scheduler."""
     for kind in ("sd15", "sdxl"):
         model = _lcm(pack.tiny.model(kind))
@@ -253,7 +253,7 @@ def check_paired_with_lcm_sampling(pack):
             assert bool(after.isfinite().all()), scheduler
 
 
-def check_paired_takes_sigmas(pack):
+def check_inversion_free_takes_sigmas(pack):
     """SIGMAS of a scheduler node do what steps and scheduler do."""
     model = pack.tiny.model("sd3")
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
@@ -263,7 +263,7 @@ def check_paired_takes_sigmas(pack):
             assert torch.equal(_edit(pack, node, "sd3", model, steps=30, sigmas=given)[1], wanted), node
 
 
-def check_paired_refusals(pack):
+def check_inversion_free_refusals(pack):
     """One sentence each, before the model runs."""
     for node in INPUTS:
         counter = Counter(pack.tiny.model("sd15"))
@@ -314,7 +314,7 @@ DEMO = {
 WORDS = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue"}
 
 
-def check_paired_on_the_demo_models(pack):
+def check_inversion_free_on_the_demo_models(pack):
     """The official settings change one word of a picture, as the rule-based reader sees it; equal prompts nothing."""
     world, reader = pack.module("demo.world"), pack.module("demo.reader")
     for node, settings in DEMO.items():
@@ -344,7 +344,7 @@ def check_paired_on_the_demo_models(pack):
         assert relative(same["samples"], latent["samples"]) < 1e-6, node
 
 
-def check_paired_lcm_on_the_demo_model(pack):
+def check_inversion_free_lcm_on_the_demo_model(pack):
     """Four steps of the host's LCM sampling on the eps demo model run and edit."""
     model, clip, vae = _shapes(pack, "eps")
     picture, _, caption = pack.call("ShapesPicture", **WORDS, seed=5, batch_size=1)
