@@ -386,7 +386,7 @@ def check_prompts_of_another_node_are_told(pack):
         assert _warned(lambda i=inputs: pack.call("Resample", **i)) == found
     assert _warned(lambda: _edited(pack, "eps", other, None)) == []
     edit = {"model": model, "latent": {"samples": samples}, "steps": 2, "scheduler": "normal", "target_cfg": 1.0}
-    paired.update(source_cfg=1.0, strength=1.0, eta=1.0, seed=0, attention=plan)
+    edit.update(source_cfg=1.0, strength=1.0, eta=1.0, seed=0, attention=plan)
     assert _warned(lambda: pack.call("InfEdit", source=source, target=target, **edit)) == []
     assert _warned(lambda: pack.call("InfEdit", source=other, target=target, **edit)) == ["source"]
     del linked
