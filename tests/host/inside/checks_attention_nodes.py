@@ -198,7 +198,6 @@ def check_inversion_free_edits(pack):
     """InfEdit and FlowEdit read from the source at every level; equal prompts still give the source back."""
     for kind in tiny_dits.KINDS:
         model, latent = tiny_dits.model(kind), tiny_dits.latent(kind, batch=2, size=(4, 6), frames=2)
-        source_prompt = tiny_dits.conditioning(kind)
         before = snapshot(model)
         for node in ("InfEdit", "FlowEdit"):
             rules = plan(pack)
