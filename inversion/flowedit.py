@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.settings import parameter
 from ..core.space import mix
 from ..core.steps import Euler
 from ..core.walk import walk
@@ -26,28 +27,37 @@ from .inversion_free import EditStep, EditTask, InversionFreeEdit, edit_walk
 class FlowEdit(InversionFreeEdit):
     """FlowEdit's edit; n_avg calls of each denoiser a step, one of the target's in each of the last n_min.
 
-    Attributes:
-        n_avg: Noises over which each step is averaged.
-        n_min: Last steps, which are made by plain sampling under the target, for free restyling near the end.
-        pull: FlowAlign's weight of the pull towards the source; 0 is plain FlowEdit, 0.01 is FlowAlign's choice.
-
-    Raises:
-        ValueError: If a setting is out of range.
+    pull is FlowAlign's weight of the pull towards the source; 0 is plain FlowEdit.
     """
 
     name = "FlowEdit"
     reference = "Kulikov et al. 2024, arXiv:2412.08629"
-    n_avg: int = 1
-    n_min: int = 0
-    pull: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.n_avg < 1:
-            raise ValueError(f"n_avg must be at least 1, got {self.n_avg}; 1 is the paper's choice.")
-        if self.n_min < 0:
-            raise ValueError(f"n_min must not be negative, got {self.n_min}; 0 is the paper's choice.")
-        if not 0.0 <= self.pull <= 1.0:
-            raise ValueError(f"pull must lie between 0 and 1, got {self.pull:g}; 0.01 is FlowAlign's choice.")
+    n_avg: int = parameter(
+        1,
+        "Noises over which each step is averaged. More make the edit depend less on the seed and cost that many times "
+        "the model calls.",
+        minimum=1,
+        maximum=64,
+        step=1,
+    )
+    n_min: int = parameter(
+        0,
+        "Last steps that are sampled under the target alone, for a change of style. Below n_max. Above 0 equal prompts "
+        "no longer give the source back.",
+        minimum=0,
+        maximum=999,
+        step=1,
+    )
+    pull: float = parameter(
+        0.0,
+        "Pull of each step towards the source, against drift. FlowAlign uses 0.01, with the source prompt as negative "
+        "and source_cfg 1.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.001,
+        round=0.0001,
+        advanced=True,
+    )
 
     def check(self, index: int, others: int = 0) -> None:
         """Refuse an n_min that leaves no step to the edit, and further branches."""

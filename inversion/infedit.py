@@ -17,28 +17,24 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..core.settings import parameter
 from ..core.space import mix
 from .inversion_free import EditStep, EditTask, InversionFreeEdit, edit_walk
 
 
 @dataclass(frozen=True)
 class InfEdit(InversionFreeEdit):
-    """InfEdit's edit; one call of each denoiser a step.
-
-    Attributes:
-        eta: 1 draws fresh noise in every step (the paper's choice), 0 carries one noise all the way.
-
-    Raises:
-        ValueError: If eta lies outside 0 .. 1.
-    """
+    """InfEdit's edit; one call of each denoiser a step."""
 
     name = "InfEdit"
     reference = "Xu et al. 2023, arXiv:2312.04965"
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.eta <= 1.0:
-            raise ValueError(f"eta must lie between 0 and 1, got {self.eta:g}; 1 is the paper's choice.")
+    eta: float = parameter(
+        1.0,
+        "1 draws new noise at every step, as the paper does and LCM needs; 0 carries one noise all the way.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+    )
 
     def evaluations(self, index: int) -> tuple[int, int]:
         """One call of each denoiser a step."""

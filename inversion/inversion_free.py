@@ -26,6 +26,7 @@ from torch import Tensor
 from ..core.denoiser import Denoiser, Evaluation
 from ..core.grid import check_index, check_sigmas, shorten
 from ..core.noise import Noises
+from ..core.settings import Settings
 from ..core.space import mix
 from ..core.walk import OnStep, StepReport
 from .inversion import check_axes
@@ -161,8 +162,8 @@ def edit_walk(task: EditTask, rule: EditRule, steps: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class InversionFreeEdit(ABC):
-    """An edit by such a rule. Its settings are the dataclass fields.
+class InversionFreeEdit(Settings, ABC):
+    """An edit by such a rule. Its settings are the dataclass fields, made by `parameter`.
 
     Attributes:
         name: Name for messages.
@@ -217,7 +218,7 @@ class InversionFreeEdit(ABC):
             weights = None if mask is None else mask_weights(mask, clean.shape, clean.dtype, clean.device)
             return self._run(EditTask(source, target, clean, grid[index::-1], options, noises, weights))
 
-    def check(self, index: int, others: int = 0) -> None:  # noqa: B027 - most edits fit every index
+    def check(self, index: int, others: int = 0) -> None:
         """Refuse settings that do not fit an index to start from, or a number of further branches.
 
         Raises:

@@ -22,6 +22,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ..core.denoiser import Denoiser, work_dtype
+from ..core.settings import Settings, parameter
 from .inversion import Inversion
 
 PROX = ("none", "l0", "l1")
@@ -55,7 +56,10 @@ def proximal(difference: Tensor, prox: str, quantile: float) -> Difference:
     Raises:
         ValueError: If the rule is unknown or the share is out of range.
     """
-    _check(prox, quantile)
+    if prox not in PROX:
+        raise ValueError(f"prox must be one of {', '.join(PROX)}, got {prox!r}; none lets all through.")
+    if not 0.0 <= quantile <= 1.0:
+        raise ValueError(f"quantile must lie between 0 and 1, got {quantile:g}; 0.75 is the usual one.")
     if prox == "none" or quantile == 0.0:
         return Difference(difference, torch.ones_like(difference))
     size = difference.abs()
@@ -64,8 +68,8 @@ def proximal(difference: Tensor, prox: str, quantile: float) -> Difference:
     rank = max(1, math.ceil(quantile * rows.shape[1]))
     cut = rows.kthvalue(rank, dim=1).values.reshape(-1, *(1 for _ in difference.shape[1:]))
     through = size > cut
-    kept = difference if prox == "l0" else difference - difference.clamp(-cut, cut)
-    return Difference(torch.where(through, kept, torch.zeros_like(kept)), through.to(difference.dtype))
+    large = difference if prox == "l0" else difference - difference.clamp(-cut, cut)
+    return Difference(torch.where(through, large, torch.zeros_like(large)), through.to(difference.dtype))
 
 
 def slerp(low: Tensor, high: Tensor, weight: float) -> Tensor:
@@ -105,39 +109,64 @@ def slerp(low: Tensor, high: Tensor, weight: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NegativePrompt:
+class NegativePrompt(Settings):
     """Guidance away from the source.
 
-    Attributes:
-        cfg: Guidance scale w.
-        prox: "none" for plain negative-prompt inversion, "l0" or "l1" to hold small differences back.
-        quantile: Share of the differences that prox holds back.
-        pull: Weight of the pull towards the source where nothing was let through, D <- D + pull (x0 - D); 0 is off.
-        pull_steps: Share of the steps, at the clean end, in which it pulls.
-        dilate: Cells by which what was let through grows before the pull, per channel.
-
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is out of range, or it pulls where nothing says where to.
+        TypeError: If one has the wrong type.
     """
 
-    cfg: float = 7.5
-    prox: str = "none"
-    quantile: float = 0.75
-    pull: float = 0.0
-    pull_steps: float = 0.4
-    dilate: int = 1
+    cfg: float = parameter(
+        7.5,
+        "How far to go from the source to the target: 0 is the source, 1 the target unguided.",
+        minimum=0.0,
+        maximum=100.0,
+        step=0.1,
+        round=0.01,
+    )
+    prox: str = parameter(
+        "none",
+        "What holds small differences back: none, l0 lets the large ones through as they are, l1 also shortens them, "
+        "as the published code does.",
+        options=PROX,
+    )
+    quantile: float = parameter(
+        0.75,
+        "Share of the latent that prox holds back. 0 lets all through, 1 nothing.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+        round=0.001,
+    )
+    pull: float = parameter(
+        0.0,
+        "Pull towards the source where prox let nothing through; 1 puts the source there. Needs l0 or l1.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+        round=0.001,
+    )
+    pull_steps: float = parameter(
+        0.4,
+        "Share of the steps, the last ones, in which pull acts.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.05,
+        round=0.001,
+    )
+    dilate: int = parameter(
+        1,
+        "Cells of the latent that are spared around what prox let through when pull acts.",
+        minimum=0,
+        maximum=16,
+        step=1,
+    )
 
     def __post_init__(self) -> None:
-        _check(self.prox, self.quantile)
-        if not math.isfinite(self.cfg):
-            raise ValueError(f"cfg must be finite, got {self.cfg:g}; 1.5 to 7.5 is usual.")
-        for name in ("pull", "pull_steps"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name):g}; 0 leaves it out.")
+        super().__post_init__()
         if self.pull > 0.0 and self.prox == "none":
             raise ValueError(f"pull must be 0 with prox none, got {self.pull:g}; choose l0 or l1 to say where it acts.")
-        if self.dilate < 0:
-            raise ValueError(f"dilate must not be negative, got {self.dilate}; 1 is the usual one.")
 
     def denoiser(self, inversion: Inversion, source: Denoiser, target: Denoiser) -> Denoiser:
         """The guided model, for the way down of an inversion.
@@ -157,8 +186,8 @@ class NegativePrompt:
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             base = source(x, sigma)
-            kept, through = proximal(target(x, sigma) - base, self.prox, self.quantile)
-            guided = base + self.cfg * kept
+            difference, through = proximal(target(x, sigma) - base, self.prox, self.quantile)
+            guided = base + self.cfg * difference
             if self.pull == 0.0 or sigma > top or self.pull_steps == 0.0:
                 return guided
             if not clean:
@@ -176,10 +205,3 @@ def grown(through: Tensor, cells: int) -> Tensor:
     for window, pad in (((2 * cells + 1, 1), (cells, 0)), ((1, 2 * cells + 1), (0, cells))):
         flat = functional.max_pool2d(flat, window, stride=1, padding=pad)
     return flat.reshape(through.shape)
-
-
-def _check(prox: str, quantile: float) -> None:
-    if prox not in PROX:
-        raise ValueError(f"prox must be one of {', '.join(PROX)}, got {prox!r}; none lets all through.")
-    if not 0.0 <= quantile <= 1.0:
-        raise ValueError(f"quantile must lie between 0 and 1, got {quantile:g}; 0.75 is the usual one.")

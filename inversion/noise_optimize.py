@@ -44,6 +44,7 @@ class NoiseDescent(Settings):
         "Updates of the noise. Each plays the inversion back and differentiates that.",
         minimum=0,
         maximum=1000,
+        step=1,
     )
     learning_rate: float = parameter(
         0.03,

@@ -60,7 +60,7 @@ class NullText(Settings):
         round=0.01,
     )
     inner_steps: int = parameter(
-        10, "Most updates in each step. Each takes a model call and its gradient.", minimum=0, maximum=500
+        10, "Most updates in each step. Each takes a model call and its gradient.", minimum=0, maximum=500, step=1
     )
     learning_rate: float = parameter(
         1e-2,

@@ -10,8 +10,7 @@ from comfy_api.latest import io
 from ...attention import AttentionPlan
 from ...inversion import FlowEdit as FlowEditRule
 from ..attending.plan_link import attention_input
-from ..host.compat import ADVANCED
-from ..host.inputs import schedule_inputs
+from ..host.inputs import schedule_inputs, setting_inputs
 from ..host.masks import EditArea
 from ..host.node import Node
 from ..host.schedule import read_sigmas, rising_sigmas
@@ -64,38 +63,10 @@ class FlowEdit(Node):
                     tooltip="Steps that are walked, from the last one backwards: n_max = steps starts at pure noise, "
                     "fewer keep more of the source. Not above steps. The paper: 24 of 28 for Flux, 33 of 50 for SD3.",
                 ),
-                io.Int.Input(
-                    "n_avg",
-                    default=1,
-                    min=1,
-                    max=64,
-                    step=1,
-                    tooltip="Noises over which each step is averaged. More make the edit depend less on the seed and "
-                    "cost that many times the model calls.",
-                ),
-                io.Int.Input(
-                    "n_min",
-                    default=0,
-                    min=0,
-                    max=999,
-                    step=1,
-                    tooltip="Last steps that are sampled under the target alone, for a change of style. Below n_max. "
-                    "Above 0 equal prompts no longer give the source back.",
-                ),
+                *setting_inputs(FlowEditRule, "n_avg", "n_min"),
                 seed_input(),
                 *optional_inputs(),
-                io.Float.Input(
-                    "pull",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    round=0.0001,
-                    optional=True,
-                    extra_dict=ADVANCED,
-                    tooltip="Pull of each step towards the source, against drift. FlowAlign uses 0.01, with the "
-                    "source prompt as negative and source_cfg 1.",
-                ),
+                *setting_inputs(FlowEditRule, "pull", optional=True),
                 attention_input("A plan by which the target reads from the source at every level."),
             ],
             outputs=[latent_output()],

@@ -11,7 +11,7 @@ from ...attention import AttentionPlan
 from ...inversion import InfEdit as InfEditRule
 from ...inversion import strength_to_index
 from ..attending.plan_link import attention_input
-from ..host.inputs import schedule_inputs, strength_input
+from ..host.inputs import schedule_inputs, setting_inputs, strength_input
 from ..host.masks import EditArea
 from ..host.node import Node
 from ..host.schedule import read_sigmas, rising_sigmas
@@ -43,15 +43,7 @@ class InfEdit(Node):
                 *schedule_inputs(12, "sgm_uniform", "4 to 15 are usual."),
                 *guidance_inputs(1.0, 2.3),
                 strength_input("How far up the edit starts: 1 at pure noise for free edits, 0.7 keeps the layout."),
-                io.Float.Input(
-                    "eta",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="1 draws new noise at every step, as the paper does and LCM needs; 0 carries one noise "
-                    "all the way.",
-                ),
+                *setting_inputs(InfEditRule, "eta"),
                 seed_input(),
                 *optional_inputs(),
                 attention_input("A plan by which the target reads from the source at every level."),

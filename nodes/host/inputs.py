@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ...core.settings import Parameter
+from ...core.settings import Parameter, Settings
 from .compat import ADVANCED
 
 
@@ -26,6 +26,12 @@ def setting_input(setting: Parameter, name: str = "", tooltip: str = "", **shown
         kind = io.Int if setting.kind is int else io.Float
         values |= {"min": setting.minimum, "max": setting.maximum, "step": setting.step}
     return kind.Input(name or setting.name, **values)
+
+
+def setting_inputs(settings: type[Settings], *names: str, **shown: Any) -> list[Any]:
+    """The settings of a class as required inputs, all of them or those named."""
+    listed = [setting for setting in settings.parameters() if not names or setting.name in names]
+    return [setting_input(setting, **{"optional": False, **shown}) for setting in listed]
 
 
 def mask_inputs() -> list[Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ...inversion import PROX, NegativePrompt
-from ..host.inputs import mask_inputs
+from ...inversion import NegativePrompt
+from ..host.inputs import mask_inputs, setting_inputs
 from ..host.masks import EditArea
 from ..host.node import Node
 from .link import InversionType, LinkedInversion
@@ -35,51 +35,8 @@ class NegativePromptInversion(Node):
                 io.Model.Input("model", tooltip="The model that made the inversion. It is not changed."),
                 InversionType.Input("inversion", tooltip="From Invert or LoadInversion, made at cfg 1."),
                 io.Conditioning.Input("target", tooltip="Prompt of the edit. That of the source comes back."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How far to go from the source to the target: 0 is the source, 1 the target unguided.",
-                ),
-                io.Combo.Input(
-                    "prox",
-                    options=list(PROX),
-                    default="none",
-                    tooltip="What holds small differences back: none, l0 lets the large ones through as they are, l1 "
-                    "also shortens them, as the published code does.",
-                ),
-                io.Float.Input(
-                    "quantile",
-                    default=0.75,
-                    **UNIT,
-                    tooltip="Share of the latent that prox holds back. 0 lets all through, 1 nothing.",
-                ),
-                io.Float.Input(
-                    "pull",
-                    default=0.0,
-                    **UNIT,
-                    tooltip="Pull towards the source where prox let nothing through; 1 puts the source there. Needs l0 "
-                    "or l1.",
-                ),
-                io.Float.Input(
-                    "pull_steps",
-                    default=0.4,
-                    **UNIT,
-                    optional=True,
-                    tooltip="Share of the steps, the last ones, in which pull acts.",
-                ),
-                io.Int.Input(
-                    "dilate",
-                    default=1,
-                    min=0,
-                    max=16,
-                    step=1,
-                    optional=True,
-                    tooltip="Cells of the latent that are spared around what prox let through when pull acts.",
-                ),
+                *setting_inputs(NegativePrompt, "cfg", "prox", "quantile", "pull"),
+                *setting_inputs(NegativePrompt, "pull_steps", "dilate", optional=True),
                 io.Float.Input(
                     "interp",
                     default=1.0,

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ...inversion import NoiseDescent, NoiseReport
-from ...inversion.noise_optimize import NORMS
-from ..host.inputs import feather_input
+from ...inversion import NoiseReport
+from ..host.inputs import feather_input, setting_inputs
 from ..host.masks import EditArea
 from ..host.node import Node
 from ..host.session import Branch
@@ -48,38 +47,7 @@ class NoiseOptimize(Node):
                     round=0.01,
                     tooltip="Guidance of the way down. Use the same in Resample. Unused without a positive.",
                 ),
-                io.Int.Input(
-                    "iterations",
-                    default=NoiseDescent.iterations,
-                    min=1,
-                    max=1000,
-                    step=1,
-                    tooltip="Updates of the noise. Each plays the inversion back and differentiates that.",
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=NoiseDescent.learning_rate,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    round=0.000001,
-                    tooltip="How far an update may move a number of the noise, in its standard deviations.",
-                ),
-                io.Float.Input(
-                    "pull",
-                    default=NoiseDescent.pull,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.01,
-                    round=0.000001,
-                    tooltip="Weight of the squared distance from the inverted noise. 0 lets it go anywhere.",
-                ),
-                io.Combo.Input(
-                    "norm",
-                    options=list(NORMS),
-                    default=NORMS[0],
-                    tooltip="L2 evens the whole area out. L1 lets single spots differ and meets the rest closer.",
-                ),
+                *setting_inputs(DescentSettings),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,

@@ -8,26 +8,17 @@ import torch
 from comfy_api.latest import io, ui
 
 from ...inversion import FitReport, NullText
+from ..host.inputs import setting_inputs
 from ..host.node import Node
 from .link import InversionType, LinkedInversion
 from .null_text_run import run_null_text
 from .plot import loss_plot
 
 
-def check_guided(cfg: float) -> None:
-    """Refuse a guidance under which there is nothing to fit.
-
-    Raises:
-        ValueError: If cfg is 1.
-    """
-    if cfg == 1.0:
-        raise ValueError("cfg must not be 1, where the negative does not act, got 1; the usual one is 7.5.")
-
-
 class NullTextOptimize(Node):
     """Fits one unconditional embedding for each step, so that guided sampling comes back to the source."""
 
-    RULES = (check_guided,)
+    RULES = (lambda cfg: NullText(cfg=cfg),)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -46,51 +37,7 @@ class NullTextOptimize(Node):
                     "negative",
                     tooltip="Where the embeddings start: one prompt, usually empty. For SDXL its pooled part stays.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance to fit for, not 1. Edit at the same cfg in Resample.",
-                ),
-                io.Int.Input(
-                    "inner_steps",
-                    default=10,
-                    min=1,
-                    max=500,
-                    step=1,
-                    tooltip="Most updates in each step. Each takes a model call and its gradient.",
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=0.01,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    round=0.000001,
-                    tooltip="How far an update may move the embedding. It falls by 1 % of itself with every step, down "
-                    "to a half.",
-                ),
-                io.Float.Input(
-                    "stop",
-                    default=1e-5,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-6,
-                    round=1e-9,
-                    tooltip="A step is done when its loss is below this. 0 always makes all updates.",
-                ),
-                io.Float.Input(
-                    "stop_growth",
-                    default=2e-5,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-6,
-                    round=1e-9,
-                    tooltip="Added to stop with every step, because errors weigh less near the clean end.",
-                ),
+                *setting_inputs(NullText),
                 io.Conditioning.Input(
                     "source",
                     optional=True,
