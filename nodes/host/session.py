@@ -268,7 +268,9 @@ class Guider(comfy.samplers.CFGGuider):
         options: dict[str, Any] = comfy.model_patcher.create_model_options_clone(model_options or {})
         inner = options.setdefault("transformer_options", {})
         call: Call = inner.pop(_CALL, self.expects)
-        states = dict(zip(call.branches, x.chunk(len(call.branches)), strict=True))
+        # A view would make gradients add up in another order.
+        parts = x.chunk(len(call.branches)) if len(call.branches) > 1 else (x,)
+        states = dict(zip(call.branches, parts, strict=True))
         sigmas = timestep[: x.shape[0] // len(call.branches)]
         if call.chunk:
             (branch,) = call.branches
