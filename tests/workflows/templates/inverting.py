@@ -129,8 +129,8 @@ def null_text() -> Graph:
     )
 
 
-def exact_pairs() -> Graph:
-    scene = Scene("exact_pairs", "eps", "a big yellow ring on the left of a purple background", seed=4)
+def coupled_methods() -> Graph:
+    scene = Scene("coupled_methods", "eps", "a big yellow ring on the left of a purple background", seed=4)
     inversions = {
         "Euler": scene.invert("Euler, to compare", steps=4, method="euler"),
         "EDICT": scene.invert(kind="EDICTCouple", steps=4),
