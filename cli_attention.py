@@ -17,8 +17,8 @@ def attention_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention",
         metavar="PRESET",
-        help="let the edit read from its source inside attention: a preset such as structure, masactrl or rf_edit, with "
-        "a variant as in masactrl:union; a name that is none lists them all",
+        help="let the edit read from its source inside attention: a preset such as structure, masactrl or rf_edit, "
+        "with a variant as in masactrl:union; a name that is none lists them all",
     )
     parser.add_argument(
         "--attention-layers", default="", metavar="LAYERS", help="layers that read, like output:4-11 or 0.5-1.0"
