@@ -405,9 +405,9 @@ class DiffusersModel:
         network = self._network
         schedule = self.schedule(*latent.shape[2:])
 
-        def rows(given: Cond) -> Cond:
-            network.check(latent, given)
-            return given.rows(latent.shape[0], self.device, network.net.dtype)
+        def rows(cond: Cond) -> Cond:
+            network.check(latent, cond)
+            return cond.rows(latent.shape[0], self.device, network.net.dtype)
 
         positive = rows(cond)
 

@@ -31,7 +31,7 @@ def modules_of(package: ModuleType) -> list[ModuleType]:
 
 def all_classes(package: ModuleType, base: type[Base]) -> list[type[Base]]:
     """The concrete classes of a base in a package's modules, any number in each, by file."""
-    return [found for module in modules_of(package) for found in classes_of(module, base)]
+    return [cls for module in modules_of(package) for cls in classes_of(module, base)]
 
 
 def one_class(module: ModuleType, base: type[Base], key: str = "name") -> type[Base]:

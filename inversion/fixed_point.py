@@ -18,7 +18,7 @@ NEGLIGIBLE = 1e-12
 
 
 class Solution(NamedTuple):
-    """What a solve found.
+    """What a solve came to.
 
     Attributes:
         y: The approximate fixed point.
@@ -59,8 +59,8 @@ def solve(g: Callable[[Tensor], Tensor], y: Tensor, iterations: int, memory: int
         size = float(value.detach().norm())
         residuals.append(float(missed[-1].detach().norm()) / size if size else 0.0)
         # Only what the next combination, or the mean, can still ask for is kept.
-        kept = max(memory + 1, window)
-        values, missed = values[-kept:], missed[-kept:]
+        last = max(memory + 1, window)
+        values, missed = values[-last:], missed[-last:]
         y = _combine(values, missed) if memory else value
     if window > 1:
         y = torch.stack(values[-window:]).mean(0)
@@ -121,8 +121,8 @@ class ImplicitEuler:
         else:
             scale = math.sqrt((1.0 + sigma_next**2) / (1.0 + sigma**2)) if denoiser.space == "ve" else 1.0
             guess = scale * x
-        found = solve(g, guess, self._iterations, self._memory, self._window)
-        self.residuals.append(found.residuals)
+        solution = solve(g, guess, self._iterations, self._memory, self._window)
+        self.residuals.append(solution.residuals)
         if self._warm:
-            self.derivative = (found.y - x) / h
-        return Step(found.y, denoised)
+            self.derivative = (solution.y - x) / h
+        return Step(solution.y, denoised)

@@ -132,14 +132,14 @@ def walk_gradient(
                     outputs.append(again.derivative)
                     gradients.append(at_carried)
                 wanted = [*leaves, *([] if stage is None else [stage]), *inputs]
-                found = pull_back(outputs, gradients, wanted, sigma)
-            at_state = found[0]
-            at_carried = found[1] if len(leaves) > 1 else None
+                pulled = pull_back(outputs, gradients, wanted, sigma)
+            at_state = pulled[0]
+            at_carried = pulled[1] if len(leaves) > 1 else None
             if stage is not None:
                 place = min(index, len(stages) - 1)
-                at_stages[place] = at_stages[place] + found[len(leaves)]
+                at_stages[place] = at_stages[place] + pulled[len(leaves)]
             at_inputs = [
-                total + part for total, part in zip(at_inputs, found[len(wanted) - len(inputs) :], strict=True)
+                total + part for total, part in zip(at_inputs, pulled[len(wanted) - len(inputs) :], strict=True)
             ]
     return WalkGradient(value, end, at_state, tuple(at_inputs), tuple(at_stages))
 
@@ -177,8 +177,8 @@ def differentiate_loss(loss: Loss, end: Tensor, inputs: Sequence[Tensor]) -> tup
                 "The loss must be computed from the latent that it is given, got one that does not depend on it; "
                 "compute it with differentiable functions of torch."
             )
-        found = torch.autograd.grad(value.reshape(()), [leaf, *inputs], allow_unused=True)
-    parts = [torch.zeros_like(of) if part is None else part for of, part in zip([leaf, *inputs], found, strict=True)]
+        grads = torch.autograd.grad(value.reshape(()), [leaf, *inputs], allow_unused=True)
+    parts = [torch.zeros_like(of) if part is None else part for of, part in zip([leaf, *inputs], grads, strict=True)]
     return float(value.detach()), parts[0].detach(), [part.detach() for part in parts[1:]]
 
 
@@ -213,8 +213,8 @@ def pull_back(
         scale = 2.0 ** min(-power, _LARGEST_POWER)
         sent = [scale * _only(gradient, rows) for gradient in gradients]
         more = index + 1 < len(groups)
-        found = torch.autograd.grad(outputs, inputs, sent, allow_unused=True, retain_graph=more)
-        for place, part in enumerate(found):
+        grads = torch.autograd.grad(outputs, inputs, sent, allow_unused=True, retain_graph=more)
+        for place, part in enumerate(grads):
             if part is not None:
                 before = sums[place]
                 sums[place] = part / scale if before is None else before + part / scale
@@ -241,9 +241,9 @@ def _only(gradient: Tensor, rows: Sequence[int]) -> Tensor:
     """A gradient with zeros in all rows but these."""
     if len(rows) == len(gradient):
         return gradient
-    kept = torch.zeros_like(gradient)
-    kept[rows] = gradient[rows]
-    return kept
+    part = torch.zeros_like(gradient)
+    part[rows] = gradient[rows]
+    return part
 
 
 def watch(denoiser: Denoiser) -> Denoiser:

@@ -37,10 +37,10 @@ def get_method(name: str, params: Mapping[str, Scalar] | None = None) -> Method:
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}; check the spelling.")
     cls = METHODS[name]
-    given = dict(params or {})
+    settings = dict(params or {})
     known = [setting.name for setting in cls.parameters()]
-    for key in given:
+    for key in settings:
         if key not in known:
             listed = ", ".join(known) if known else "none"
             raise ValueError(f"Settings of method {name} must be among its own ({listed}), got {key!r}; remove it.")
-    return cls(**given)
+    return cls(**settings)

@@ -98,9 +98,9 @@ def coupled_gradient(
             leaf = pair[other].detach().requires_grad_(True)
             with torch.enable_grad():
                 added = shear.move(watched, leaf).x
-                found = pull_back([added], [at_pair[moved]], [leaf, *inputs], shear.sigma)
+                pulled = pull_back([added], [at_pair[moved]], [leaf, *inputs], shear.sigma)
             pair[moved] = (pair[moved] - added.detach()) / shear.scale
-            at_pair[other] = at_pair[other] + found[0]
+            at_pair[other] = at_pair[other] + pulled[0]
             at_pair[moved] = shear.scale * at_pair[moved]
-            at_inputs = [total + part for total, part in zip(at_inputs, found[1:], strict=True)]
+            at_inputs = [total + part for total, part in zip(at_inputs, pulled[1:], strict=True)]
     return CoupledGradient(value, end, at_pair[0], at_pair[1], tuple(at_inputs))
