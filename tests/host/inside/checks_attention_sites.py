@@ -18,7 +18,7 @@ class _Watch:
 
     def __init__(self, pack, model):
         self.resolver = _resolver(pack, model)
-        self.seen = []
+        self.seen, self.calls = [], 0
 
     def wrap(self, executor, x, t, concat, text, control, options, **kwargs):
         self.resolver.begin(x.shape, {**kwargs, "c_crossattn": text})
@@ -29,6 +29,7 @@ class _Watch:
             self.resolver.end()
 
     def override(self, func, q, k, v, heads, *args, **kwargs):
+        self.calls += 1
         site = self.resolver.site(q.shape[-2], k.shape[-2], kwargs["transformer_options"])
         if site is not None:
             values = v.movedim(1, 2).flatten(2) if kwargs.get("skip_reshape") else v.flatten(2)
@@ -83,6 +84,7 @@ def check_every_site_is_found_once_and_nothing_changes(pack):
             assert torch.equal(_forward(model, kind, latent), watched), kind
             slots = watch.resolver.slots
             assert [(*slot.block, slot.kind) for slot in slots] == [site.key[:4] for site, *_ in watch.seen], kind
+            assert watch.calls == len(slots) + about.unreached, (kind, watch.calls)
             assert not watch.resolver.bypassed and len({site.key for site, *_ in watch.seen}) == len(slots), kind
             assert [site.grid for site in watch.resolver.sites(latent["samples"].shape)] == [
                 site.grid for site, *_ in watch.seen
@@ -206,6 +208,23 @@ def check_rows_with_masks(pack):
         model, linked = inverted(pack, kind, source=source)
         one, two = (edited(pack, model, linked, kind, plan(pack), way, target=target) for way in (True, False))
         assert relative(one, two) < 2e-5, (kind, relative(one, two))
+
+
+def check_text_of_other_lengths(pack):
+    """Prompts of two lengths in a joint sequence are told apart, also where the host makes them equally long."""
+    for kind in tiny_dits.DITS:
+        model, linked = inverted(pack, kind)
+        if any(slot.kind == "joint" for slot in _resolver(pack, model).slots):
+            run = (
+                model,
+                linked,
+                kind,
+                plan(pack, group="text", kinds=("joint",)),
+                True,
+                1.0,
+                target_of(kind, tokens=5),
+            )
+            refuses(lambda run=run: edited(pack, *run), f"got {TINY[kind].text} and 5")
 
 
 def check_unknown_architectures_are_named(pack):

@@ -35,6 +35,7 @@ class Tiny:
         front: Tokens of a joint sequence in front of the text.
         filled: Text and picture are each filled up to a multiple of this many tokens.
         mixed: Which of "image" and "text" a refiner mixes before the first block.
+        unreached: Attention calls of a forward that no rule reaches.
         whole: Whether the host's own network takes whole patches only.
         wrapped: Whether the host lets something stand around the network.
         residual: Channels of what a ControlNet adds to a block's picture, 0 where there is no such thing.
@@ -52,6 +53,7 @@ class Tiny:
     front: int = 0
     filled: int = 1
     mixed: tuple[str, ...] = ()
+    unreached: int = 0
     whole: bool = False
     wrapped: bool = True
     residual: int = 0
@@ -221,19 +223,21 @@ TINY = {
     ),
     "qwen": Tiny("qwen", _qwen, frames=1, residual=48, published=({"num_layers": 60},)),
     "wan": Tiny("wan", lambda: _changed("wan", num_layers=2), frames=CLIP, published=({"num_layers": 30},)),
-    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen),
+    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen, unreached=2),
     "hunyuan": Tiny(
-        "hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), whole=True,
+        "hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), unreached=2,
+        whole=True,
         published=_depths((20, 40)),
     ),
     "hunyuan_15": Tiny(
         "hunyuan_video_15", _hunyuan_15, channels=32, pixels=16, frames=CLIP, extras=_unpooled, mixed=("text",),
+        unreached=2,
         published=_depths((54, 0)),
     ),
     "ltx": Tiny("ltx", _ltx, channels=128, pixels=32, frames=CLIP, extras=_mask, published=({"num_layers": 28},)),
-    "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=_BOTH, published=({"n_layers": 26},)),
+    "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=_BOTH, unreached=2, published=({"n_layers": 26},)),
     # Text and picture are filled up to a multiple of 32 tokens; 5 leaves both with some to fill here.
-    "zimage": Tiny("lumina", _zimage, mixed=_BOTH, filled=5),
+    "zimage": Tiny("lumina", _zimage, mixed=_BOTH, unreached=2, filled=5),
     # 8 learnt tokens stand in front of the text.
     "aura": Tiny(
         "aura", _aura, channels=4, front=8, published=_depths((36, 4), names=("n_layers", "n_double_layers"))
