@@ -19,17 +19,18 @@ _MOST_CHOICES = 12
 
 
 class _Validator:
-    """`validate_inputs` of a node, whose parameters are its widgets.
+    """`validate_inputs` of a node, whose parameters are the widgets that its rules are about.
 
-    The host reads from the signature what it hands over, and leaves that unchecked itself. A value that comes over a
-    link is None there and is checked when the node runs.
+    The host reads from the signature what it hands over. That it leaves unchecked itself, and it repeats a complaint
+    at each: so those that a range or a list tells all about are left to the host, and are checked once more when the
+    node runs. A value that comes over a link is None here.
     """
 
     def __get__(self, instance: Any, node: type[Node]) -> types.MethodType:
         def validate_inputs(cls: type[Node], **values: Any) -> bool | str:
             return cls.complaint(values) or True
 
-        names = ["cls"] + ([] if node is Node else [widget.id for widget in node.widgets()])
+        names = ["cls", *node.asked()]
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         signature = inspect.Signature([inspect.Parameter(name, kind, default=None) for name in names])
         validate_inputs.__signature__ = signature  # type: ignore[attr-defined]
@@ -113,6 +114,12 @@ class Node(io.ComfyNode):
     def widgets(cls) -> list[Any]:
         """Return the inputs that are widgets."""
         return [each for each in cls.define_schema().inputs if isinstance(each, io.WidgetInput)]
+
+    @classmethod
+    def asked(cls) -> list[str]:
+        """Return the ids of the widgets that rules are about."""
+        of_rules = {name for rule in cls.RULES for name in inspect.signature(rule).parameters} | cls.OPEN
+        return [widget.id for widget in cls.widgets() if widget.id in of_rules] if of_rules else []
 
     @classmethod
     def complaint(cls, values: Mapping[str, Any]) -> str | None:

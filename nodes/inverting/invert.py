@@ -24,26 +24,13 @@ from .method_inputs import parameter_inputs, settings_of
 from .runs import climb_of, run_invert
 
 
-class Invert(Node):
-    """Carries a latent up the model's noise levels, so that sampling from there comes back to it."""
+class Inverting(Node):
+    """What nodes that invert have in common: their method, its settings and their run.
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
-        choice = io.Combo.Input(
-            "method",
-            options=list(METHODS),
-            default="midpoint",
-            tooltip="How to climb. midpoint (RF-Solver) is accurate at two model calls a step, fireflow at one; euler "
-            "and ddim are the plain first-order ways; edict, bdia and belm come back exactly.",
-        )
-        return cls.schema(
-            "Invert",
-            "Takes a picture or clip into the model's noise, to be reconstructed and edited from there.",
-            aliases=["inversion", "unsampler", "DDIM inversion", "RF inversion", "noise a real image"],
-            inputs=invert_inputs([choice], parameter_inputs()),
-            outputs=[inversion_output(), latent_output(), noise_output(), sigmas_output()],
-        )
+    The host keeps what it has read of a node on its class, so that no node may derive from another.
+    """
+
+    ABSTRACT = True
 
     @classmethod
     def chosen(cls, values: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -89,3 +76,25 @@ class Invert(Node):
     def results(cls, model: Any, inversion: LinkedInversion) -> tuple[Any, ...]:
         """The values of the outputs."""
         return single_state_outputs(model, inversion)
+
+
+class Invert(Inverting):
+    """Carries a latent up the model's sigmas, so that sampling from there comes back to it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        choice = io.Combo.Input(
+            "method",
+            options=list(METHODS),
+            default="midpoint",
+            tooltip="How to climb. midpoint (RF-Solver) is accurate at two model calls a step, fireflow at one; euler "
+            "and ddim are the plain first-order ways; edict, bdia and belm come back exactly.",
+        )
+        return cls.schema(
+            "Invert",
+            "Takes a picture or clip into the model's noise, to be reconstructed and edited from there.",
+            aliases=["inversion", "unsampler", "DDIM inversion", "RF inversion", "noise a real image"],
+            inputs=invert_inputs([choice], parameter_inputs()),
+            outputs=[inversion_output(), latent_output(), noise_output(), sigmas_output()],
+        )

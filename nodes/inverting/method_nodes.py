@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ...inversion import METHODS
 from ..host.schedule import falling_tensor
-from .invert import Invert
+from .invert import Inverting
 from .invert_inputs import (
     GUIDANCE,
     inversion_output,
@@ -24,7 +24,7 @@ from .measure import describe_residuals
 from .method_inputs import own_inputs, settings_of
 
 
-class MethodNode(Invert):
+class MethodNode(Inverting):
     """Inverts by one method, whose settings are its own inputs.
 
     Attributes:
