@@ -10,7 +10,6 @@ from retrace_tests.restoration.cases import matrix_of
 from retrace_tests.restoration.problems import (
     SHAPE,
     SIGMA,
-    as_flow,
     distance,
     fresh,
     moments,
@@ -106,14 +105,6 @@ def test_noise_keeps_its_size_however_much_of_it_is_new(freshness):
         assert torch.allclose(covariance, sigmas[-1] ** 2 * torch.eye(len(covariance), dtype=torch.float64))
 
 
-def test_flow_and_ve_are_one():
-    prior = pictures_prior()
-    measured, *_ = problem("blur", prior)
-    x, sigmas = unit(3, *SHAPE, seed=2), vp_sigmas(50)
-    ve, flow = drawn(prior, measured, x), drawn(prior, measured, x, sigmas=as_flow(sigmas), space="flow")
-    assert float((ve - flow).abs().max()) < 1e-10
-
-
 @pytest.mark.parametrize("name", OPERATORS)
 def test_defaults_come_near_the_posterior(name):
     prior = pictures_prior()
@@ -123,23 +114,6 @@ def test_defaults_come_near_the_posterior(name):
     rows = matrix.abs().sum(dim=1) > 0
     residual = (matrix @ mean - y)[rows].square().sum() + (matrix @ covariance @ matrix.T).diagonal()[rows].sum()
     assert 0.05 < float(residual) / (SIGMA**2 * int(rows.sum())) < 1.5
-
-
-@pytest.mark.parametrize("name", ["inpaint", "small"])
-def test_the_weight_of_bayes_beats_the_published_one(name):
-    prior = pictures_prior()
-    measured, matrix, y = problem(name, prior)
-
-    def published(denoised, variance):
-        """Weight 1 and five iterations from the prediction."""
-        operator = measured.operator
-        return operator.solve(denoised, measured.y * operator.norm, operator.norm**-2, iterations=5)
-
-    ours, theirs = (
-        distance(*moments(prior, vp_sigmas(50), consistency), *posterior(prior, matrix, y))
-        for consistency in (PixelConsistency(measured), published)
-    )
-    assert ours < theirs
 
 
 def test_trust_moves_the_result_to_the_photo_and_a_batch_is_its_rows_alone():

@@ -115,12 +115,6 @@ def test_half_precision_stays_finite(dtype):
     assert bool((off(snapped.double(), truth) < 0.1 * off(x.double(), truth)).all())
 
 
-def test_a_combination_of_one_is_that_one():
-    truth, measurement = measured(OPERATORS["mask"])
-    single = Measurement(Combine([OPERATORS["mask"]]), measurement.y * measurement.operator.norm, NOISE)
-    assert torch.equal(snap(single, wrong(truth, 2)), snap(measurement, wrong(truth, 2)))
-
-
 def test_snapping_reaches_what_the_true_variances_would():
     truth, measurement = measured(Noise(SHAPE))
     for size in (0.5, 1.0, 3.0):

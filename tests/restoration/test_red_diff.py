@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retrace.restoration import Measurement, REDDiffSettings, red_diff
-from retrace.restoration.operators import LowResolution, Mask
+from retrace.restoration.operators import LowResolution
 from retrace.restoration.solvers.red_diff import WEIGHTS
 from retrace_tests.restoration.cases import matrix_of
 from retrace_tests.restoration.problems import SIGMA, as_flow, fresh, one_sentence, pictures_prior, unit, vp_sigmas
@@ -12,23 +12,21 @@ from retrace_tests.restoration.problems import SIGMA, as_flow, fresh, one_senten
 SHAPE = (1, 6, 6)
 
 
-def problem(operator=None):
-    prior = pictures_prior(SHAPE)
-    operator = LowResolution(SHAPE, 2, "box") if operator is None else operator
-    truth = prior.sample(1, seed=3)
-    damaged = operator.forward(truth)
+def problem():
+    prior, operator = pictures_prior(SHAPE), LowResolution(SHAPE, 2, "box")
+    damaged = operator.forward(prior.sample(1, seed=3))
     measured = Measurement(operator, damaged + SIGMA * unit(*damaged.shape, seed=5), SIGMA)
 
     def gradient(mu):
         return measured.adjoint(measured.residual(mu)) / operator.measured
 
-    return prior, measured, gradient, truth
+    return prior, measured, gradient
 
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_fixed_point_on_a_gaussian(weight):
     """At one sigma s: (A^T A / m + prior w(s) / (s d) (I - W)) mu = A^T y / m, with D = W x."""
-    prior, measured, gradient, _ = problem()
+    prior, measured, gradient = problem()
     size, s = 36, 1.5
     matrix = matrix_of(measured.operator) / measured.operator.norm
     wiener = prior.denoise(torch.eye(size, dtype=torch.float64).reshape(-1, *SHAPE), s).reshape(size, size)
@@ -43,20 +41,8 @@ def test_the_fixed_point_on_a_gaussian(weight):
     assert float(error) < 0.03 * float(wanted.square().mean().sqrt())
 
 
-@pytest.mark.parametrize("name", ["mask", "small"])
-def test_defaults_explain_the_measurement(name):
-    """On pixels this few the first guess is hard to beat; what must hold is that the noise is not fitted."""
-    keep = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(1)) < 0.6
-    prior, measured, gradient, truth = problem(Mask(SHAPE, keep.float()) if name == "mask" else None)
-    start, settings = measured.initial(), REDDiffSettings(schedule="cosine")
-    found = red_diff(prior.denoiser(), start, vp_sigmas(100), gradient, fresh(start, 0), settings)
-    before, after = (float((x - truth).square().mean()) for x in (start, found))
-    assert after < 1.3 * before
-    assert 0.01 < float(measured.chi2(found).max()) < 2.0
-
-
 def test_flow_and_ve_are_one_and_batches_are_rows():
-    prior, measured, gradient, _ = problem()
+    prior, measured, gradient = problem()
     start, sigmas, told = measured.initial().repeat(2, 1, 1, 1), vp_sigmas(20), []
 
     def fit(rows=slice(None), space="ve", on_step=None):

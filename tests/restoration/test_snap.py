@@ -56,16 +56,6 @@ def test_smoothing_takes_the_flicker_and_leaves_the_picture():
         snap(measurement, restored, 1.0, tick=stop)
 
 
-def test_what_moves_far_stays_where_it_is():
-    """A bright edge that moves on by a pixel a frame is not smeared along its way."""
-    truth = -torch.ones(FRAMES, *SHAPE, dtype=torch.float64)
-    for number in range(FRAMES):
-        truth[number, :, :, : number + 1] = 1.0
-    moved = snap(noisy(LowResolution(SHAPE, 2, "box"), truth), truth, 1.5) - truth
-    # A step of 2 loses at most the threshold over the weight at each of its ends.
-    assert float(moved.abs().max()) < 4 * NOISE
-
-
 @pytest.mark.parametrize("smoothing", [0.5, 3.0])
 def test_the_result_is_the_minimum(smoothing):
     """No direction leads down from it: along random ones the objective rises."""
