@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from retrace.core.denoiser import Denoiser
@@ -22,13 +21,6 @@ def unit(*shape, seed=0):
 def fresh(like, seed=7, shared=None):
     """Source of noise for a run."""
     return Noises(seed, like, shared=shared).draw
-
-
-def one_sentence(call, words):
-    """The call is refused in one sentence that holds the words."""
-    with pytest.raises((ValueError, TypeError), match=words) as caught:
-        call()
-    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
 def vp_sigmas(steps, top=None):

@@ -13,7 +13,6 @@ from retrace_tests.restoration.problems import (
     distance,
     fresh,
     moments,
-    one_sentence,
     pictures_prior,
     unit,
     vp_sigmas,
@@ -135,22 +134,3 @@ def test_jpeg_cells_are_kept():
     end = drawn(prior, measured, unit(2, *shape, seed=2), sigmas=(5.0, 2.0, 1.0, 0.3, 0.0))
     for wanted, found in zip(coder.coefficients(truth), coder.coefficients(end)):
         assert torch.equal(wanted.expand_as(found), found)
-
-
-@pytest.mark.parametrize(
-    ("sigmas", "space", "settings", "words"),
-    [
-        ((1.0, 2.0), "ve", {}, "sigmas must be at least two that fall"),
-        ((1.0,), "ve", {}, "sigmas must be at least two that fall"),
-        ((1.5, 0.0), "flow", {}, "at most 1 for flow"),
-        ((1.0, 0.0), "ve", {"freshness": 1.2}, "freshness must be at most 1.0"),
-        ((1.0, 0.0), "ve", {"inner_steps": 0}, "inner_steps must be at least 1"),
-        ((1.0, 0.0), "ve", {"latent_method": "other"}, "latent_method must be one of"),
-    ],
-)
-def test_refusals_are_one_sentence(sigmas, space, settings, words):
-    x = torch.zeros(1, *SHAPE)
-    prior = white_prior()
-    one_sentence(
-        lambda: dds(prior.denoiser(space), x, sigmas, lambda d, _: d, fresh(x), DDSSettings(**settings)), words
-    )

@@ -10,9 +10,7 @@ from retrace.restoration.operators import LowResolution
 from retrace.restoration.solvers.guided import curvature
 from retrace_tests.restoration.problems import (
     SIGMA,
-    Gaussian,
     as_flow,
-    one_sentence,
     pictures_prior,
     unit,
     vp_sigmas,
@@ -162,22 +160,5 @@ def test_guidance_draws_to_the_measurement():
     assert chi2(drawn) < 0.3 * free and not drawn.requires_grad
     assert chi2(run(prior, sigmas, energy, noise, weight=0.02, inner_steps=5)) < 0.3 * free
     assert torch.allclose(run(prior, sigmas, energy, noise[1:2], weight=0.1), drawn[1:2], atol=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("settings", "factor", "words"),
-    [
-        ({"inner_steps": 0}, 0.0, "inner_steps must be at least 1"),
-        ({"largest_step": -0.1}, 0.0, "largest_step must be at least 0"),
-        ({}, 1e9, "guidance must stay finite, .* lower measurement_weight"),
-    ],
-)
-def test_refusals_are_one_sentence(settings, factor, words):
-    prior = Gaussian(torch.eye(36, dtype=torch.float64), SHAPE)
-    x = torch.ones(1, *SHAPE, dtype=torch.float64)
-    one_sentence(
-        lambda: run(
-            prior, (3.0, 2.0, 1.0, 0.0), lambda d: (factor * d**3).exp().flatten(1).sum(1), x / 3.0, **settings
-        ),
-        words,
-    )
+    with pytest.raises(ValueError, match="guidance must stay finite, .* lower measurement_weight.$"):
+        run(prior, (3.0, 2.0, 0.0), lambda d: (1e9 * d**3).exp().flatten(1).sum(1), noise)

@@ -6,7 +6,7 @@ import torch
 from retrace.restoration import Measurement
 from retrace.restoration.operators import JPEG, BlackWhite, Blur, Combine, LowResolution, Mask, Noise, quality_tables
 from retrace_tests.restoration.cases import PICTURE, hole, picture
-from retrace_tests.restoration.problems import one_sentence, unit
+from retrace_tests.restoration.problems import unit
 
 SIGMA = 0.05
 HOLE = Mask(PICTURE, 1.0 - hole())
@@ -74,18 +74,3 @@ def test_it_moves_to_the_dtype_of_the_state():
     measured = Measurement(Noise(PICTURE), torch.zeros(1, *PICTURE), SIGMA).with_noise(torch.ones(1, 1, 1, 1))
     moved = measured.to(torch.zeros((), dtype=torch.float64))
     assert (moved.y.dtype, moved.sigma.dtype, measured.y.dtype) == (torch.float64, torch.float64, torch.float32)
-
-
-@pytest.mark.parametrize(
-    ("operator", "damaged", "sigma", "words"),
-    [
-        (Noise(PICTURE), torch.zeros(1, *PICTURE), 0.005, "noise must be at least 1.28 grey levels of 255"),
-        (Noise(PICTURE), torch.zeros(1, *PICTURE), float("nan"), "noise must be at least"),
-        (Noise(PICTURE), torch.zeros(1, 3, 4, 4), 0.1, "must be 12 x 9 pixels with 3 channels"),
-        (LowResolution(PICTURE, 3), torch.zeros(1, *PICTURE), 0.1, "must be 4 x 3 pixels"),
-        (BlackWhite(PICTURE), torch.zeros(1, *PICTURE), 0.1, "with 1 channel,"),
-        (HOLE, torch.full((1, *PICTURE), torch.inf), 0.1, "must be finite"),
-    ],
-)
-def test_refusals_are_one_sentence(operator, damaged, sigma, words):
-    one_sentence(lambda: Measurement(operator, damaged, sigma), words)

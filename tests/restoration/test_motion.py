@@ -7,7 +7,7 @@ from retrace.restoration import Measurement, snap
 from retrace.restoration.following import Ties, follow, gradient, gradient_adjoint, motions_of
 from retrace.restoration.motion import Warp, velocity_of
 from retrace.restoration.operators import DroppedFrames, LowResolution
-from retrace_tests.restoration.problems import one_sentence, unit
+from retrace_tests.restoration.problems import unit
 
 FRAMES, SHAPE, NOISE = 4, (3, 32, 40), 0.08
 
@@ -136,8 +136,6 @@ def test_it_is_off_without_smoothing_and_told_of_its_rounds():
 
     with pytest.raises(InterruptedError):
         follow(measurement, x, 1.0, stop)
-    one_sentence(lambda: follow(measured(truth[:1]), x[:1], 1.0), "two frames")
-    one_sentence(lambda: follow(measurement, x[..., :1], 1.0), "2 x 2 pixels at least")
 
 
 def test_the_motions_of_all_distances_belong_to_their_frames():

@@ -7,7 +7,7 @@ from retrace.restoration import Measurement, REDDiffSettings, red_diff
 from retrace.restoration.operators import LowResolution
 from retrace.restoration.solvers.red_diff import WEIGHTS
 from retrace_tests.restoration.cases import matrix_of
-from retrace_tests.restoration.problems import SIGMA, as_flow, fresh, one_sentence, pictures_prior, unit, vp_sigmas
+from retrace_tests.restoration.problems import SIGMA, as_flow, fresh, pictures_prior, unit, vp_sigmas
 
 SHAPE = (1, 6, 6)
 
@@ -57,23 +57,3 @@ def test_flow_and_ve_are_one_and_batches_are_rows():
     assert [r.sigma for r in told] == left and [r.sigma_next for r in told] == [*left[1:], 0.0]
     assert {(r.index, r.total) for r in told} == {(i, len(left)) for i in range(len(left))}
     assert torch.equal(told[-1].x, ve)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"weight": "cubic"}, "weight must be one of"),
-        ({"schedule": "step"}, "schedule must be one of"),
-        ({"step": 0.0}, "step must be at least 0.001"),
-        ({"prior": -1.0}, "prior must be at least 0"),
-        ({"sigma_max": 0.5}, "sigma_max must leave a sigma of the schedule, got 0.5"),
-    ],
-)
-def test_refusals_are_one_sentence(settings, words):
-    x = torch.zeros(1, *SHAPE)
-
-    def fit():
-        denoiser = pictures_prior(SHAPE).denoiser()
-        red_diff(denoiser, x, (1.0, 0.0), lambda m: m, fresh(x), REDDiffSettings(**settings))
-
-    one_sentence(fit, words)

@@ -5,8 +5,8 @@ import torch
 
 from retrace.restoration import Measurement, PixelConsistency, TemporalConsistency, dds
 from retrace.restoration.operators import DroppedFrames, LowResolution
-from retrace.restoration.solvers.temporal import TimeSmoothing, difference, difference_adjoint, shrink
-from retrace_tests.restoration.problems import SIGMA, fresh, one_sentence, pictures_prior, unit, vp_sigmas
+from retrace.restoration.solvers.temporal import difference, difference_adjoint, shrink
+from retrace_tests.restoration.problems import SIGMA, fresh, pictures_prior, unit, vp_sigmas
 
 FRAMES, SHAPE = 5, (1, 6, 6)
 OPERATORS = {"small": LowResolution(SHAPE, 2, "box"), "dropped": DroppedFrames((FRAMES, *SHAPE), 2)}
@@ -71,16 +71,3 @@ def test_without_smoothing_every_frame_is_its_own():
     prediction = pictures_prior(SHAPE).sample(FRAMES, seed=8)
     alone = PixelConsistency(measurement, 2.0)(prediction, 0.2)
     assert torch.equal(TemporalConsistency(measurement, 0.0, trust=2.0)(prediction, 0.2), alone)
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda m: TemporalConsistency(m, -1.0), "temporal smoothing must be 0 or more"),
-        (lambda m: TimeSmoothing(-1.0, 0), "temporal smoothing must be 0 or more"),
-        (lambda m: TemporalConsistency(m, 1.0)(torch.zeros(1, *SHAPE), 0.2), "two frames at least"),
-        (lambda m: TimeSmoothing(1.0, 2).prepare(torch.zeros(2, 3, 1, 4, 4), 0.2), "two frames at least"),
-    ],
-)
-def test_refusals_are_one_sentence(call, words):
-    one_sentence(lambda: call(measured("small")[0]), words)
