@@ -43,8 +43,8 @@ class GuidedSettings(Settings):
     )
     inner_steps: int = parameter(
         1,
-        "Gradient steps at a sigma: 1 is PSLD, 5 is STSL, which has no gluing. Each is a model call and its backward "
-        "pass.",
+        "Gradient steps at a noise level: 1 is PSLD, 5 is STSL, which has no gluing. Each is a model call and its "
+        "backward pass.",
         1,
         50,
         1,
@@ -60,8 +60,8 @@ class GuidedSettings(Settings):
     )
     start_from_photo: bool = parameter(
         False,
-        "Start from a noisy first guess of the picture instead of from pure noise. The first sigma of a flow model is "
-        "pure noise in any case: leave it out with SplitSigmas.",
+        "Start from a noisy first guess of the picture instead of from pure noise. The first noise level of a flow "
+        "model is pure noise in any case: leave it out with SplitSigmas.",
     )
     largest_step: float = parameter(
         0.1,

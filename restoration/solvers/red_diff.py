@@ -48,7 +48,7 @@ class REDDiffSettings(Settings):
     )
     weight: str = parameter(
         "linear",
-        "How much the model counts at which sigma; square suits masks and low resolution.",
+        "How much the model counts at which noise level; square suits masks and low resolution.",
         options=tuple(WEIGHTS),
         advanced=True,
     )
@@ -60,8 +60,8 @@ class REDDiffSettings(Settings):
     )
     sigma_max: float = parameter(
         10.0,
-        "Sigmas above this (sigma / (1 - sigma) of a flow model) are left out: up there the model sees nothing of the "
-        "picture.",
+        "Noise levels above this (sigma, or sigma / (1 - sigma) of a flow model) are left out: up there the model sees "
+        "nothing of the picture.",
         0.1,
         1000.0,
         0.1,

@@ -88,14 +88,14 @@ class TimeSmoothing:
 
 def _check_smoothing(smoothing: float) -> None:
     if not smoothing >= 0.0:
-        raise ValueError(f"temporal smoothing must be 0 or more, got {smoothing:g}; 1 to 5 are usual.")
+        raise ValueError(f"temporal_smoothing must be 0 or more, got {smoothing:g}; 1 to 5 are usual.")
 
 
 def _check_frames(frames: int) -> None:
     if frames < 2:
         raise ValueError(
             f"clip must have two frames at least to be smoothed over time, got {frames}; "
-            "set temporal smoothing to 0, or restore more frames."
+            "set temporal_smoothing to 0, or restore more frames."
         )
 
 

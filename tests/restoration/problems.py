@@ -1,4 +1,4 @@
-"""Priors with a known posterior, and the exact moments of a sampler on them."""
+"""What the tests share: small pictures, noise, the matrix of an operator, and priors whose posterior is known."""
 
 import math
 
@@ -9,6 +9,8 @@ from retrace.core.noise import Noises
 from retrace.core.space import weights
 from retrace.restoration.solvers.dds import DDSSettings, dds
 
+PICTURE = (3, 9, 12)
+CLIP = (6, 3, 8, 6)
 SIGMA = 0.05
 SHAPE = (3, 6, 6)
 
@@ -23,17 +25,35 @@ def fresh(like, seed=7, shared=None):
     return Noises(seed, like, shared=shared).draw
 
 
-def vp_sigmas(steps, top=None):
+def vp_sigmas(steps):
     """Sigmas of the linear DDPM schedule, uniform in time, falling to 0."""
     kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     sigmas = ((1 - kept) / kept).sqrt()
-    chosen = sigmas[torch.arange(0, 1000, 1000 // steps).flip(0)]
-    return (*(float(s) for s in chosen if top is None or s <= top), 0.0)
+    return (*sigmas[torch.arange(0, 1000, 1000 // steps).flip(0)].tolist(), 0.0)
 
 
 def as_flow(sigmas):
     """The same sigmas in the flow space: sigma / (1 + sigma)."""
     return tuple(s / (1 + s) for s in sigmas)
+
+
+def hole(count=1):
+    """White where pictures of PICTURE are missing."""
+    missing = torch.zeros(count, 9, 12)
+    missing[:, 2:6, 3:8] = 1.0
+    return missing
+
+
+def matrix_of(operator):
+    """The dense matrix of a linear operator, by its forward alone."""
+    size = torch.Size(operator.shape).numel()
+    units = torch.eye(size, dtype=torch.float64).reshape(size, *operator.shape)
+    return operator.forward(units).reshape(size, -1).T
+
+
+def picture(operator, batch=(2,), seed=0, out=False):
+    """Seeded values of the operator's own size, float64."""
+    return unit(*batch, *(operator.out_shape if out else operator.shape), seed=seed)
 
 
 class Gaussian:

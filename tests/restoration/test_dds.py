@@ -6,12 +6,12 @@ import torch
 from retrace.core.space import clean_variance, weights
 from retrace.restoration import DDSSettings, Measurement, PixelConsistency, dds
 from retrace.restoration.operators import JPEG, BlackWhite, GaussianBlur, LowResolution, Mask, Noise, quality_tables
-from retrace_tests.restoration.cases import matrix_of
 from retrace_tests.restoration.problems import (
     SHAPE,
     SIGMA,
     distance,
     fresh,
+    matrix_of,
     moments,
     pictures_prior,
     unit,

@@ -19,8 +19,7 @@ from retrace.restoration import (
 from retrace.restoration.operators import GaussianBlur, LowResolution, Mask
 from retrace.restoration.solvers.dds import LATENT_METHODS
 from retrace.restoration.solvers.temporal import TimeSmoothing, difference, difference_adjoint
-from retrace_tests.restoration.cases import matrix_of
-from retrace_tests.restoration.problems import unit
+from retrace_tests.restoration.problems import matrix_of, unit
 
 LATENT, SHAPE = (3, 2, 2), (1, 6, 6)
 BEND = 0.35

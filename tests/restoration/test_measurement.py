@@ -5,8 +5,7 @@ import torch
 
 from retrace.restoration import Measurement
 from retrace.restoration.operators import JPEG, BlackWhite, Blur, Combine, LowResolution, Mask, Noise, quality_tables
-from retrace_tests.restoration.cases import PICTURE, hole, picture
-from retrace_tests.restoration.problems import unit
+from retrace_tests.restoration.problems import PICTURE, hole, picture, unit
 
 SIGMA = 0.05
 HOLE = Mask(PICTURE, 1.0 - hole())

@@ -8,7 +8,7 @@ import torch
 from retrace.core.registry import all_classes
 from retrace.restoration import DAMAGES
 from retrace.restoration import operators as ops
-from retrace_tests.restoration.cases import CLIP, PICTURE, hole, matrix_of, picture
+from retrace_tests.restoration.problems import CLIP, PICTURE, hole, matrix_of, picture
 
 EXAMPLES = {name: example for damage in DAMAGES.values() for name, example in damage.examples().items()}
 EXAMPLES["soft mask"] = None  # no node makes one

@@ -6,8 +6,7 @@ import torch
 from retrace.restoration import Measurement, REDDiffSettings, red_diff
 from retrace.restoration.operators import LowResolution
 from retrace.restoration.solvers.red_diff import WEIGHTS
-from retrace_tests.restoration.cases import matrix_of
-from retrace_tests.restoration.problems import SIGMA, as_flow, fresh, pictures_prior, unit, vp_sigmas
+from retrace_tests.restoration.problems import SIGMA, as_flow, fresh, matrix_of, pictures_prior, unit, vp_sigmas
 
 SHAPE = (1, 6, 6)
 

@@ -6,8 +6,7 @@ import torch
 from retrace.restoration import Measurement, TemporalConsistency, dds, noise_deviation, red_diff, snap
 from retrace.restoration import operators as ops
 from retrace.restoration.solvers.temporal import TimeSmoothing
-from retrace_tests.restoration.cases import CLIP, PICTURE, hole
-from retrace_tests.restoration.problems import white_prior
+from retrace_tests.restoration.problems import CLIP, PICTURE, hole, white_prior
 
 ZERO = torch.zeros(1, *PICTURE)
 GREY = [[[1.0] * 8] * 8, [[0.0] * 8] * 8]
@@ -67,15 +66,15 @@ def sample(solver, *sigmas, space="ve"):
         (lambda: ops.JPEG(PICTURE, GREY), "positive steps"),
         (lambda: ops.Noise(PICTURE).project(ZERO, ZERO), "must quantise"),
         (lambda: Measurement(ops.Noise(PICTURE), ZERO, 0.005), "noise must be at least 1.28 grey levels of 255"),
-        (lambda: Measurement(ops.Noise(PICTURE), ZERO, float("nan")), "noise must be at least"),
+        (lambda: Measurement(ops.Noise(PICTURE), ZERO, float("inf")), "noise must be at least"),
         (lambda: Measurement(ops.BlackWhite(PICTURE), ZERO, 0.1), "must be 12 x 9 pixels with 1 channel, got .* 3"),
         (lambda: Measurement(ops.Noise(PICTURE), ZERO / 0.0, 0.1), "must be finite"),
         (lambda: noise_deviation(torch.zeros(1, 1, 1, 5)), "must show 2 x 2 pixels"),
         (lambda: sample(dds, 1.0, 2.0), "sigmas must be at least two that fall"),
         (lambda: sample(dds, 1.5, 0.0, space="flow"), "at most 1 for flow"),
         (lambda: sample(red_diff, 20.0, 0.0), "sigma_max must leave a sigma of the schedule, got 10"),
-        (lambda: TemporalConsistency(PLAIN, -1.0), "temporal smoothing must be 0 or more"),
-        (lambda: TimeSmoothing(-1.0, 0), "temporal smoothing must be 0 or more"),
+        (lambda: TemporalConsistency(PLAIN, -1.0), "temporal_smoothing must be 0 or more"),
+        (lambda: TimeSmoothing(-1.0, 0), "temporal_smoothing must be 0 or more"),
         (lambda: TemporalConsistency(PLAIN, 1.0)(ZERO, 0.2), "two frames at least"),
         (lambda: TimeSmoothing(1.0, 2).prepare(torch.zeros(2, 3, 1, 4, 4), 0.2), "two frames at least"),
         (lambda: snap(PLAIN, ZERO, 1.0, follow_motion=True), "two frames at least for its motion"),
