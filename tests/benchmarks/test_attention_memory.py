@@ -31,7 +31,7 @@ WHOLE = 18 * 2 * EACH
 
 
 @pytest.mark.parametrize("stays", [36, 5, 0])
-def test_a_bank_holds_what_it_may(memory, case, stays):
+def test_a_cache_holds_what_it_may(memory, case, stays):
     assert memory.wanted(case) == WHOLE
     found = memory.held(case, WHOLE, stays * EACH)
     assert (found.cache["cuda"], found.cache["cpu"]) == (stays * EACH, WHOLE - stays * EACH) and not found.refused
@@ -45,7 +45,7 @@ def test_a_limit_that_is_too_small_is_kept_and_told(memory, case):
 
 
 @pytest.mark.parametrize("fault", ["spills nothing", "keeps a copy"])
-def test_a_bank_that_breaks_its_word_is_found_out(memory, case, fault, monkeypatch):
+def test_a_cache_that_breaks_its_word_is_found_out(memory, case, fault, monkeypatch):
     class Broken(RunCache):
         def put(self, site, step, who, name, kept):
             if fault == "spills nothing":

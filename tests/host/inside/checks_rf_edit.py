@@ -109,7 +109,7 @@ def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2)
     return pack.module("nodes.host.latents").out_of_model(model, state, torch.float32)
 
 
-def check_bank_is_sharing(pack):
+def check_cache_is_sharing(pack):
     """A cache gives what sharing within a forward gives, in both evaluations of a step, published and aligned."""
     get_method = pack.module("inversion").get_method
     for kind in tiny_dits.KINDS:
