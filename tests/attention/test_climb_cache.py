@@ -46,6 +46,8 @@ def read(cache, *sigmas):
 def test_a_step_is_the_same_step_the_other_way():
     assert [mirrored(place(RISING, sigma)).index for sigma in MIDDLES] == [place(FALLING, s).index for s in MIDDLES]
     assert mirrored(Step(0, 4, 0.0)) == Step(3, 4, 0.0)
+    assert [place(FALLING, sigma) for sigma in (0.75, 0.625)] == [Step(1, 4, 0.75, 0), Step(1, 4, 0.625, 1)]
+    assert place(FALLING, 0.75) == Step(1, 4, 0.75)
 
 
 @pytest.mark.parametrize(

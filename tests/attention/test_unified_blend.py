@@ -40,6 +40,14 @@ def test_three_masks(shape):
     assert blended(UnifiedBlend(kept=("m",)), "target", m="source") and blended(UnifiedBlend(), "target")
 
 
+def test_each_frame_has_cells_of_its_own():
+    three, maps = states(SHAPES[1]), heat(0, 1, frames=3)
+    maps[:, :2] = 0.01
+    out = UnifiedBlend(("e",)).after(run_of(e=maps), step(5), three)
+    assert torch.equal(out[:, :, :2], three["mutual"][:, :, :2])
+    assert torch.equal(out[:, :, 2][cells(0, 1)], three["target"][:, :, 2][cells(0, 1)])
+
+
 @pytest.mark.parametrize(("flow", "high", "low"), [(False, 14.6, 1.0), (True, 0.95, 0.5)])
 def test_early_steps_edit_less(flow, high, low):
     """The threshold is 0.15 over the signal's share: at pure noise nothing is above it."""
