@@ -12,7 +12,11 @@ FILES = dict(re.findall(r"^`([\w/]+\.py)`[^\n]*\n\n```python\n(.*?)```", TEXT, r
 EXAMPLES = {
     "method": ("inversion/methods/heun.py", "tests/inversion/test_contract.py", "heun"),
     "preset": ("attention/methods/photoswap.py", "tests/attention/test_presets.py", "photoswap"),
-    "operator": ("restoration/operators/mosaic.py", "tests/restoration/test_operators.py", "mosaic or every or Mosaic or closed"),
+    "operator": (
+        "restoration/operators/mosaic.py",
+        "tests/restoration/test_operators.py",
+        "mosaic or every or Mosaic or closed",
+    ),
 }
 
 
