@@ -275,7 +275,7 @@ def test_large_files_are_named():
             warnings.warn(f"{name_of(path)} has {lines} lines; does it hold more than one idea?", stacklevel=1)
 
 
-@pytest.mark.parametrize("name", ["ComfyUI-Retrace", "my.pack v2", "nodes"])
+@pytest.mark.parametrize("name", ["my.pack v2", "nodes"])
 def test_a_copy_works_under_any_folder_name(tmp_path, name):
     """Command line and tests of a copy: what a clone into custom_nodes looks like."""
     copy = copy_to(tmp_path / name)
