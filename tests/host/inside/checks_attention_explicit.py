@@ -14,9 +14,10 @@ def _recorded(pack, edit):
     run = pack.module("attention").AttentionRun
     original, calls = run.run, []
 
-    def spy(self, site, rows, step, q, k, v, attend, mask=None, scale=None):
-        out = original(self, site, rows, step, q, k, v, attend, mask, scale)
-        calls.append((site, rows, [tensor.clone() for tensor in (q, k, v)], mask, scale, out.clone()))
+    def spy(self, site, rows, step, call):
+        out = original(self, site, rows, step, call)
+        operands = [tensor.clone() for tensor in (call.q, call.k, call.v)]
+        calls.append((site, rows, operands, call.mask, call.scale, out.clone()))
         return out
 
     run.run = spy
