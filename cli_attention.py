@@ -38,7 +38,7 @@ def check_attention(options: argparse.Namespace) -> None:
     if options.target is None:
         raise ValueError("target must be given with attention, got none; say what the picture is to show.")
     # A residual feature is outside attention, and words need a tokenizer's own count.
-    usable = [name for name, preset in PRESETS.items() if not preset.needs_text and name != "pnp"]
+    usable = [name for name, preset in PRESETS.items() if not (preset.needs_text or preset.takes_feature)]
     name = options.attention.partition(":")[0]
     if name not in usable:
         raise ValueError(f"attention must be one of {', '.join(usable)}, got {name!r}; check the spelling.")
