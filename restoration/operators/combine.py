@@ -181,4 +181,5 @@ class DamageCombine(Damage):
         return {
             "blur, small, grey": (cls(first=DamageBlur(radius=1.0), second=small, third=grey), (3, 9, 12)),
             "small, JPEG": (cls(first=small, second=jpeg), (3, 18, 24)),
+            "blur, small, JPEG": (cls(first=DamageBlur(radius=1.0), second=small, third=jpeg), (3, 18, 24)),
         }

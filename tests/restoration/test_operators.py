@@ -69,6 +69,12 @@ def test_it_is_linear_and_takes_float32_and_any_batch(operator):
     assert torch.allclose(operator.forward(nested)[1], operator.forward(other))
 
 
+def test_a_picture_of_one_value_stays(operator):
+    """All that blurs, scales or weighs keeps brightness; a mask lowers it, and a frame of y is one of x."""
+    out = operator.forward(torch.ones(operator.shape, dtype=torch.float64))
+    assert isinstance(operator, ops.Mask) or torch.allclose(out, torch.ones_like(out))
+
+
 def test_the_norm_is_the_largest_singular_value(operator):
     assert operator.norm == pytest.approx(float(torch.linalg.matrix_norm(matrix_of(operator), 2)), rel=2e-3)
 
@@ -135,9 +141,32 @@ def test_rounding_is_projected_on(rounding):
     assert rounding.prox(x.float(), y.float(), 1.0).dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", ["mask", "reflect motion", "JPEG"])
+def test_a_combination_of_one_is_that_one(name):
+    one = OPERATORS[name]
+    alone = ops.Combine([one])
+    x, y = 0.3 * picture(one), one.forward(0.3 * picture(one, seed=1))
+    for call in (
+        lambda operator: operator.forward(x),
+        lambda operator: operator.initial(y),
+        lambda operator: operator.residual(x, y),
+        lambda operator: operator.linear_part.forward(x),
+        lambda operator: operator.prox(x, y, 2.0),
+        lambda operator: operator.row_energy(),
+        lambda operator: operator.seen(y),
+        lambda operator: operator.norm,
+        lambda operator: operator.measured,
+    ):
+        wanted, got = call(one), call(alone)
+        assert torch.equal(wanted, got) if isinstance(wanted, torch.Tensor) else wanted == got
+
+
 def test_the_same_blur_made_twice():
     """A Gaussian by rows and columns, and by the FFT; the reflected edge as torch pads it."""
-    one, other = OPERATORS["circular gaussian"], ops.Blur(PICTURE, _outer(ops.gaussian_kernel(1.3)), "circular")
+    # So broad that the kernel wraps around.
+    kernel = ops.gaussian_kernel(1.9)
+    assert float((kernel * torch.arange(-9, 10).square()).sum()) == pytest.approx(1.9**2, rel=1e-3)
+    one, other = ops.GaussianBlur(PICTURE, 1.9, "circular"), ops.Blur(PICTURE, _outer(kernel), "circular")
     x, y = picture(one), picture(one, seed=1)
     assert torch.allclose(one.forward(x), other.forward(x))
     assert torch.allclose(one.prox(x, y, 7.0), other.prox(x, y, 7.0))
