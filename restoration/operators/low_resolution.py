@@ -14,15 +14,8 @@ from .damage import Damage
 from .operator import Operator, Shape
 from .separable import Separable
 
-# Half widths of the kernels in pixels of the small picture.
-_SUPPORT = {"box": 0.5, "bicubic": 2.0, "lanczos": 3.0}
-FILTERS = tuple(_SUPPORT)
 # Keys 1981; -0.5 is the value that Pillow takes and the one of third order.
 _CUBIC = -0.5
-
-
-def _box(x: Tensor) -> Tensor:
-    return ((x >= -0.5) & (x < 0.5)).to(x.dtype)
 
 
 def _bicubic(x: Tensor) -> Tensor:
@@ -36,7 +29,8 @@ def _lanczos(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 3.0, torch.sinc(x) * torch.sinc(x / 3.0), torch.zeros_like(x))
 
 
-_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"box": _box, "bicubic": _bicubic, "lanczos": _lanczos}
+_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"bicubic": _bicubic, "lanczos": _lanczos}
+FILTERS = ("box", *_KERNELS)
 
 
 def resampling_matrix(size: int, small: int, kernel: str) -> Tensor:
@@ -57,7 +51,7 @@ def resampling_matrix(size: int, small: int, kernel: str) -> Tensor:
     Raises:
         ValueError: If the kernel is unknown or the sizes do not fit.
     """
-    if kernel not in _KERNELS:
+    if kernel not in FILTERS:
         raise ValueError(f"filter must be one of {', '.join(FILTERS)}, got {kernel!r}; choose one of these.")
     if not 1 <= small <= size:
         raise ValueError(f"small picture must have 1 to {size} pixels a side, got {small}; lower the scale.")
