@@ -33,7 +33,7 @@ def _fill(module, seed):
             continue
         if value.ndim > 1:
             fan = value[0].numel()
-            value.copy_(torch.randn(value.shape, generator=generator) * LAST_LAYER.get(name, 1.0) / fan**0.5)
+            value.copy_(torch.randn(value.shape, generator=generator) / fan**0.5)
         elif name.endswith(("weight", "scale")):
             value.fill_(1.0)
         else:
@@ -156,6 +156,8 @@ def model(kind, seed=0, dtype=torch.float32):
         config.manual_cast_dtype = None
         made = make()
         _fill(made.diffusion_model, seed)
+        for name, value in made.diffusion_model.named_parameters():
+            value.mul_(LAST_LAYER.get(name, 1.0))
         made.eval()
         cpu = torch.device("cpu")
         return comfy.model_patcher.ModelPatcher(made, load_device=cpu, offload_device=cpu)
