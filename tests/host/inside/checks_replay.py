@@ -64,7 +64,8 @@ def check_source_exact_nodes_come_back_guided(pack):
     for kind in pack.tiny.KINDS:
         negative = pack.tiny.conditioning(kind, seed=5)
         for node_id, settings in SOURCE_EXACT:
-            model, source, latent, (linked, sigmas) = run(pack, node_id, kind, cfg=CFG, negative=negative, **settings)
+            inputs = {"model": pack.tiny.model(kind, tame=True), "cfg": CFG, "negative": negative, **settings}
+            model, source, latent, (linked, sigmas) = run(pack, node_id, kind, **inputs)
             record, what = linked, (kind, node_id, settings)
             assert len(sigmas) == record.index + 1 and sigmas[-1] == 0
             ends = []
