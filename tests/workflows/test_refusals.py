@@ -85,12 +85,11 @@ def nothing_is_lost(server, saved, good, expected):
     assert good().equal(expected)
 
 
-def test_strength_0(server):
-    refused(server, round_trip("lost", strength=0.0), "strength", "0")
-
-
-def test_steps_1(server):
-    refused(server, round_trip("lost", steps=1), "steps", "got 1")
+@pytest.mark.parametrize(("widget", "value"), [("strength", 0.0), ("steps", 1)])
+def test_what_a_range_tells_the_host_refuses_itself(server, widget, value):
+    with pytest.raises(RefusedError) as refused:
+        server.run(round_trip("lost", **{widget: value}))
+    assert refused.value.sentences == [widget], "one complaint, at the widget that it is about"
 
 
 def test_an_eps_record_on_the_flow_model(server):

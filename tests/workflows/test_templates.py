@@ -19,6 +19,8 @@ from retrace_tests.workflows.server import PACK, ROOT
 FOLDER = ROOT / "workflows"
 GRAPHS = {graph.name: graph for graph in workflows()}
 NAMES = list(GRAPHS)
+# Digests by the folder of a server and the name of a template.
+FIRST: dict[tuple[object, str], dict[str, str]] = {}
 REMEDY = "run `python tests/workflows/make.py json`"
 # What saves the first output of a node, by its type.
 SAVERS = {
@@ -55,15 +57,14 @@ def digests(server, info, name, prefix):
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def first(server, info):
-    """Digests of the first run of each template, made when it is first asked for."""
-    cache = {}
+    """Digests of the first run of each template in a server, made when it is first asked for."""
 
     def run(name):
-        if name not in cache:
-            cache[name] = digests(server, info, name, f"first/{name}")
-        return cache[name]
+        if (server.base, name) not in FIRST:
+            FIRST[server.base, name] = digests(server, info, name, f"first/{name}")
+        return FIRST[server.base, name]
 
     return run
 
