@@ -218,7 +218,7 @@ TINY = {
     "chroma": Tiny("flux", _chroma, extras=_unpooled, residual=32),
     # The host fills its text up to 512 tokens from the front. Dev and Klein of Flux.2, and LongCat-Image.
     "flux2": Tiny(
-        "flux2", _flux2, channels=128, pixels=16, extras=_unpooled, front=512 - TEXT, residual=32,
+        "flux2", _flux2, channels=128, pixels=16, extras=_unpooled, text=500, front=12, residual=32,
         published=_depths((8, 48), (5, 20), (10, 20)),
     ),
     "qwen": Tiny("qwen", _qwen, frames=1, residual=48, published=({"num_layers": 60},)),
