@@ -10,16 +10,16 @@ from comfy_api.latest import io
 from ...attention import AttentionPlan
 from ...inversion import FlowEdit as FlowEditRule
 from ..attending.plan_link import attention_input
-from ..host.inputs import schedule_inputs, setting_inputs
+from ..host.inputs import schedule_inputs, seed_input, setting_inputs
 from ..host.masks import EditArea
 from ..host.node import Node
 from ..host.schedule import read_sigmas, rising_sigmas
 from ..host.session import Branch
 from .inversion_free_inputs import (
+    SHARED_SEED,
     guidance_inputs,
     latent_output,
     optional_inputs,
-    seed_input,
     subject_inputs,
 )
 from .inversion_free_run import Start, run_inversion_free
@@ -64,7 +64,7 @@ class FlowEdit(Node):
                     "fewer keep more of the source. Not above steps. The paper: 24 of 28 for Flux, 33 of 50 for SD3.",
                 ),
                 *setting_inputs(FlowEditRule, "n_avg", "n_min"),
-                seed_input(),
+                seed_input(SHARED_SEED),
                 *optional_inputs(),
                 *setting_inputs(FlowEditRule, "pull", optional=True),
                 attention_input("A plan by which the target reads from the source at every level."),

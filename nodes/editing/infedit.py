@@ -11,16 +11,16 @@ from ...attention import AttentionPlan
 from ...inversion import InfEdit as InfEditRule
 from ...inversion import strength_to_index
 from ..attending.plan_link import attention_input
-from ..host.inputs import schedule_inputs, setting_inputs, strength_input
+from ..host.inputs import schedule_inputs, seed_input, setting_inputs, strength_input
 from ..host.masks import EditArea
 from ..host.node import Node
 from ..host.schedule import read_sigmas, rising_sigmas
 from ..host.session import Branch
 from .inversion_free_inputs import (
+    SHARED_SEED,
     guidance_inputs,
     latent_output,
     optional_inputs,
-    seed_input,
     subject_inputs,
 )
 from .inversion_free_run import Start, run_inversion_free
@@ -44,7 +44,7 @@ class InfEdit(Node):
                 *guidance_inputs(1.0, 2.3),
                 strength_input("How far up the edit starts: 1 at pure noise for free edits, 0.7 keeps the layout."),
                 *setting_inputs(InfEditRule, "eta"),
-                seed_input(),
+                seed_input(SHARED_SEED),
                 *optional_inputs(),
                 attention_input("A plan by which the target reads from the source at every level."),
             ],

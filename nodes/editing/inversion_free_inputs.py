@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..host.inputs import mask_inputs, sigmas_input
 
-SEEDS = 2**64 - 1
+SHARED_SEED = "Seed of the noise that source and target share. Each picture of a batch has noise of its own."
 
 
 def subject_inputs() -> list[Any]:
@@ -45,18 +45,6 @@ def guidance_inputs(source_cfg: float, target_cfg: float) -> list[Any]:
             "prompts change the picture. Needs a negative unless it is 1.",
         ),
     ]
-
-
-def seed_input() -> Any:
-    """Seed of the noise."""
-    return io.Int.Input(
-        "seed",
-        default=0,
-        min=0,
-        max=SEEDS,
-        control_after_generate=True,
-        tooltip="Seed of the noise that source and target share. Each picture of a batch has noise of its own.",
-    )
 
 
 def optional_inputs() -> list[Any]:

@@ -12,12 +12,11 @@ from ..attending.resolvers import resolver_for
 from ..host.checks import refuse_skipping
 from ..host.compat import ADVANCED
 from ..host.compiled import refuse_compiled_model
-from ..host.inputs import feather_input
+from ..host.inputs import feather_input, seed_input
 from ..host.latents import keep_outside, source_samples
 from ..host.masks import on_latent_grid
 from ..host.node import Node
 from ..inverting.runs import extras_of
-from .inversion_free_inputs import SEEDS
 from .reference_passes import Pass, Subject, check_pass, layers_from, run_passes
 from .visctrl_crop import on_latents, on_pictures, weights_of
 
@@ -201,14 +200,7 @@ def _rest() -> list[Any]:
             tooltip="With several references: share of each pass in the noise from which it starts, the rest is that "
             "of the pass before. With one reference it is not used.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=SEEDS,
-            control_after_generate=True,
-            tooltip="With several references: seed of which one each picture reads in each pass.",
-        ),
+        seed_input("With several references: seed of which one each picture reads in each pass."),
         io.Combo.Input(
             "crop",
             options=list(CROPS),

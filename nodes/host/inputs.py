@@ -34,6 +34,11 @@ def setting_inputs(settings: type[Settings], *names: str, **shown: Any) -> list[
     return [setting_input(setting, **{"optional": False, **shown}) for setting in listed]
 
 
+def seed_input(tooltip: str) -> Any:
+    """A seed, as large as the host's own."""
+    return io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
+
+
 def mask_inputs() -> list[Any]:
     """Where an edit may act, and how soft its edge is."""
     return [

@@ -12,7 +12,7 @@ from ...restoration import GREY_LEVELS, NOISE_FLOOR, Measurement
 from ...restoration.noise_deviation import noise_deviation
 from ...restoration.operators import Damage
 from ...restoration.snap import snap
-from ..editing.inversion_free_inputs import SEEDS
+from ..host.inputs import seed_input
 from ..host.node import Node
 from ..host.progress import progress
 from .damaged_pictures import damaged_pixels, image_of, per_sample, pixels_of
@@ -61,9 +61,7 @@ class ApplyDamage(Node):
                     round=0.01,
                     tooltip="Noise to add, standard deviation in grey levels of 255.",
                 ),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=SEEDS, control_after_generate=True, tooltip="Seed of the noise."
-                ),
+                seed_input("Seed of the noise."),
             ],
             outputs=[
                 io.Image.Output(
