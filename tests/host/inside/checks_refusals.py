@@ -38,7 +38,9 @@ def check_misfits(pack):
     refuses(lambda: invert(pack, "sd15", model=eps, latent=clip), "latent must be pictures", "(1, 4, 3, 8, 8)")
     refuses(lambda: invert(pack, "sd15", model=eps, source=[]), "source must hold a conditioning")
     refuses(lambda: pack.call("Resample", model=eps, inversion=linked, cfg=4.0, positive=source), "cfg must be 1")
-    refuses(lambda: pack.call("InversionSampler", inversion=linked, sampler_name="euler_ancestral"), "sampler_name must be")
+    refuses(
+        lambda: pack.call("InversionSampler", inversion=linked, sampler_name="euler_ancestral"), "sampler_name must be"
+    )
     refuses(
         lambda: pack.call("InversionReport", model=eps, inversion=linked, reconstructed=small),
         "reconstructed must have the inversion's size",
