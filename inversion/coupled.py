@@ -15,7 +15,7 @@ from ..core.space import Space
 from ..core.steps import Euler, Step
 from ..core.walk import AfterStep, OnStep, StepReport, walk
 from .inversion import Inversion
-from .method import Method, MethodState, climb
+from .method import Method, MethodState, Path
 
 
 def two_step(
@@ -161,9 +161,10 @@ class TwoStep(Coupled):
         """Walk up; see Method.invert."""
         self.check(sigmas, index)
         stepper = _TwoStepper(lambda low, sigma, high, space: 1.0 / self.ratio(high, sigma, low, space))
-        x, path = climb(denoiser, x0, sigmas, index, stepper, keep_path, on_step)
+        path = Path(x0, keep_path)
+        x = walk(denoiser, x0, sigmas[: index + 1], stepper, on_step, path)
         assert stepper.before is not None
-        return MethodState(x, mate=stepper.before[0], path=path)
+        return MethodState(x, mate=stepper.before[0], path=path.states)
 
     def replay(
         self,

@@ -125,24 +125,22 @@ class Method(Settings, ABC):
         """Calls of one denoiser in a walk from the clean end to index k or back; the most, if it stops early."""
 
 
-def climb(
-    denoiser: Denoiser,
-    x0: Tensor,
-    sigmas: Sequence[float],
-    index: int,
-    stepper: Stepper,
-    keep_path: bool,
-    on_step: OnStep | None,
-) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-    """Walk a stepper from x0 up to sigmas[index]: the state there, and the path where it is to be kept."""
-    path = [keep(x0)]
+class Path:
+    """Taps a climb: keeps x0 and every state after it, where they are to be kept."""
 
-    def tap(x: Tensor, _: int) -> Tensor:
-        path.append(keep(x))
+    def __init__(self, x0: Tensor, kept: bool = True) -> None:
+        self._states = [keep(x0)] if kept else None
+
+    def __call__(self, x: Tensor, _: int) -> Tensor:
+        """Keep a state; see AfterStep."""
+        if self._states is not None:
+            self._states.append(keep(x))
         return x
 
-    x = walk(denoiser, x0, sigmas[: index + 1], stepper, on_step, tap if keep_path else None)
-    return x, tuple(path) if keep_path else None
+    @property
+    def states(self) -> tuple[Tensor, ...] | None:
+        """The states in their order, None where they are not kept."""
+        return None if self._states is None else tuple(self._states)
 
 
 @dataclass(frozen=True)
@@ -171,9 +169,9 @@ class SingleState(Method):
         on_step: OnStep | None = None,
     ) -> MethodState:
         """Walk up; see Method.invert."""
-        stepper = self.up()
-        x, path = climb(denoiser, x0, sigmas, index, stepper, keep_path, on_step)
-        return MethodState(x, path=path, remarks=self.remarks(stepper))
+        stepper, path = self.up(), Path(x0, keep_path)
+        x = walk(denoiser, x0, sigmas[: index + 1], stepper, on_step, path)
+        return MethodState(x, path=path.states, remarks=self.remarks(stepper))
 
     def replay(
         self,

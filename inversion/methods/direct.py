@@ -13,7 +13,7 @@ from ...core.settings import parameter
 from ...core.steps import DDIMPredictor, Euler, Step
 from ...core.walk import AfterStep, OnStep, walk
 from ..inversion import Inversion, keep
-from ..method import Method, MethodState, climb
+from ..method import Method, MethodState, Path
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ class Direct(Method):
                 residuals.append(keep(below - back))
             return Step(x, denoised)
 
-        x, path = climb(denoiser, x0, sigmas, index, up, True, on_step)
-        return MethodState(x, path=path, residuals=tuple(residuals) if residuals else None)
+        path = Path(x0)
+        x = walk(denoiser, x0, sigmas[: index + 1], up, on_step, path)
+        return MethodState(x, path=path.states, residuals=tuple(residuals) if residuals else None)
 
     def replay(
         self,

@@ -16,7 +16,7 @@ from ...core.steps import Step
 from ...core.walk import AfterStep, OnStep, walk
 from ..coupled import Coupled, Descent, Shear, mate_of
 from ..inversion import Inversion
-from ..method import MethodState, climb
+from ..method import MethodState, Path
 
 # The paper's mixing, for 50 steps.
 OFFICIAL_P = 0.93
@@ -94,8 +94,9 @@ class EDICT(Coupled):
         """Walk up; see Method.invert."""
         self.check(sigmas, index)
         stepper = _Sheared(reversed(self._steps(sigmas, index)), x0)
-        x, path = climb(denoiser, x0, sigmas, index, stepper, keep_path, on_step)
-        return MethodState(x, mate=stepper.mate, path=path)
+        path = Path(x0, keep_path)
+        x = walk(denoiser, x0, sigmas[: index + 1], stepper, on_step, path)
+        return MethodState(x, mate=stepper.mate, path=path.states)
 
     def replay(
         self,

@@ -18,7 +18,7 @@ from ...core.space import Space, mix
 from ...core.steps import Step
 from ...core.walk import AfterStep, OnStep, walk
 from ..inversion import Inversion, keep
-from ..method import Method, MethodState, climb
+from ..method import Method, MethodState, Path
 
 STEPPERS = ("ddpm", "dpmpp_2m_sde")
 
@@ -143,10 +143,11 @@ class NoiseMap(Method):
             missed_below = partial(self._missed, below, x, now, sigma, space)
             return Step(x, now.denoised)
 
-        x, path = climb(denoiser, x0, sigmas, index, up, keep_path, on_step)
+        path = Path(x0, keep_path)
+        x = walk(denoiser, x0, sigmas[: index + 1], up, on_step, path)
         assert missed_below is not None
         residuals.append(missed_below(None))
-        return MethodState(x, path=path, residuals=tuple(residuals), seed=self.seed)
+        return MethodState(x, path=path.states, residuals=tuple(residuals), seed=self.seed)
 
     def replay(
         self,

@@ -14,7 +14,7 @@ from ...core.settings import parameter
 from ...core.steps import Step
 from ...core.walk import AfterStep, OnStep, walk
 from ..inversion import Inversion
-from ..method import Method, MethodState, climb
+from ..method import Method, MethodState, Path
 
 
 class UpController:
@@ -143,8 +143,9 @@ class RFInversion(Method):
     ) -> MethodState:
         """Walk up under the first controller; see Method.invert."""
         controller = UpController(self.gamma, Noises(self.seed, x0, shared=0).draw())
-        x, path = climb(denoiser, x0, sigmas, index, controller, keep_path, on_step)
-        return MethodState(x, path=path, seed=self.seed)
+        path = Path(x0, keep_path)
+        x = walk(denoiser, x0, sigmas[: index + 1], controller, on_step, path)
+        return MethodState(x, path=path.states, seed=self.seed)
 
     def replay(
         self,

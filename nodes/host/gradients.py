@@ -15,6 +15,7 @@ from typing import Any
 import comfy.ldm.modules.attention as attention
 import torch
 
+from ...inversion.mutation import mutation_of_saved
 from .compat import training_switch
 
 # Attention kernels that have no backward pass.
@@ -54,7 +55,7 @@ def differentiable(*networks: torch.nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         # Some networks add residuals in place to what attention has saved for its backward.
-        stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+        stack.enter_context(mutation_of_saved())
         for network in networks:
             stack.enter_context(normal_weights(network))
         stack.enter_context(training_switch())
