@@ -110,7 +110,7 @@ def read_words(
     """
     refuse_skipping(model)
     refuse_compiled_model(model)
-    where = Layers.parse(layers.strip() or resolver_for(model.model.diffusion_model).word_layers)
+    where = Layers.parse(layers.strip() or resolver_for(model.model.diffusion_model, words=True).word_layers)
     plan = AttentionPlan(probes=(word_probe(_MAPS, prompt, words, SOURCE, where),))
     attended = Attended(model, {SOURCE: Branch(conditioning), TARGET: Branch(conditioning)}, plan)
 

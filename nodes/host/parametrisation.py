@@ -26,7 +26,7 @@ _TOLERANCE = 1e-5  # the host mixes in float32
 # Clean end of a flow with float64 states: rounding of (x - D) / sigma is 5e-8 at any floor above 1e-9.
 _FLOW_FLOOR = 1e-6
 # Flow networks that predict the clean latent, and that the host marks with no buffer named __x0__.
-_PREDICT_CLEAN = ("HiDreamO1Transformer",)
+_PREDICT_CLEAN = ("HiDreamO1Transformer", "NextDiTPixelSpace")
 # No velocity is as large on average, latents and noise being of size 1 or a few.
 _LARGEST_VELOCITY = 100.0
 
