@@ -149,8 +149,8 @@ def check_sizes(pack):
     attention = pack.module("attention")
     for kind in tiny_dits.KINDS:
         for size in ((12, 8), (7, 9)):
-            if kind == "hunyuan" and size == (7, 9):
-                continue  # the host's own HunyuanVideo takes whole patches only
+            if tiny_dits.TINY[kind].whole and size == (7, 9):
+                continue
             latent = tiny_dits.latent(kind, batch=2, size=size)
             model, linked = inverted(pack, kind, latent=latent)
             plain = resampled(pack, model, linked, kind, None)

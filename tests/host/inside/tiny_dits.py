@@ -157,6 +157,14 @@ def _ltx():
     )  # fmt: skip
 
 
+def _kandinsky5(name="Kandinsky5", of_cell=4 * (16 + 16 + 1)):
+    # A patch of noise, and for clips as much of a first frame with a channel of its mask.
+    return _of(
+        name, image_model="kandinsky5", in_text_dim=tiny.CONTEXT, in_text_dim2=tiny.POOLED, time_dim=16, model_dim=32,
+        ff_dim=64, visual_embed_dim=of_cell, axes_dims=(4, 6, 6), num_text_blocks=2, num_visual_blocks=2,
+    )  # fmt: skip
+
+
 def _aura():
     return _of(
         "AuraFlow", cond_seq_dim=tiny.CONTEXT, max_seq=64, dim=32, n_layers=4, n_double_layers=2, n_heads=2,
@@ -238,6 +246,15 @@ TINY = {
     "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=_BOTH, unreached=2, published=({"n_layers": 26},)),
     # Text and picture are filled up to a multiple of 32 tokens; 5 leaves both with some to fill here.
     "zimage": Tiny("lumina", _zimage, mixed=_BOTH, unreached=2, filled=5),
+    # Lite and Pro of the models for clips.
+    "kandinsky5": Tiny(
+        "kandinsky5", _kandinsky5, frames=CLIP, extras=_pooled(), mixed=("text",), unreached=2, whole=True,
+        published=_depths((32,), (60,), names=("num_visual_blocks",)),
+    ),
+    "kandinsky5_image": Tiny(
+        "kandinsky5", lambda: _kandinsky5("Kandinsky5Image", 4 * 16), extras=_pooled(), mixed=("text",), unreached=2,
+        whole=True, published=_depths((50,), names=("num_visual_blocks",)),
+    ),
     # 8 learnt tokens stand in front of the text.
     "aura": Tiny(
         "aura", _aura, channels=4, front=8, published=_depths((36, 4), names=("n_layers", "n_double_layers"))
