@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....attention.sites import Grid, Kind, Site
-from ..blocks import Blocks
-from ..resolver import Options
+from ....attention.sites import Grid, Kind
+from ..blocks import Numbered
 
 
-class Kandinsky5(Blocks):
-    """The host's replacement of a block fails, but it numbers them; those of the text run before the first number."""
+class Kandinsky5(Numbered):
+    """Self-attention of the picture or clip, then cross-attention; the host's own replacement of a block fails."""
 
     family = "kandinsky5"
     label = "Kandinsky 5"
@@ -24,14 +23,3 @@ class Kandinsky5(Blocks):
     def patch(self) -> Grid:
         frames, rows, columns = self.network.patch_size
         return frames, rows, columns
-
-    def mark(self, options: Options) -> Options:
-        return options
-
-    def site(self, queries: int, keys: int, options: Options) -> Site | None:
-        if "block_index" not in options:
-            return None
-        block = "block", options["block_index"]
-        if block != self._running:
-            self._running, self._call = block, 0
-        return super().site(queries, keys, options)

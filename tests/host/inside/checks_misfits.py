@@ -64,11 +64,11 @@ def _invert(pack, kind, model, source):
 
 
 def check_conditionings_of_another_width(pack):
-    """Text and pooled text of another width, on every architecture that reads them.
+    """Text and pooled text of another width, on every architecture that reads them and on one without a resolver.
 
     Flux is given a pooled text that is too short: the host cuts longer ones.
     """
-    for kind in tiny_dits.KINDS:
+    for kind in (*tiny_dits.KINDS, "pixart"):
         model, source = tiny_dits.model(kind), tiny_dits.conditioning(kind)
         name = type(model.model.model_config).__name__
         text, pooled = pack.tiny.CONTEXT, pack.tiny.POOLED
@@ -78,6 +78,16 @@ def check_conditionings_of_another_width(pack):
             said = f"source must hold pooled text of {pooled} channels for {name}, got {pooled - 4} channels; encode"
             refuses(lambda m=model, k=kind, s=source: _invert(pack, k, m, _resized(s, pooled=-4)), said)
         _invert(pack, kind, model, source)
+
+
+def check_text_of_another_width_beside_a_controlnet(pack):
+    """A ControlNet, which fails over the text before the UNet does, is not in the way of the sentence."""
+    for kind in tiny_dits.UNETS:
+        source, image = _resized(tiny_dits.conditioning(kind), text=8), torch.zeros(1, 32, 48, 3)
+        apply = pack.host_nodes.ControlNetApplyAdvanced().apply_controlnet
+        (source, _) = apply(source, source, pack.tiny.control_net(kind), image, 1.0, 0.0, 1.0)
+        model = tiny_dits.model(kind)
+        refuses(lambda k=kind, m=model, s=source: _invert(pack, k, m, s), "must hold text of 32 channels", "got 40")
 
 
 def check_samplers_under_guiders_of_the_host(pack):
@@ -134,6 +144,17 @@ def check_nothing_else_is_explained_away(pack):
     (found,) = pack.call("Invert", model=patched(model, adapted), source=wide, **inputs)[1:2]
     assert torch.equal(found["samples"], wanted["samples"])
     plain = pack.tiny.model("sd15"), pack.tiny.conditioning("sd15")
+    # A block that is given a picture of other channels says nothing of the prompt.
+    broken, prompt = tiny_dits.model("flux"), tiny_dits.conditioning("flux")
+    broken.set_model_patch_replace(
+        lambda args, more: more["original_block"]({**args, "img": args["img"][..., :-1]}), "dit", "double_block", 1
+    )
+    try:
+        _invert(pack, "flux", broken, prompt)
+    except RuntimeError as met:
+        assert "31" in str(met), met
+    else:
+        raise AssertionError("an error of the network was swallowed")
     for error, other, prompt in (
         (RuntimeError("size mismatch"), model, source),
         (KeyError("noise"), *plain),
