@@ -73,9 +73,9 @@ def _of_other_width(error: Exception, model: Any, conds: Mapping[str, Any]) -> s
     for name, entries in conds.items():
         for key, called, known in wanted:
             for entry in entries:
-                got = getattr(entry.get(key), "shape", (None,))[-1]
+                got = getattr(entry.get(key), "shape", (0,))[-1]
                 width = failed.get(got) if known is None else known
-                if None not in (got, width) and got != width:
+                if got and width not in (None, got):
                     return (
                         f"{name} must hold {called} of {width} channels for {_named(model)}, got {got} channels; "
                         f"{_REMEDY}."
@@ -88,10 +88,11 @@ def _failed(error: Exception, network: torch.nn.Module) -> dict[int, int]:
     layers = set(network.modules())
     for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
         layer = frame.f_locals.get("self")
-        if isinstance(layer, torch.nn.Module) and layer in layers and torch.is_tensor(getattr(layer, "weight", None)):
+        weight = getattr(layer, "weight", None)
+        if isinstance(layer, torch.nn.Module) and layer in layers and isinstance(weight, torch.Tensor):
             # What a layer is given is the first of its arguments.
-            given = next((value for value in frame.f_locals.values() if torch.is_tensor(value)), None)
-            return {} if given is None else {given.shape[-1]: layer.weight.shape[-1]}
+            given = next((value for value in frame.f_locals.values() if isinstance(value, torch.Tensor)), None)
+            return {} if given is None else {given.shape[-1]: weight.shape[-1]}
     return {}
 
 

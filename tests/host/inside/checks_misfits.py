@@ -64,11 +64,11 @@ def _invert(pack, kind, model, source):
 
 
 def check_conditionings_of_another_width(pack):
-    """Text and pooled text of another width, on every architecture that reads them and on one without a resolver.
+    """Text and pooled text of another width, on every architecture that reads them.
 
     Flux is given a pooled text that is too short: the host cuts longer ones.
     """
-    for kind in (*tiny_dits.KINDS, "pixart"):
+    for kind in tiny_dits.KINDS:
         model, source = tiny_dits.model(kind), tiny_dits.conditioning(kind)
         name = type(model.model.model_config).__name__
         text, pooled = pack.tiny.CONTEXT, pack.tiny.POOLED
