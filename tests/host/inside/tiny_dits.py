@@ -31,12 +31,13 @@ class Tiny:
         pixels: Pixels of the picture along a side of a latent cell.
         frames: Most frames of its latent, 0 where it has no such axis.
         text: Tokens of a prompt.
+        filled_text: Whether the network fills every prompt up to one length.
         extras: Further entries of a CONDITIONING, from its rows, tokens and a generator.
         front: Tokens of a joint sequence in front of the text.
         filled: Text and picture are each filled up to a multiple of this many tokens.
         mixed: Which of "image" and "text" a refiner mixes before the first block.
         unreached: Attention calls of a forward that no rule reaches.
-        whole: Whether the host's own network takes whole patches only.
+        whole: Whether the host's own network takes whole patches only, and fails where a latent has half a one.
         wrapped: Whether the host lets something stand around the network.
         residual: Channels of what a ControlNet adds to a block's picture, 0 where there is no such thing.
         published: Settings that give it the blocks of models that people have.
@@ -49,6 +50,7 @@ class Tiny:
     pixels: int = 8
     frames: int = 0
     text: int = TEXT
+    filled_text: bool = False
     extras: Callable = lambda batch, tokens, generator: {}
     front: int = 0
     filled: int = 1
@@ -230,8 +232,10 @@ TINY = {
         published=_depths((8, 48), (5, 20), (10, 20)),
     ),
     "qwen": Tiny("qwen", _qwen, frames=1, residual=48, published=({"num_layers": 60},)),
-    "wan": Tiny("wan", lambda: _changed("wan", num_layers=2), frames=CLIP, published=({"num_layers": 30},)),
-    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen, unreached=2),
+    "wan": Tiny(
+        "wan", lambda: _changed("wan", num_layers=2), frames=CLIP, filled_text=True, published=({"num_layers": 30},)
+    ),
+    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, filled_text=True, extras=_seen, unreached=2),
     "hunyuan": Tiny(
         "hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), unreached=2,
         whole=True,
