@@ -148,9 +148,7 @@ def check_sizes(pack):
     """Odd and tall sizes, and a batch with a mask for each picture; a mask of zeros is no edit, one of ones is all."""
     attention = pack.module("attention")
     for kind in tiny_dits.KINDS:
-        for size in ((12, 8), (7, 9)):
-            if kind == "hunyuan" and size == (7, 9):
-                continue  # the host's own HunyuanVideo takes whole patches only
+        for size in ((12, 8),) if tiny_dits.TINY[kind].whole else ((12, 8), (7, 9)):
             latent = tiny_dits.latent(kind, batch=2, size=size)
             model, linked = inverted(pack, kind, latent=latent)
             plain = resampled(pack, model, linked, kind, None)
@@ -187,10 +185,10 @@ def check_masks_of_any_size(pack):
 def check_unequal_text_lengths(pack):
     """Prompts of other lengths run one after the other, or repeated as the host does; image tokens are swapped."""
     for kind in tiny_dits.KINDS:
-        if kind.startswith("wan"):
-            lengths = (8,)  # the host pads Wan's text to one length
+        if tiny_dits.TINY[kind].filled_text:
+            lengths = (8,)
         else:
-            lengths = (77 * 2, 77) if kind.startswith("sd") else (5, 8)
+            lengths = (77 * 2, 77) if kind in tiny_dits.READS_CLIP else (5, 8)
         model, linked = inverted(pack, kind)
         for tokens in lengths:
             target = target_of(kind, tokens=tokens)

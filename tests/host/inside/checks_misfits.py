@@ -80,6 +80,16 @@ def check_conditionings_of_another_width(pack):
         _invert(pack, kind, model, source)
 
 
+def check_text_of_another_width_beside_a_controlnet(pack):
+    """A ControlNet, which fails over the text before the UNet does, is not in the way of the sentence."""
+    for kind in tiny_dits.UNETS:
+        source, image = _resized(tiny_dits.conditioning(kind), text=8), torch.zeros(1, 32, 48, 3)
+        apply = pack.host_nodes.ControlNetApplyAdvanced().apply_controlnet
+        (source, _) = apply(source, source, pack.tiny.control_net(kind), image, 1.0, 0.0, 1.0)
+        model = tiny_dits.model(kind)
+        refuses(lambda k=kind, m=model, s=source: _invert(pack, k, m, s), "must hold text of 32 channels", "got 40")
+
+
 def check_samplers_under_guiders_of_the_host(pack):
     """The pack's samplers say it too; a latent of other channels is named first."""
     model, source, latent, (linked, out, noise, sigmas) = invert(pack, "sdxl")
@@ -134,6 +144,17 @@ def check_nothing_else_is_explained_away(pack):
     (found,) = pack.call("Invert", model=patched(model, adapted), source=wide, **inputs)[1:2]
     assert torch.equal(found["samples"], wanted["samples"])
     plain = pack.tiny.model("sd15"), pack.tiny.conditioning("sd15")
+    # A block that is given a picture of other channels says nothing of the prompt.
+    broken, prompt = tiny_dits.model("flux"), tiny_dits.conditioning("flux")
+    broken.set_model_patch_replace(
+        lambda args, more: more["original_block"]({**args, "img": args["img"][..., :-1]}), "dit", "double_block", 1
+    )
+    try:
+        _invert(pack, "flux", broken, prompt)
+    except RuntimeError as met:
+        assert "31" in str(met), met
+    else:
+        raise AssertionError("an error of the network was swallowed")
     for error, other, prompt in (
         (RuntimeError("size mismatch"), model, source),
         (KeyError("noise"), *plain),

@@ -9,6 +9,7 @@ import comfy.sdxl_clip
 import comfy.text_encoders.aura_t5
 import comfy.text_encoders.flux
 import comfy.text_encoders.hunyuan_video
+import comfy.text_encoders.kandinsky5
 import comfy.text_encoders.lt
 import comfy.text_encoders.pixart_t5
 import comfy.text_encoders.qwen_image
@@ -18,7 +19,8 @@ from helpers import refuses
 
 TEXT = "A photo of a skyscraper, the red car's door & 2 cafés (at night:1.3), a red boat"
 PHRASES = ("skyscraper", "red car's door", "CAFÉS", "at night", "2", "red boat", "photo  of a", "car")
-TEMPLATE = {"qwen": 34}  # tokens that the host cuts off in front of a prompt of Qwen-Image
+# Tokens that the host cuts off in front of a prompt.
+TEMPLATE = {"qwen": 34, "kandinsky5": 127, "kandinsky5 image": 41}
 
 
 def _clip(tokenizer, **parts):
@@ -41,6 +43,9 @@ def _build():
     yield "flux", _clip(encoders.flux.FluxTokenizer()), ("t5xxl",)
     yield "ltx", _clip(encoders.lt.LTXVT5Tokenizer()), ("t5xxl",)
     yield "qwen", _clip(encoders.qwen_image.QwenImageTokenizer()), ("qwen25_7b",)
+    # CLIP's rows are read for the pooled text alone.
+    yield "kandinsky5", _clip(encoders.kandinsky5.Kandinsky5Tokenizer(), clip_l=1), ("qwen25_7b",)
+    yield "kandinsky5 image", _clip(encoders.kandinsky5.Kandinsky5TokenizerImage(), clip_l=1), ("qwen25_7b",)
     yield "chroma", _clip(encoders.pixart_t5.PixArtTokenizer()), ("t5xxl",)
     yield "aura", _clip(encoders.aura_t5.AuraT5Tokenizer()), ("pile_t5xl",)
     if importlib.util.find_spec("comfy.text_encoders.z_image"):  # newer hosts
@@ -86,6 +91,15 @@ def check_sd3_counts_clip_before_t5(pack):
     assert clip_keys == [77 + 1 + (82 - 75) - 1] and [len(s.tokens) for s in long.segments] == [154, 83], clip_keys
 
 
+def check_a_prompt_as_long_as_a_row_of_clip_is_not_taken_for_one(pack):
+    """Kandinsky 5 attends to Qwen's tokens alone, also where there are 77 of them."""
+    for family, clip, names in _families():
+        if family.startswith("kandinsky5"):
+            prompt = _read(pack, family, clip, names, "very corgi " * 18 + "very very red cat")
+            assert prompt.length == 77 and _words(prompt, prompt.find("red")) == "red", (family, prompt.length)
+            assert [segment.name for segment in prompt.segments] == ["qwen25_7b"], family
+
+
 def check_token_maps_of_real_tokenizers(pack):
     """Equal prompts give the identity, weights in parentheses change nothing, a swap keeps the tail."""
     module = pack.module("attention.token_map")
@@ -105,7 +119,7 @@ def check_token_maps_of_real_tokenizers(pack):
             assert found.matrix[i, j] == 1.0 and found.matrix[:, j].sum() == 1.0, (family, i, j)
         mass = found.matrix[list(one.find("a skyscraper"))].sum(0)
         assert not mass[[j for j in range(other.length) if j not in other.find("an umbrella factory")]].any(), family
-        if family not in ("qwen", "zimage"):  # there the parentheses are part of the prompt
+        if family not in (*TEMPLATE, "zimage"):  # there the parentheses are part of the prompt
             plain, heavy = read("a red cat on a mat"), read("a (red:1.3) cat (on a mat)")
             swapped = [module.token_map(plain, to, "refine") for to in (plain, heavy)]
             words = [

@@ -171,8 +171,8 @@ def check_prompt_to_prompt_of_prompts_of_two_lengths(pack):
     """Networks without CLIP take prompts of any length, which Z-Image fills up to different numbers of tokens."""
     module = pack.module("attention")
     for kind in tiny_dits.DITS:
-        if kind in (*tiny_dits.READS_CLIP, "wan", "wan_i2v"):
-            continue  # rows of 77, and the host pads Wan's text to one length
+        if kind in tiny_dits.READS_CLIP or tiny_dits.TINY[kind].filled_text:
+            continue
         model, found = tiny_dits.model(kind), {}
         family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
         source, one = _by_table(pack, kind, "a red cat on a mat", False, 9)
