@@ -108,13 +108,11 @@ class Measured(Resolver):
         self._call = 0
 
     def _measure(self, ask: Ask, x: torch.Tensor, text: torch.Tensor | None) -> _Reading:
-        if x.ndim not in (4, 5):
-            raise self._unknown("is shown something else than pictures or clips")
         size = frames_rows_columns(x.shape)
         cells = [(0, 0, 0), tuple(edge - 1 for edge in size), (size[0] // 2, size[1] // 3, 2 * size[2] // 3)]
-        moved = x.clone()
+        moved = x.clone(memory_format=torch.contiguous_format)
         for frame, row, column in cells:
-            (moved[:, :, frame] if x.ndim == 5 else moved)[..., row, column] += _step(x)
+            moved.reshape(*x.shape[:2], *size)[:, :, frame, row, column] += _step(x)
         before = _calls(ask, x, text, x.shape[0])
         if not before:
             raise self._unknown("does not call the host's attention")

@@ -43,8 +43,8 @@ class Slot:
 
 
 def frames_rows_columns(shape: Sequence[int]) -> Grid:
-    """Return frames, rows and columns of a latent; a picture has one frame."""
-    return (int(shape[2]) if len(shape) == 5 else 1), int(shape[-2]), int(shape[-1])
+    """Return frames, rows and columns of a latent; a picture has one frame, sound one row."""
+    return (int(shape[2]) if len(shape) == 5 else 1), (int(shape[-2]) if len(shape) > 3 else 1), int(shape[-1])
 
 
 class Resolver(ABC):

@@ -145,7 +145,7 @@ def test_adopt(mixture, inversion):
         ({"sigmas": GRID[::-1]}, ValueError, "sigmas must strictly rise from the clean end"),
         ({"method": "newton"}, ValueError, "method must be one of"),
         ({"x0": torch.zeros(1, 4, 3, 5, dtype=torch.int64)}, TypeError, "x0 must be a floating-point latent"),
-        ({"x0": torch.zeros(4, 3, 5)}, ValueError, r"x0 must be a latent of shape .*, got \(4, 3, 5\); encode the"),
+        ({"x0": torch.zeros(3, 5)}, ValueError, r"x0 must be a latent of shape .*, got \(3, 5\); encode the"),
         ({"dtype": torch.float16}, ValueError, "dtype of the states must be float32 or float64, got torch.float16"),
     ],
 )

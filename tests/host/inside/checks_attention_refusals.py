@@ -9,10 +9,10 @@ from helpers import refuses, same_snapshot, snapshot
 PROMPTS = {"clip": None, "source_text": "a cat", "target_text": "a dog", "weights": "", "layers": ""}
 
 
-def _calls(pack, kind, model):
+def _calls(pack, kind, model, size=(4, 6)):
     """Every node that controls the attention of a model, as a call of it; a plan for the others is made elsewhere."""
     source, target, negative = tiny_dits.conditioning(kind), target_of(kind), negative_of(kind)
-    latent = tiny_dits.latent(kind, size=(4, 6), frames=2)
+    latent = tiny_dits.latent(kind, size=size, frames=2)
     rules = plan(pack)
 
     def node(name, **inputs):
@@ -51,14 +51,22 @@ def _calls(pack, kind, model):
     }  # fmt: skip
 
 
-def check_architectures_without_a_resolver(pack):
-    """A network of the host that nothing is known of: every node names its class, and inversion works with it."""
+def check_architectures_that_cannot_be_measured(pack):
+    """A network whose attention the host hands to nobody: every node that runs it names its class, the rest works."""
     # It has no places for fewer than 32 x 32 cells.
     model, linked = inverted(pack, "pixart", latent=tiny_dits.latent("pixart", size=(32, 40)))
     before = snapshot(model)
-    said = ("model must be of a kind whose attention is known", "got PixArtMS", "leave attention out")
-    for name, call in _calls(pack, "pixart", model).items():
-        assert pack.node(name) is not None
+    said = (
+        "model must give each patch of the picture one row",
+        "got PixArtMS, which does not call the host's attention",
+    )
+    calls = _calls(pack, "pixart", model, size=(32, 40))
+    for name in ("PromptToPrompt", "UnifiedAttentionControl"):
+        refuses(calls.pop(name), "attention to words is known", "got PixArtMS", "by AttentionInject")
+    for name in ("AttentionInject", "AttentionSites"):
+        assert any("measured when it runs" in str(each) for each in calls.pop(name)()), name
+    calls.pop("AttentionGuider")()
+    for call in calls.values():
         refuses(call, *said)
     refuses(lambda: resampled(pack, model, linked, "pixart", plan(pack)), *said)
     same_snapshot(model, before)
