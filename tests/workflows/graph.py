@@ -365,11 +365,7 @@ def api_from_ui(ui: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         for entry in node["inputs"]:
             if entry["link"] is not None:
                 inputs[entry["name"]] = sources[entry["link"]]
-        prompt[str(node["id"])] = {
-            "inputs": inputs,
-            "class_type": node["type"],
-            "_meta": {"title": node["title"]},
-        }
+        prompt[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": node["title"]}}
     return prompt
 
 

@@ -213,13 +213,7 @@ def attention_inject() -> Strip:
 
 def prompt_plan(strip: Strip, target: str = TARGET, **settings: Any) -> Node:
     return strip.add(
-        "PromptToPrompt",
-        1,
-        model=strip.model,
-        clip=strip.clip,
-        source_text=SENTENCE,
-        target_text=target,
-        **settings,
+        "PromptToPrompt", 1, model=strip.model, clip=strip.clip, source_text=SENTENCE, target_text=target, **settings
     )
 
 

@@ -93,10 +93,7 @@ def check_every_form_against_explicit_probabilities(pack):
         return _map(site.text[1] - site.text[0])[1]
 
     values = attention.ValueMap
-    words = (
-        attention.Term(q=take, k=take, values=values(matrix, 0.0)),
-        attention.Term(values=values(diagonal, 1.0)),
-    )
+    words = (attention.Term(q=take, k=take, values=values(matrix, 0.0)), attention.Term(values=values(diagonal, 1.0)))
     forms = {
         "mutual": (rule(attention.Term(k=take, v=take)), _swap("kv")),
         "structure": (rule(attention.Term(q=take, k=take)), _swap("qk")),

@@ -303,10 +303,7 @@ def check_spd_on_every_kind(pack):
         assert any("gradient descent" in str(part) for part in report), kind
         row = {"samples": inputs["latent"]["samples"][1:]}
         alone, *_ = pack.call("SPDInvert", **{**inputs, "latent": row})
-        assert relative(alone.x, linked.x[1:]) < 1e-3, (
-            kind,
-            relative(alone.x, linked.x[1:]),
-        )
+        assert relative(alone.x, linked.x[1:]) < 1e-3, (kind, relative(alone.x, linked.x[1:]))
 
 
 def _shapes(pack, caption_of, **words):

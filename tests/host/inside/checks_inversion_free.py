@@ -10,10 +10,7 @@ import torch
 from helpers import Counter, no_interrupt, refuses, relative, same_snapshot, snapshot
 
 STEPS = 4
-INPUTS = {
-    "InfEdit": {"strength": 1.0, "eta": 1.0},
-    "FlowEdit": {"n_max": STEPS, "n_avg": 1, "n_min": 0},
-}
+INPUTS = {"InfEdit": {"strength": 1.0, "eta": 1.0}, "FlowEdit": {"n_max": STEPS, "n_avg": 1, "n_min": 0}}
 
 
 def _edit(pack, node, kind, model=None, latent=None, target_seed=9, **changes):

@@ -4,18 +4,7 @@ import nodes
 import torch
 from helpers import Counter, no_interrupt, refuses, relative, same_snapshot, snapshot
 from photographs import Cosines, cosine_vae
-from restoring import (
-    NODES,
-    chi2,
-    damaged_by,
-    damages,
-    hole,
-    patched,
-    photo,
-    sample,
-    sampler_of,
-    tiny_model,
-)
+from restoring import NODES, chi2, damaged_by, damages, hole, patched, photo, sample, sampler_of, tiny_model
 
 CELLS = (4, 6)
 GENTLE = {"RestoreGuided": {"measurement_weight": 0.1}, "RestoreREDDiff": {"sigma_max": 1000.0}}

@@ -26,13 +26,7 @@ def _latent(kind, batch=1):
 
 
 def _rf_edit(pack, kind, model, batch=1, **changes):
-    inputs = {
-        "model": model,
-        "source": tiny_dits.conditioning(kind),
-        "target": target_of(kind),
-        **DEFAULTS,
-        **changes,
-    }
+    inputs = {"model": model, "source": tiny_dits.conditioning(kind), "target": target_of(kind), **DEFAULTS, **changes}
     if "inversion" not in inputs:
         inputs.setdefault("latent", _latent(kind, batch))
     if inputs["cfg"] != 1.0:

@@ -96,10 +96,7 @@ def rf_edit() -> Graph:
             ("RF-Solver alone: nothing read", {"inject": 0}),
             ("The first 9 of 10 steps read", {"inject": 9, "layers": "all"}),
             ("All 10 steps read", {"inject": 10, "layers": "all"}),
-            (
-                "FireFlow: half the calls",
-                {"method": "fireflow", "inject": 10, "layers": "all", "aligned": True},
-            ),
+            ("FireFlow: half the calls", {"method": "fireflow", "inject": 10, "layers": "all", "aligned": True}),
         )
     ]
     scene.add("PreviewAny", 3, "What was kept", source=edits[2][2])

@@ -239,11 +239,7 @@ def negative_prompt_inversion() -> Graph:
     title = "Source | empty negative | source as negative | edit | edit, held back"
     scene.look(5, title, scene.picture[0], lost, back, plain, held)
     return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Into the noise", 1),
-        ("And back at cfg 7.5", 1),
-        ("Edit", 1),
-        ("Look", 2),
+        ("Picture, model and prompts", 2), ("Into the noise", 1), ("And back at cfg 7.5", 1), ("Edit", 1), ("Look", 2)
     )
 
 

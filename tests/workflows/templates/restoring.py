@@ -122,11 +122,7 @@ def restore_clip() -> Graph:
     title = "Frame 1 as it came | frame 2, dropped: alone | together | truth"
     scene.look(7, title, enlarged[0], *shown, scene.picture[0])
     return scene.frame(
-        ("Clip, model and damage", 2),
-        ("Damage", 1),
-        ("Each frame for itself", 2),
-        ("Together", 2),
-        ("Look", 2),
+        ("Clip, model and damage", 2), ("Damage", 1), ("Each frame for itself", 2), ("Together", 2), ("Look", 2)
     )
 
 
@@ -203,10 +199,5 @@ def restore_three_ways() -> Graph:
         shown.append(restored[0])
     scene.look(9, "Photo | DDS | RED-diff | guided | truth", damaged[0], *shown, scene.picture[0])
     return scene.frame(
-        ("Picture, model and damage", 2),
-        ("Damage", 1),
-        ("DDS", 2),
-        ("RED-diff", 2),
-        ("Guided", 2),
-        ("Look", 2),
+        ("Picture, model and damage", 2), ("Damage", 1), ("DDS", 2), ("RED-diff", 2), ("Guided", 2), ("Look", 2)
     )
