@@ -31,7 +31,7 @@ def check_method_nodes_are_invert(pack):
             own = settings if node == "DirectInversion" else {"keep_path": True, **settings}
             *_, (ours, *_) = invert(pack, kind, 2, node=node, model=model, **more, **own)
             *_, (theirs, *_) = invert(pack, kind, 2, model=model, method=method, keep_path=True, **more, **prefixed)
-            assert ours.method == method and dict(ours.params) == dict(theirs.params) , node
+            assert ours.method == method and dict(ours.params) == dict(theirs.params), node
             assert settings.items() <= ours.params.items(), (node, ours.params)
             assert torch.equal(ours.x, theirs.x) and ours.sigmas == theirs.sigmas and ours.index == theirs.index
             assert (ours.mate is None) == (theirs.mate is None) == (node not in PAIRS), node
