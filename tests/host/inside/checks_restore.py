@@ -1,28 +1,16 @@
 """Restoration in the host by the models of the Shapes world, whose truth is known: damages, samplers, snapping."""
 
-import functools
-
 import comfy.model_management
 import comfy.sample
-import nodes
 import torch
-from helpers import no_interrupt, refuses, same_snapshot, snapshot
+from helpers import WORDS, decode, encode, refuses, same_snapshot, same_weights, shapes, snapshot, weights_of
 from restoring import chi2, damaged_by, damages, hole, psnr, sample, sampler_of
 
 CAPTION = "a big red star on the left of a cyan background"
 
 
-@functools.cache
-def loaded(pack, kind):
-    model, clip, vae = pack.call("LoadShapesModel", kind=kind)
-    with torch.inference_mode():
-        prompt = nodes.CLIPTextEncode().encode(clip, CAPTION)[0]
-    return model, vae, prompt
-
-
 def picture(pack):
-    words = {"size": "big", "colour": "red", "shape": "star", "position": "left", "background": "cyan"}
-    return pack.call("ShapesPicture", **words, seed=3, batch_size=1)[0]
+    return pack.call("ShapesPicture", **{**WORDS, "shape": "star", "background": "cyan"}, seed=3)[0]
 
 
 def of_the_world(pack):
@@ -32,11 +20,9 @@ def of_the_world(pack):
 
 
 def restore(pack, kind, operator, damaged, count=1, node="RestoreDDS", steps=8, **settings):
-    model, vae, prompt = loaded(pack, kind)
+    model, clip, vae = shapes(pack, kind)
     sampler = sampler_of(pack, node, operator, damaged, vae, **settings)
-    drawn = sample(model, prompt, sampler, (count, 4, 16, 16), steps, 5, scheduler="normal")
-    with torch.inference_mode():
-        return nodes.VAEDecode().decode(vae, {"samples": drawn})[0]
+    return decode(vae, sample(model, encode(clip, CAPTION), sampler, (count, 4, 16, 16), steps, 5, scheduler="normal"))
 
 
 def flicker(frames, truth=None):
@@ -115,8 +101,8 @@ def check_guided(pack):
     """Gradients through denoiser and VAE under the host's inference mode; weights and conditioning are as before."""
     image, operator = picture(pack), of_the_world(pack)["small"]
     damaged = damaged_by(pack, image, operator, 4.0)
-    model, vae, _ = loaded(pack, "eps")
-    before, weights = snapshot(model), {n: v.clone() for n, v in vae.first_stage_model.state_dict().items()}
+    model, _, vae = shapes(pack)
+    before, weights = snapshot(model), weights_of(vae.first_stage_model)
     runs = {
         "free": {"measurement_weight": 0.0, "gluing": 0.0},
         "default": {},
@@ -124,20 +110,16 @@ def check_guided(pack):
         "bounded": {"measurement_weight": 30.0},
         "unbounded": {"measurement_weight": 30.0, "largest_step": 0.0},
     }
-    drawn = {
-        name: restore(pack, "eps", operator, damaged, node="RestoreGuided", **settings)
-        for name, settings in runs.items()
-    }
+    drawn = {key: restore(pack, "eps", operator, damaged, node="RestoreGuided", **each) for key, each in runs.items()}
     left = {name: chi2(pack, restored, operator, damaged) for name, restored in drawn.items()}
     assert max(left[name] for name in ("default", "from the photo", "bounded")) < 0.9 * left["free"], left
     assert psnr(drawn["unbounded"], image) < psnr(drawn["bounded"], image) - 1.0
     same_snapshot(model, before)
-    now = vae.first_stage_model.state_dict()
-    assert all(torch.equal(now[name], value) for name, value in weights.items())
+    same_weights(vae.first_stage_model, weights)
 
 
 def check_snapping_brings_back_what_the_photo_has(pack):
-    image, vae = picture(pack), loaded(pack, "eps")[1]
+    image, vae = picture(pack), shapes(pack)[2]
     with torch.inference_mode():
         lossy = vae.decode(vae.encode(image))
     for name in ("mask", "jpeg", "small"):
@@ -176,14 +158,15 @@ def check_snapping_follows_what_moves(pack):
     assert flicker(followed, moving) < 0.85 * flicker(plain, moving) and psnr(followed, moving) > psnr(plain, moving)
     single = snapping(pack, moving[:1], of_the_world(pack)["small"])
     refuses(lambda: single(temporal_smoothing=2.0, follow_motion=True), "two frames", "turn follow_motion off")
-    with no_interrupt():
-        comfy.model_management.interrupt_current_processing()
-        try:
-            snap(temporal_smoothing=2.0, follow_motion=True)
-        except BaseException as error:
-            assert "Interrupt" in type(error).__name__
-        else:
-            raise AssertionError("an interrupt must end the work")
+    comfy.model_management.interrupt_current_processing()
+    try:
+        snap(temporal_smoothing=2.0, follow_motion=True)
+    except comfy.model_management.InterruptProcessingException:
+        pass
+    else:
+        raise AssertionError("an interrupt must end the work")
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
 
 
 def check_jpeg_files(pack):

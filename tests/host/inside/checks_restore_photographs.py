@@ -5,9 +5,8 @@ every damage and every node runs at such a size, and that the result explains th
 what the same model makes of the same seed without it.
 """
 
-import nodes
 import torch
-from helpers import refuses, same_snapshot, snapshot
+from helpers import decode, refuses, same_snapshot, snapshot
 from photographs import BLOCK, NAMES, cosine_vae, photograph
 from restoring import chi2, damaged_by, damages, pixel_model, sample, sampler_of, tiny_model
 
@@ -45,8 +44,7 @@ class Bench:
         shape, prompt = (len(self.image), CHANNELS[self.kind], *cells), self.pack.tiny.conditioning(self.kind)
         sampler = sampler_of(self.pack, node, operator, damaged, self.vae, **settings)
         drawn = sample(self.model, prompt, sampler, shape, STEPS[self.kind])
-        with torch.inference_mode():
-            picture = nodes.VAEDecode().decode(self.vae, {"samples": drawn})[0]
+        picture = decode(self.vae, drawn)
         assert picture.shape == self.image.shape and bool(torch.isfinite(picture).all())
         return picture
 
