@@ -8,7 +8,7 @@ import comfy.sd1_clip
 import comfy.text_encoders.flux
 import tiny_dits
 import torch
-from helpers import encode, play, rendered, shapes
+from running import encode, play, rendered, shapes
 
 # Rows of one forward and forwards of one row differ by the order of float32 sums.
 ROUNDING = 2e-5

@@ -2,7 +2,8 @@
 
 import torch
 from attending import plan
-from helpers import around, trained
+from helpers import around
+from running import trained
 
 
 def check_the_negative_is_announced_as_the_negative(pack):

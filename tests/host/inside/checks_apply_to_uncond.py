@@ -3,7 +3,8 @@
 import nodes
 import torch
 from attending import plan
-from helpers import edit, invert, play, relative
+from helpers import relative
+from running import edit, invert, play
 
 CFG = 3.0
 UNETS = ("sd15", "sdxl")

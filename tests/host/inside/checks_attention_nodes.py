@@ -2,38 +2,13 @@
 
 from dataclasses import replace
 
+import attending
 import comfy.samplers
 import tiny_dits
 import torch
-from attending import (
-    ROUNDING,
-    edited,
-    injected,
-    inverted,
-    latent_of,
-    negative_of,
-    plan,
-    resampled,
-    resolver,
-    states,
-    target_of,  # fmt: skip
-)
-from helpers import (  # fmt: skip
-    Fresh,
-    advanced,
-    edit,
-    fit,
-    play,
-    refuses,
-    refuses_each,
-    relative,
-    reloaded,
-    resuming,
-    same_snapshot,
-    sampled,
-    shapes,
-    snapshot,
-)
+from attending import edited, injected, inverted, latent_of, negative_of, plan, resampled, target_of
+from helpers import refuses, refuses_each, relative, same_snapshot, snapshot
+from running import Fresh, advanced, edit, fit, play, reloaded, resuming, sampled, shapes
 
 
 def _mask(rows=32, columns=48):
@@ -70,7 +45,7 @@ def check_every_preset_of_equal_prompts_is_the_source(pack):
     attention = pack.module("attention")
     for kind in tiny_dits.KINDS:
         model, inversion = inverted(pack, kind)
-        wanted = states(pack, model, inversion)[-1]
+        wanted = attending.states(pack, model, inversion)[-1]
         plans = {
             f"{preset.name} {variant}": injected(
                 pack, model, preset.name, variant=variant or "preset's own", mask=_mask(16)
@@ -86,7 +61,7 @@ def check_every_preset_of_equal_prompts_is_the_source(pack):
         for name, rules in plans.items():
             free = replace(rules, source="free")
             same = edited(pack, model, inversion, kind, free, None, target=inversion.source)
-            assert relative(same, wanted) < ROUNDING, (kind, name, relative(same, wanted))
+            assert relative(same, wanted) < attending.ROUNDING, (kind, name, relative(same, wanted))
 
 
 def check_inject_settings(pack):
@@ -164,7 +139,7 @@ def check_what_would_do_nothing_is_refused(pack):
     attention, listing = pack.module("attention"), pack.module("nodes.attending.listing")
     where = {"layers": attention.Layers.parse("input:1"), "limit": 0.5}
     rules = attention.AttentionPlan((attention.Rule("small", (attention.Term(q=attention.Take()),), **where),))
-    call = lambda: listing.check_layers(rules, resolver(pack, sd15), (1, 4, 64, 64))  # noqa: E731
+    call = lambda: listing.check_layers(rules, attending.resolver(pack, sd15), (1, 4, 64, 64))  # noqa: E731
     refuses(call, "at most 0.5 of the latent's side for small", "(64, 64)")
 
 
@@ -173,7 +148,7 @@ def check_sites_are_listed(pack):
     offered = pack.module("nodes.attending.listing").offered()
     for kind in tiny_dits.KINDS:
         model, latent = tiny_dits.model(kind), tiny_dits.latent(kind, size=(8, 12))
-        before, knows = snapshot(model), resolver(pack, model)
+        before, knows = snapshot(model), attending.resolver(pack, model)
         (text,) = pack.call("AttentionSites", model=model, latent=latent)
         same_snapshot(model, before)
         assert all(f"{slot.stack}:" in text for slot in knows.slots), (kind, text)
@@ -288,6 +263,6 @@ def check_every_method_takes_a_plan(pack):
             assert torch.isfinite(acting).all() and relative(acting, plain) > 1e-5, (method, source)
         if method == "belm":
             continue  # it begins every edit with a new mate, the source's rows too
-        same, back = edited(pack, model, inversion, "sd15", whole, False), states(pack, model, inversion)[-1]
+        same, back = edited(pack, model, inversion, "sd15", whole, False), attending.states(pack, model, inversion)[-1]
         # An edit adds the residuals to what the model gave, a reconstruction takes the path itself.
         assert relative(same, back) < 1e-6 if method == "direct" else torch.equal(same, back), method

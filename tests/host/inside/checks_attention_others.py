@@ -11,7 +11,8 @@ import tiny_dits
 import torch
 from attending import ROUNDING, edited, forwards, inverted, plan, resampled, resolver, target_of
 from comfy.patcher_extension import WrappersMP
-from helpers import around, controlled, interrupted, logged, refuses, relative, same_snapshot, snapshot
+from helpers import around, interrupted, logged, refuses, relative, same_snapshot, snapshot
+from running import controlled
 
 SEEN = 1e-4
 _SLOT = "optimized_attention_override"

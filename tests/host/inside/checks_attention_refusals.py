@@ -4,7 +4,8 @@ import tiny_dits
 import torch
 from attending import injected, inverted, latent_of, negative_of, plan, resampled, target_of
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from helpers import play, refuses, same_snapshot, snapshot
+from helpers import refuses, same_snapshot, snapshot
+from running import play
 
 
 def _calls(pack, kind, model):

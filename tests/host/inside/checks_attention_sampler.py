@@ -5,22 +5,8 @@ import comfy_extras.nodes_custom_sampler
 import tiny_dits
 import torch
 from attending import injected, inverted, latent_of, negative_of, plan, resampled, target_of
-from helpers import (  # fmt: skip
-    Fresh,
-    advanced,
-    controlled,
-    fit,
-    interrupted,
-    refuses,
-    refuses_each,
-    relative,
-    reloaded,
-    resuming,
-    same_snapshot,
-    sampled,
-    shapes,
-    snapshot,
-)
+from helpers import interrupted, refuses, refuses_each, relative, same_snapshot, snapshot
+from running import Fresh, advanced, controlled, fit, reloaded, resuming, sampled, shapes
 
 KINDS = ("sd15", "sd3", "flux", "wan")
 # Between two runs the state is a float32 latent.

@@ -9,7 +9,8 @@ import tiny_dits
 import torch
 from attending import ROUNDING, edited, inverted, plan, resolver, target_of
 from comfy.patcher_extension import WrappersMP
-from helpers import advanced, refuses, relative
+from helpers import refuses, relative
+from running import advanced
 from tiny_dits import TINY
 
 

@@ -5,7 +5,8 @@ import itertools
 import torch
 import torch.nn.functional as functional
 from attending import SOURCE, TARGET, edited, resolver
-from helpers import decode, encode, play, relative, rendered, seen, shapes
+from helpers import relative
+from running import decode, encode, play, rendered, seen, shapes
 
 RULES = {"eps": ("masactrl", "structure"), "flow": ("rf_edit", "masactrl")}
 TOLERANCE = 2e-3

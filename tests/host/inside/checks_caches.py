@@ -1,7 +1,8 @@
 """Patches that skip calls of the network are refused by whatever asks it, under the names that they are known by."""
 
 import comfy_extras.nodes_easycache as easycache
-from helpers import Counter, advanced, around, edit, fit, invert, play, refuses, resuming
+from helpers import Counter, around, refuses
+from running import advanced, edit, fit, invert, play, resuming
 
 # Names that patches of other packs give themselves.
 CACHES = ("TeaCache", "ApplyFBCacheOnModel", "FirstBlockCache", "MagCache")

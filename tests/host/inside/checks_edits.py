@@ -3,20 +3,8 @@
 import comfy.samplers
 import latent_preview
 import torch
-from helpers import (  # fmt: skip
-    STEPS,
-    Counter,
-    advanced,
-    interrupted,
-    invert,
-    play,
-    refuses,
-    relative,
-    reloaded,
-    resuming,
-    same_snapshot,
-    snapshot,
-)
+from helpers import Counter, interrupted, refuses, relative, same_snapshot, snapshot
+from running import STEPS, advanced, invert, play, reloaded, resuming
 
 
 def _mask(latent, scale=8):

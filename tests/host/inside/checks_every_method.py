@@ -3,20 +3,8 @@
 from itertools import cycle
 
 import torch
-from helpers import (
-    controlled,
-    edit,
-    fit,
-    invert,
-    never_worse,
-    play,
-    relative,
-    same_snapshot,
-    same_weights,
-    snapshot,
-    trained,
-    weights_of,
-)
+from helpers import never_worse, relative, same_snapshot, same_weights, snapshot, weights_of
+from running import controlled, edit, fit, invert, play, trained
 
 CFG = 7.5
 # The network is float32 and so is the latent that comes back; the states are float64. Few steps are long ones, which

@@ -2,7 +2,8 @@
 
 import comfy.samplers
 import torch
-from helpers import STEPS, Counter, advanced, cached, invert, middle, play, refuses, relative, trained
+from helpers import Counter, cached, refuses, relative
+from running import STEPS, advanced, invert, middle, play, trained
 
 # Settings other than the defaults, so that a node that loses them is noticed.
 SETTINGS = {

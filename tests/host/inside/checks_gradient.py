@@ -2,22 +2,8 @@
 
 import comfy.model_management
 import torch
-from helpers import (  # fmt: skip
-    WORDS,
-    Counter,
-    cached,
-    encode,
-    interrupted,
-    invert,
-    play,
-    refuses,
-    refuses_each,
-    relative,
-    reloaded,
-    same_snapshot,
-    shapes,
-    snapshot,
-)
+from helpers import Counter, cached, interrupted, refuses, refuses_each, relative, same_snapshot, snapshot
+from running import WORDS, encode, fit, invert, play, reloaded, shapes
 
 CFG = 3.0
 FALLING = (0.9, 0.6, 0.3, 0.1)
@@ -116,20 +102,23 @@ def check_noise_optimize_on_every_kind(pack):
 def check_gradients_leave_the_model_alone(pack):
     """Bits, options and the very tensors, after a run and after an interrupted one; conditioning too."""
     for kind in ("sd15", "sd3", "flux"):
-        model, source = pack.tiny.model(kind), pack.tiny.conditioning(kind)
-        before, tensors, text = snapshot(model), _tensors(model), source[0][0].clone()
+        model, source, negative = pack.tiny.model(kind), pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, 5)
+        before, tensors, texts = snapshot(model), _tensors(model), [each[0][0].clone() for each in (source, negative)]
 
-        def run(changed, kind=kind, source=source):
-            *_, (inversion, *_) = invert(pack, kind, model=changed, source=source, method="spd", spd_iterations=2)
+        def run(changed, kind=kind, source=source, negative=negative):
+            given = {"model": changed, "source": source, "keep_path": True, "spd_iterations": 2}
+            *_, (inversion, *_) = invert(pack, kind, method="spd", **given)
             _optimize(pack, kind, model=changed, inversion=inversion, positive=source, cfg=1.0, negative=None)
+            if kind != "flux":
+                assert inversion.embeddings is None and fit(pack, changed, inversion, negative)[0].embeddings
 
         counter = Counter(model)
         run(counter.model)
-        for after in (3, counter.calls - 4):
+        for after in (3, counter.calls // 2, counter.calls - 4):
             interrupted(run, model, after)
         same_snapshot(model, before)
         assert all(a is b for a, b in zip(tensors, _tensors(model), strict=True)), kind
-        assert torch.equal(source[0][0], text)
+        assert all(torch.equal(each[0][0], text) for each, text in zip((source, negative), texts)), kind
         assert not getattr(comfy.model_management, "in_training", False)
         assert not torch.is_inference_mode_enabled()
 

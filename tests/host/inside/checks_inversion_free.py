@@ -3,23 +3,8 @@
 import comfy.samplers
 import nodes
 import torch
-from helpers import (  # fmt: skip
-    STEPS,
-    WORDS,
-    Counter,
-    advanced,
-    decode,
-    edit,
-    encode,
-    interrupted,
-    refuses,
-    refuses_each,
-    relative,
-    same_snapshot,
-    seen,
-    shapes,
-    snapshot,
-)
+from helpers import Counter, interrupted, refuses, refuses_each, relative, same_snapshot, snapshot
+from running import STEPS, WORDS, advanced, decode, edit, encode, seen, shapes
 
 NODES = ("InfEdit", "FlowEdit")
 

@@ -1,7 +1,8 @@
 """What models come with: the pooled part of SDXL and SD3, and networks of half precision."""
 
 import torch
-from helpers import edit, fit, invert, never_worse, play, relative
+from helpers import never_worse, relative
+from running import edit, fit, invert, play
 
 CFG = 3.0
 HALVES = (torch.bfloat16, torch.float16)

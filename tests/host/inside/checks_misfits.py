@@ -4,17 +4,8 @@ import comfy.model_management
 import tiny_dits
 import torch
 from attending import inverted, plan
-from helpers import (
-    advanced,
-    around,
-    invert,
-    play,
-    refuses,
-    resuming,
-    same_snapshot,
-    sampled,
-    snapshot,
-)
+from helpers import around, refuses, same_snapshot, snapshot
+from running import advanced, invert, play, resuming, sampled
 
 
 def _resized(conditioning, text=0, pooled=0):

@@ -2,7 +2,8 @@
 
 import comfy.samplers
 import torch
-from helpers import Counter, advanced, invert, play, relative, reloaded, resuming
+from helpers import Counter, relative
+from running import advanced, invert, play, reloaded, resuming
 
 # Ways down from one state agree to float32 rounding of that state.
 CLOSE = 1e-5

@@ -3,7 +3,8 @@
 import comfy.samplers
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from helpers import Fresh, advanced, invert, refuses, relative, resuming
+from helpers import refuses, relative
+from running import Fresh, advanced, invert, resuming
 
 # Single numbers are walked beside the latent, so what is left is float32 rounding of the host's maps.
 ROUNDING = 1e-6

@@ -14,7 +14,8 @@ import comfy.text_encoders.pixart_t5
 import comfy.text_encoders.qwen_image
 import comfy.text_encoders.sd3_clip
 import torch
-from helpers import encode, refuses, shapes
+from helpers import refuses
+from running import encode, shapes
 
 TEXT = "A photo of a skyscraper, the red car's door & 2 cafés (at night:1.3), a red boat"
 PHRASES = ("skyscraper", "red car's door", "CAFÉS", "at night", "2", "red boat", "photo  of a", "car")

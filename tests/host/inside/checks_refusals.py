@@ -1,7 +1,8 @@
 """What is refused, in one sentence each, and what a refusal leaves behind."""
 
 import torch
-from helpers import advanced, invert, play, refuses, refuses_each, reloaded, resuming, same_snapshot, snapshot
+from helpers import refuses, refuses_each, same_snapshot, snapshot
+from running import advanced, invert, play, reloaded, resuming
 
 
 def check_bad_inputs(pack):

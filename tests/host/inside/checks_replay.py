@@ -2,24 +2,8 @@
 
 import comfy.samplers
 import torch
-from helpers import (  # fmt: skip
-    STEPS,
-    Counter,
-    advanced,
-    fit,
-    interrupted,
-    invert,
-    logged,
-    middle,
-    play,
-    refuses,
-    refuses_each,
-    relative,
-    reloaded,
-    resuming,
-    same_snapshot,
-    snapshot,
-)
+from helpers import Counter, interrupted, logged, refuses, refuses_each, relative, same_snapshot, snapshot
+from running import STEPS, advanced, fit, invert, middle, play, reloaded, resuming
 
 CFG = 7.5
 # The network is float32 and so is the latent that comes back; the states are float64.

@@ -1,10 +1,13 @@
 """Restoration in the host by the models of the Shapes world, whose truth is known: damages, samplers, snapping."""
 
+import functools
+
 import comfy.model_management
 import comfy.sample
 import torch
-from helpers import WORDS, decode, encode, refuses, same_snapshot, same_weights, shapes, snapshot, weights_of
+from helpers import refuses, same_snapshot, same_weights, snapshot, weights_of
 from restoring import chi2, damaged_by, damages, hole, psnr, sample, sampler_of
+from running import WORDS, decode, encode, shapes
 
 CAPTION = "a big red star on the left of a cyan background"
 
@@ -112,55 +115,44 @@ def check_guided(pack):
     same_weights(vae.first_stage_model, weights)
 
 
-def check_snapping_brings_back_what_the_photo_has(pack):
-    image, vae = picture(pack), shapes(pack)[2]
+def check_snapping(pack):
+    """It brings back what the photo has, and takes the flicker out of a clip, along what moves too; it can be ended."""
+    image, known, vae = picture(pack), of_the_world(pack), shapes(pack)[2]
     with torch.inference_mode():
         lossy = vae.decode(vae.encode(image))
     for name in ("mask", "jpeg", "small"):
-        operator = of_the_world(pack)[name]
-        damaged = damaged_by(pack, image, operator, 0.0)
-        (snapped,) = pack.call("SnapToMeasurement", image=lossy, operator=operator, damaged=damaged, noise=2.0)
-        before, after = (chi2(pack, shown, operator, damaged, 2.0) for shown in (lossy, snapped))
+        inputs = {"operator": known[name], "damaged": damaged_by(pack, image, known[name], 0.0), "noise": 2.0}
+        (snapped,) = pack.call("SnapToMeasurement", image=lossy, **inputs)
+        before, after = (chi2(pack, shown, **inputs) for shown in (lossy, snapped))
         assert after < 0.3 * before and psnr(snapped, image) > psnr(lossy, image), (name, before, after)
 
+    def snapping(clip, operator):
+        flickering = clip + 0.05 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(4))
+        inputs = {"operator": operator, "damaged": damaged_by(pack, clip, operator, 8.0), "noise": 8.0}
+        return lambda **more: pack.call("SnapToMeasurement", image=flickering.clamp(0, 1), **inputs, **more)[0]
 
-def snapping(pack, clip, operator):
-    """SnapToMeasurement of a clip that flickers, as a function of its further inputs."""
-    flickering = clip + 0.05 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(4))
-    damaged = damaged_by(pack, clip, operator, 8.0)
-    inputs = {"image": flickering.clamp(0, 1), "operator": operator, "damaged": damaged, "noise": 8.0}
-    return lambda **more: pack.call("SnapToMeasurement", **{**inputs, **more})[0]
-
-
-def check_snapping_takes_the_flicker_out_of_a_clip(pack):
-    """Frames that are alike and a decoder's answers to them that are not: with smoothing they are alike again."""
-    still, small = picture(pack).expand(4, -1, -1, -1), of_the_world(pack)["small"]
-    for operator in (small, pack.call("DamageFrames", pattern="dropped", every=2, operator=small)[0]):
-        snap = snapping(pack, still, operator)
+    still = image.expand(4, -1, -1, -1)
+    for operator in (known["small"], pack.call("DamageFrames", operator=known["small"])[0]):
+        snap = snapping(still, operator)
         alone, together = snap(), snap(temporal_smoothing=2.0)
         assert torch.equal(alone, snap(temporal_smoothing=0.0))
         assert flicker(together) < 0.5 * flicker(alone) and psnr(together, still) > psnr(alone, still)
-
-
-def check_snapping_follows_what_moves(pack):
-    """A picture that slides by a pixel a frame: nearer than without, nothing changed where it is off, and it ends."""
-    still = picture(pack)[:, :48]
-    moving = torch.cat([still.roll(step, dims=2) for step in range(4)])
-    snap = snapping(pack, moving, of_the_world(pack)["small"])
-    plain, followed = snap(temporal_smoothing=2.0), snap(temporal_smoothing=2.0, follow_motion=True)
-    assert torch.equal(plain, snap(temporal_smoothing=2.0, follow_motion=False))
+    # A picture that slides by a pixel a frame.
+    moving, motion = torch.cat([image[:, :48].roll(step, dims=2) for step in range(4)]), {"follow_motion": True}
+    snap = functools.partial(snapping(moving, known["small"]), temporal_smoothing=2.0)
+    plain, followed = snap(), snap(**motion)
+    assert torch.equal(plain, snap(follow_motion=False))
     assert flicker(followed, moving) < 0.85 * flicker(plain, moving) and psnr(followed, moving) > psnr(plain, moving)
-    single = snapping(pack, moving[:1], of_the_world(pack)["small"])
-    refuses(lambda: single(temporal_smoothing=2.0, follow_motion=True), "two frames", "turn follow_motion off")
+    single = snapping(moving[:1], known["small"])
+    refuses(lambda: single(temporal_smoothing=2.0, **motion), "two frames", "turn follow_motion off")
     comfy.model_management.interrupt_current_processing()
     try:
-        snap(temporal_smoothing=2.0, follow_motion=True)
+        snap(**motion)
     except comfy.model_management.InterruptProcessingException:
-        pass
-    else:
-        raise AssertionError("an interrupt must end the work")
+        return
     finally:
         comfy.model_management.interrupt_current_processing(False)
+    raise AssertionError("an interrupt must end the work")
 
 
 def check_jpeg_files(pack):

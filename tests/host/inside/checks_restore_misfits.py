@@ -3,7 +3,6 @@
 import torch
 from helpers import (
     Counter,
-    controlled,
     interrupted,
     refuses,
     refuses_each,
@@ -15,6 +14,7 @@ from helpers import (
 )
 from photographs import Cosines, cosine_vae, vae_of
 from restoring import NODES, chi2, damaged_by, damages, hole, photo, sample, sampler_of, tiny_model
+from running import controlled
 
 CELLS = (4, 6)
 GENTLE = {"RestoreGuided": {"measurement_weight": 0.1}, "RestoreREDDiff": {"sigma_max": 1000.0}}

@@ -6,9 +6,10 @@ what the same model makes of the same seed without it.
 """
 
 import torch
-from helpers import decode, refuses, same_snapshot, snapshot
+from helpers import refuses, same_snapshot, snapshot
 from photographs import BLOCK, NAMES, cosine_vae, photograph
 from restoring import chi2, damaged_by, damages, pixel_model, sample, sampler_of, tiny_model
+from running import decode
 
 # The eps model's prediction is worth nothing at high sigmas, and more of the way has to be below them.
 CHANNELS, STEPS = {"sd15": 4, "sd3": 16}, {"sd15": 5, "sd3": 2}

@@ -13,7 +13,8 @@ import latent_preview
 import nodes
 import numpy as np
 import torch
-from helpers import advanced, decode, encode, refuses, relative, same_weights, shapes, weights_of
+from helpers import refuses, relative, same_weights, weights_of
+from running import advanced, decode, encode, shapes
 
 CAPTIONS = ("a big red circle on the left of a blue background", "a small yellow star on a purple background")
 SEED = 7

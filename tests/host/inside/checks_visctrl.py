@@ -4,7 +4,8 @@ import functools
 
 import tiny_dits
 import torch
-from helpers import decode, encode, play, refuses_each, relative, rendered, same_snapshot, shapes, snapshot
+from helpers import refuses_each, relative, same_snapshot, snapshot
+from running import decode, encode, play, rendered, shapes
 
 KINDS = ("sd15", "sdxl", "sd3", "flux", "wan")
 CAPTIONS = (

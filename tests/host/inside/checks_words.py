@@ -9,21 +9,8 @@ import comfy.latent_formats
 import tiny_dits
 import torch
 from attending import SOURCE, blended, by_table, latent_of, pictured, prompts, repainted, resolver
-from helpers import (  # fmt: skip
-    Counter,
-    decode,
-    encode,
-    interrupted,
-    logged,
-    play,
-    refuses,
-    refuses_each,
-    relative,
-    rendered,
-    same_snapshot,
-    shapes,
-    snapshot,
-)
+from helpers import Counter, interrupted, logged, refuses, refuses_each, relative, same_snapshot, snapshot
+from running import decode, edit, encode, play, rendered, shapes
 
 
 @functools.cache
@@ -71,24 +58,35 @@ def check_prompt_to_prompt_keeps_the_outside_better(pack):
         same_snapshot(model, before)
 
 
-def check_prompt_to_prompt_on_every_architecture(pack):
-    """Prompts of a real tokenizer with an embedding a token: equal prompts are the identity, others follow the map."""
+def check_words_on_every_architecture(pack):
+    """Prompts of a real tokenizer with an embedding a token: equal prompts are the identity, others follow the map.
+
+    By PromptToPrompt beside an inversion, and by unified control under InfEdit.
+    """
     module, token_map = pack.module("attention"), pack.module("attention.token_map").token_map
     for kind in tiny_dits.KINDS:
-        model, results = tiny_dits.model(kind), {}
+        model, latent = tiny_dits.model(kind), latent_of(kind, batch=2)
         source, one = by_table(pack, kind, "a red cat on a mat")
-        _, inversion = attending.inverted(pack, kind, model=model, batch=2, source=one)
-        for name, text in (("same", "a red cat on a mat"), ("other", "a tiny blue lynx on a mat")):
+        _, inversion = attending.inverted(pack, kind, model=model, latent=latent, source=one)
+        for same, text in ((True, "a red cat on a mat"), (False, "a tiny blue lynx on a mat")):
             target, other = by_table(pack, kind, text)
-            tokens = token_map(source, target, "replace", window=(0.0, 1.0))
-            settings = module.Settings(layers="all", start=0.0, end=1.0, text=tokens)
-            plan = replace(module.get_preset("p2p").build(settings, resolver(pack, model).family), source="free")
-            results[name] = [
-                attending.resampled(pack, model, inversion, kind, used, target=other) for used in (plan, None)
-            ]
-        assert relative(*results["same"]) < 1e-5, (kind, relative(*results["same"]))
-        # Otherwise the target attends as the source does, and is another edit.
-        assert relative(*results["other"]) > 1e-4, kind
+
+            def plan(preset, mode, source=source, target=target, model=model, **changes):
+                settings = module.Settings(text=token_map(source, target, mode, **changes), layers="all", start=0.0)
+                return module.get_preset(preset).build(settings, resolver(pack, model).family)
+
+            words = replace(plan("p2p", "replace", window=(0.0, 1.0)), source="free")
+            pairs = {
+                "p2p": [attending.resampled(pack, model, inversion, kind, p, target=other) for p in (words, None)],
+                "unified": [
+                    edit(pack, "InfEdit", kind, model, latent, source=one, target=other, attention=p)
+                    for p in (plan("unified", "refine"), None)
+                ],
+            }
+            for name, (found, plain) in pairs.items():
+                # Otherwise the target attends as the source does, and is another edit.
+                error = relative(found, latent["samples"] if same and name == "unified" else plain)
+                assert error < (1e-5 if name == "p2p" else 1e-3) if same else error > 1e-4, (kind, name, error)
 
 
 def check_prompt_to_prompt_of_prompts_of_two_lengths(pack):
