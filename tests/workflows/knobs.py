@@ -1,29 +1,17 @@
-"""Write the picture strips of the help pages: `python tests/workflows/knobs.py Resample InfEdit`, no name for all.
+"""The picture strips of the help pages, which make.py writes.
 
-Each strip is the source and then the result at a few values of a node's main knob, run in a ComfyUI of its own, the
-oldest that `COMFYUI_PATH` names or that lies in the home folder. Seeds are fixed.
+Each strip is the source and then the result at a few values of a node's main knob. Seeds are fixed.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-if "retrace_tests" not in sys.modules:  # run as a script
-    _tests = ModuleType("retrace_tests")
-    _tests.__path__ = [str(ROOT / "tests")]
-    sys.modules["retrace_tests"] = _tests
-
-from retrace_tests.hosts import find_hosts  # noqa: E402
-from retrace_tests.workflows.graph import Link, Node  # noqa: E402
-from retrace_tests.workflows.parts import Scene  # noqa: E402
-from retrace_tests.workflows.server import Server  # noqa: E402
+from retrace_tests.workflows.graph import ROOT, Link, Node
+from retrace_tests.workflows.parts import Scene
+from retrace_tests.workflows.server import Server
 
 FOLDER = ROOT / "web" / "docs"
 SIDE = 128
@@ -256,19 +244,13 @@ restored("RestoreGuided", 50, "measurement_weight", 0.1, 1.0, 3.0)
 
 
 def write(server: Server, info: dict[str, Any], name: str) -> None:
-    """Run one strip and write it.
-
-    Raises:
-        SystemExit: If it does not run.
-    """
+    """Run one strip and write it."""
     from PIL import Image, ImageDraw, ImageFont
 
     strip = STRIPS[name]()
     outcome = server.run(strip.to_api(info), LONGEST)
     if not outcome.succeeded:
-        raise SystemExit(
-            f"The strip of {name} must run, got {(outcome.error or {}).get('exception_message')}; see its function."
-        )
+        raise SystemExit(f"The strip of {name} must run, got {outcome.error}; see its function.")
     sheet = Image.new("RGB", (len(strip.cells) * (SIDE + GAP) - GAP, SIDE + CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     for i, (caption, node) in enumerate(strip.cells):
@@ -280,31 +262,3 @@ def write(server: Server, info: dict[str, Any], name: str) -> None:
     target = FOLDER / f"{name}.jpg"
     sheet.save(target, quality=QUALITY, optimize=True)
     print(f"{target.name}: {target.stat().st_size} bytes, {outcome.seconds:.1f} s", flush=True)
-
-
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("nodes", nargs="*", metavar="node", help=f"of {', '.join(STRIPS)}")
-    wanted = parser.parse_args().nodes or list(STRIPS)
-    unknown = sorted(set(wanted) - set(STRIPS))
-    if unknown:
-        raise SystemExit(f"nodes must be among those with a strip, got {unknown}; see --help.")
-    hosts = find_hosts()
-    if not hosts:
-        raise SystemExit("COMFYUI_PATH must name a ComfyUI checkout, got none; set it and run this again.")
-    failures = []
-    with Server(hosts[0]) as server:
-        info = server.object_info()
-        for name in wanted:
-            try:
-                write(server, info, name)
-            except (SystemExit, ValueError, RuntimeError) as error:
-                failures.append(f"{name}: {error}")
-                print(failures[-1], flush=True)
-    if failures:
-        raise SystemExit(f"Every strip must run, got {len(failures)} that did not; see above.")
-
-
-if __name__ == "__main__":
-    main()
