@@ -99,11 +99,8 @@ class Graph:
                     inputs[name] = [str(value.node.number), value.slot]
                 elif is_widget(spec):
                     inputs[name] = default_of(spec) if value is None else value
-            prompt[str(node.number)] = {
-                "inputs": inputs,
-                "class_type": node.kind,
-                "_meta": {"title": title_of(node, info[node.kind])},
-            }
+            about = {"title": title_of(node, info[node.kind])}
+            prompt[str(node.number)] = {"inputs": inputs, "class_type": node.kind, "_meta": about}
         return prompt
 
     def to_ui(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -120,55 +117,31 @@ class Graph:
                 value = node.inputs.get(name)
                 if isinstance(value, Link):
                     entry["link"] = len(links) + 1
-                    output = info[value.node.kind]["output"][value.slot]
-                    output = "COMBO" if isinstance(output, list) else output
+                    output = shown_type(info[value.node.kind]["output"][value.slot])
                     links.append([entry["link"], value.node.number, value.slot, node.number, len(entries), output])
                     outgoing.setdefault((value.node.number, value.slot), []).append(entry["link"])
                 entries.append(entry)
         placed, boxes = self._place(info)
         nodes = []
         for order, node in enumerate(self.nodes):
-            about = info[node.kind]
-            nodes.append(
-                {
-                    "id": node.number,
-                    "type": node.kind,
-                    "pos": list(placed[node.number][:2]),
-                    "size": list(placed[node.number][2:]),
-                    "flags": {},
-                    "order": order,
-                    "mode": 0,
-                    "inputs": slots[node.number],
-                    "outputs": [
-                        {
-                            "name": name,
-                            "type": "COMBO" if isinstance(kind, list) else kind,
-                            "slot_index": slot,
-                            "links": outgoing.get((node.number, slot), []) or None,
-                        }
-                        for slot, (name, kind) in enumerate(outputs_of(about))
-                    ],
-                    "title": title_of(node, about),
-                    "properties": {"Node name for S&R": node.kind, **origin(about)},
-                    "widgets_values": self._widgets(node, about),
-                }
-            )
+            about, box = info[node.kind], placed[node.number]
+            outputs = [
+                dict(name=name, type=shown_type(kind), slot_index=slot, links=outgoing.get((node.number, slot)))
+                for slot, (name, kind) in enumerate(outputs_of(about))
+            ]
+            entry = dict(id=node.number, type=node.kind, pos=list(box[:2]), size=list(box[2:]), flags={}, order=order)
+            entry |= dict(mode=0, inputs=slots[node.number], outputs=outputs, title=title_of(node, about))
+            entry |= dict(properties={"Node name for S&R": node.kind, **origin(about)})
+            nodes.append(entry | dict(widgets_values=self._widgets(node, about)))
         nodes.append(self._note_node(len(nodes)))
-        return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"retrace/workflows/{self.name}")),
-            "revision": 0,
-            "last_node_id": len(nodes),
-            "last_link_id": len(links),
-            "nodes": nodes,
-            "links": links,
-            "groups": [
-                {"id": i + 1, "title": title, "bounding": frame(boxes, columns), "color": "#3f789e", "flags": {}}
-                for i, (title, columns) in enumerate(self.groups)
-            ],
-            "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [540, 200]}},
-            "version": 0.4,
-        }
+        groups = [
+            dict(id=i + 1, title=title, bounding=frame(boxes, columns), color="#3f789e", flags={})
+            for i, (title, columns) in enumerate(self.groups)
+        ]
+        number = str(uuid.uuid5(uuid.NAMESPACE_URL, f"retrace/workflows/{self.name}"))
+        whole = dict(id=number, revision=0, last_node_id=len(nodes), last_link_id=len(links), nodes=nodes, links=links)
+        look = {"ds": {"scale": 0.6, "offset": [540, 200]}}
+        return whole | dict(groups=groups, config={}, extra=look, version=0.4)
 
     def _widgets(self, node: Node, about: dict[str, Any]) -> list[Any]:
         values = []
@@ -183,22 +156,11 @@ class Graph:
 
     def _note_node(self, order: int) -> dict[str, Any]:
         lines = sum(max(1, math.ceil(len(line) / 60)) for line in self.note.splitlines())
-        return {
-            "id": order + 1,
-            "type": "MarkdownNote",
-            "pos": [-440, 0],
-            "size": [400, 60 + 20 * lines],
-            "flags": {},
-            "order": order,
-            "mode": 0,
-            "inputs": [],
-            "outputs": [],
-            "title": "What this shows",
-            "properties": {},
-            "widgets_values": [self.note],
-            "color": "#432",
-            "bgcolor": "#653",
-        }
+        return dict(
+            id=order + 1, type="MarkdownNote", pos=[-440, 0], size=[400, 60 + 20 * lines], flags={}, order=order,
+            mode=0, inputs=[], outputs=[], title="What this shows", properties={}, widgets_values=[self.note],
+            color="#432", bgcolor="#653",
+        )  # fmt: skip
 
     def _place(
         self, info: dict[str, Any]
@@ -258,8 +220,13 @@ def options_of(spec: list[Any]) -> dict[str, Any]:
 
 
 def type_of(spec: list[Any]) -> str:
-    """The type of an input; a bare list of choices is COMBO."""
-    return "COMBO" if isinstance(spec[0], list) else str(spec[0])
+    """The type of an input."""
+    return shown_type(spec[0])
+
+
+def shown_type(kind: Any) -> str:
+    """The name of a type; a bare list of choices is COMBO."""
+    return "COMBO" if isinstance(kind, list) else str(kind)
 
 
 def is_widget(spec: list[Any]) -> bool:
@@ -365,11 +332,7 @@ def api_from_ui(ui: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         for entry in node["inputs"]:
             if entry["link"] is not None:
                 inputs[entry["name"]] = sources[entry["link"]]
-        prompt[str(node["id"])] = {
-            "inputs": inputs,
-            "class_type": node["type"],
-            "_meta": {"title": node["title"]},
-        }
+        prompt[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": node["title"]}}
     return prompt
 
 

@@ -1,8 +1,8 @@
 """Write workflows/: `python tests/workflows/make.py json pictures`.
 
 json writes every template, pictures runs the templates and writes the picture that each of them saves; --api DIR
-writes them as POST /prompt takes them, for scripts. It starts a ComfyUI of its own, the oldest that `COMFYUI_PATH`
-names or that lies in the home folder.
+writes them as POST /prompt takes them, for scripts; the name of a node writes the strip of its help page, `strips`
+those of all. It starts a ComfyUI of its own, the oldest that `COMFYUI_PATH` names or that lies in the home folder.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if "retrace_tests" not in sys.modules:  # run as a script
 from retrace_tests.hosts import find_hosts  # noqa: E402
 from retrace_tests.workflows.definitions import workflows  # noqa: E402
 from retrace_tests.workflows.graph import dump  # noqa: E402
+from retrace_tests.workflows.knobs import STRIPS, write  # noqa: E402
 from retrace_tests.workflows.server import Server  # noqa: E402
 
 FOLDER = ROOT / "workflows"
@@ -66,12 +67,12 @@ def write_pictures(server: Server) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="json, pictures", help="what to write in workflows/")
+    parser.add_argument("what", nargs="*", metavar="json, pictures, strips, NODE", help="what to write")
     parser.add_argument("--api", type=Path, metavar="DIR", help="write the API format of every template there")
     arguments = parser.parse_args()
     wanted = arguments.what
-    if set(wanted) - {"json", "pictures"} or not (wanted or arguments.api):
-        parser.error("name json, pictures or --api DIR.")
+    if set(wanted) - {"json", "pictures", "strips", *STRIPS} or not (wanted or arguments.api):
+        parser.error(f"name json, pictures, strips, --api DIR or nodes of {', '.join(STRIPS)}.")
     hosts = find_hosts()
     if not hosts:
         raise SystemExit("COMFYUI_PATH must name a ComfyUI checkout, got none; set it and run this again.")
@@ -80,6 +81,9 @@ def main() -> None:
             write_json(server)
         if "pictures" in wanted:
             write_pictures(server)
+        info = server.object_info()
+        for name in STRIPS if "strips" in wanted else STRIPS.keys() & set(wanted):
+            write(server, info, name)
         if arguments.api:
             write_api(server, arguments.api)
 

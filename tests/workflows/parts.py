@@ -48,6 +48,10 @@ class Scene(Graph):
     def prompt(self, title: str | None, text: str | Link, column: int = 1) -> Node:
         return self.add("CLIPTextEncode", column, title, text=text, clip=self.clip)
 
+    def prompts(self, target: str, other: str = "Negative prompt") -> tuple[Node, Node]:
+        """The target's prompt, and an empty one."""
+        return self.prompt("Target prompt", target), self.prompt(other, "")
+
     def invert(self, title: str | None = None, kind: str = "Invert", column: int = 2, **settings: Any) -> Node:
         usual = {"model": self.model, "source": self.source, "latent": self.latent}
         return self.add(kind, column, title, **{**usual, **settings})
@@ -74,10 +78,10 @@ class Scene(Graph):
         enlarged = self.add("ImageScaleBy", column, image=first, upscale_method="nearest-exact", scale_by=ENLARGE)
         self.add("SaveImage", column + 1, title, images=enlarged, filename_prefix=f"retrace/{self.name}")
 
-    def frame(self, *groups: tuple[str, int]) -> Graph:
-        """Frame the columns from the left, so many under each title."""
+    def frame(self, titles: str, *counts: int) -> Graph:
+        """Frame the columns from the left, so many under each title of those that " | " parts."""
         column = 0
-        for title, count in groups:
+        for title, count in zip(titles.split(" | "), counts, strict=True):
             self.groups.append((title, tuple(range(column, column + count))))
             column += count
         return self

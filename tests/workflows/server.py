@@ -138,7 +138,6 @@ class Server:
         link = self.base / "custom_nodes" / PACK
         if not link.exists():
             link.symlink_to(self.pack, target_is_directory=True)
-        # Not `--verbose ERROR`: the progress bar of 0.3.64 fails on the empty log that it makes.
         command = [host_python(), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--disable-api-nodes", "--preview-method", "latent2rgb", "--base-directory", str(self.base)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}

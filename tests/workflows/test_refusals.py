@@ -41,18 +41,15 @@ def refused(server, prompt, *words):
 
 def files(server):
     """Every file that a run could touch, but for those that a test makes on purpose, with its content."""
-    found = [path for name in ("output", "input") for path in (server.base / name).rglob("*") if path.is_file()]
-    return {path: path.read_bytes() for path in found if "_made_by_test" not in path.name}
+    paths = [path for name in ("output", "input") for path in (server.base / name).rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in paths if "_made_by_test" not in path.name}
 
 
 @pytest.fixture(scope="module")
 def saved(server):
-    """Name and path of a record of the eps model."""
+    """Name and path of an inversion of the eps model."""
     prefix = f"refusals{uuid.uuid4().hex}"
-    prompt = start()
-    prompt["inversion"] = invert()
-    prompt["save"] = node("SaveInversion", inversion=["inversion", 0], filename_prefix=prefix, half=False)
-    outcome = server.run(prompt)
+    outcome = server.run(saved_to(prefix))
     assert outcome.succeeded, outcome.error
     (path,) = (server.base / "output").glob(f"{prefix}*.safetensors")
     return f"{path.name} [output]", path
@@ -92,64 +89,23 @@ def test_what_a_range_tells_the_host_refuses_itself(server, widget, value):
     assert refused.value.sentences == [widget], "one complaint, at the widget that it is about"
 
 
-def test_an_eps_record_on_the_flow_model(server):
+def one_colour():
+    prompt = round_trip("lost")
+    prompt["picture"]["inputs"]["colour"] = "blue"
+    return prompt
+
+
+def another_model():
     prompt = round_trip("lost")
     prompt["other"] = node("LoadShapesModel", kind="flow")
     prompt["edit"]["inputs"]["model"] = ["other", 0]
-    refused(server, prompt, "model")
+    return prompt
 
 
-def test_an_eps_record_on_the_flow_model_in_a_sampler(server):
-    prompt = start()
-    prompt["inversion"] = invert()
-    prompt["other"] = node("LoadShapesModel", kind="flow")
-    prompt["guider"] = node("BasicGuider", model=["other", 0], conditioning=["target", 0])
-    prompt["sampler"] = node("InversionSampler", inversion=["inversion", 0], sampler_name="same as inversion")
-    prompt["noise"] = node("DisableNoise")
-    prompt["sample"] = node(
-        "SamplerCustomAdvanced",
-        noise=["noise", 0],
-        guider=["guider", 0],
-        sampler=["sampler", 0],
-        sigmas=["inversion", 3],
-        latent_image=["latent", 0],
-    )
-    prompt["keep"] = keep(["sample", 0], "lost")
-    refused(server, prompt, "model")
-
-
-@pytest.mark.parametrize("carrier", ["sampler", "noise", "report"])
-def test_a_latent_of_another_size(server, carrier):
-    prompt = start()
-    prompt["inversion"] = invert()
-    prompt["crop"] = node("ImageCrop", image=["picture", 0], width=32, height=64, x=0, y=0)
-    prompt["small"] = node("VAEEncode", pixels=["crop", 0], vae=["model", 2])
-    if carrier == "report":
-        prompt["report"] = node(
-            "InversionReport", inversion=["inversion", 0], model=["model", 0], reconstructed=["small", 0]
-        )
-    else:
-        resume = node("InversionSampler", inversion=["inversion", 0], sampler_name="same as inversion")
-        prompt["guider"] = node("BasicGuider", model=["model", 0], conditioning=["target", 0])
-        prompt["sampler"] = resume if carrier == "sampler" else node("KSamplerSelect", sampler_name="euler")
-        prompt["quiet"] = node("DisableNoise")
-        prompt["sample"] = node(
-            "SamplerCustomAdvanced",
-            noise=["quiet", 0] if carrier == "sampler" else ["inversion", 2],
-            guider=["guider", 0],
-            sampler=["sampler", 0],
-            sigmas=["inversion", 3],
-            latent_image=["small", 0],
-        )
-        prompt["keep"] = keep(["sample", 0], "lost")
-    refused(server, prompt, "16, 8")
-
-
-def test_a_mask_of_another_batch(server):
-    prompt = round_trip("lost")
-    prompt["others"] = start(batch_size=3)["picture"]
-    prompt["edit"]["inputs"]["mask"] = ["others", 1]
-    refused(server, prompt, "mask", "got 3")
+def saved_to(prefix):
+    prompt = {**start(), "inversion": invert()}
+    prompt["save"] = node("SaveInversion", inversion=["inversion", 0], filename_prefix=prefix, half=False)
+    return prompt
 
 
 def loading(saved_file, **changed):
@@ -160,56 +116,39 @@ def loading(saved_file, **changed):
     return prompt
 
 
-def test_a_record_cut_in_half(server, saved):
-    name, path = saved
-    whole = path.read_bytes()
-    for size in (len(whole) // 2, len(whole) - 1, 100, 4, 0):
-        (server.base / "input" / "half_made_by_test.safetensors").write_bytes(whole[:size])
-        refused(server, loading("half_made_by_test.safetensors [input]"), "half_made_by_test")
-    # The record itself is whole and still loads.
-    outcome = server.run(loading(name))
-    assert outcome.succeeded, outcome.error
-
-
-def test_a_foreign_file(server, saved):
-    latent = next((server.base / "output").glob("*_*.latent"))
-    shutil.copy(latent, server.base / "input" / "foreign_made_by_test.safetensors")
-    refused(server, loading("foreign_made_by_test.safetensors [input]"), "foreign_made_by_test")
-
-
-def test_a_record_that_is_gone(server):
-    refused(server, loading("gone.safetensors [output]"), "gone")
+def outside_by_a_link():
+    prompt = loading("(nothing saved yet)", path=["text", 0])
+    prompt["text"] = node("PrimitiveString", value="../outside.safetensors")
+    return prompt
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside.safetensors", "a/../../outside.safetensors", "{base}/outside.safetensors"]
+    ("make", "words"),
+    [
+        (one_colour, "colour"),
+        (another_model, "model"),
+        (lambda: saved_to("../escaped"), "filename_prefix"),
+        (lambda: loading("../outside.safetensors [output]"), "file must lie in the output or input folder"),
+        (outside_by_a_link, "file must lie in the output or input folder"),
+        (lambda: loading("gone.safetensors [output]"), "gone"),
+    ],
 )
-@pytest.mark.parametrize("way", ["file", "path"])
-def test_loading_from_outside(server, saved, name, way):
-    # A good record, so that nothing but the place can be wrong.
+def test_one_sentence(server, saved, make, words):
+    # A good inversion, so that nothing but the place can be wrong.
     shutil.copy(saved[1], server.base / "outside.safetensors")
-    name = name.format(base=server.base)
-    if way == "file":
-        prompt = loading(f"{name} [output]")
-    else:
-        prompt = loading("(nothing saved yet)", path=["text", 0])
-        prompt["text"] = node("PrimitiveString", value=name)
-    refused(server, prompt, "file must lie in the output or input folder")
-
-
-@pytest.mark.parametrize("prefix", ["../escaped", "/tmp/escaped", "a/../../escaped"])
-def test_saving_to_outside(server, prefix):
-    prompt = start()
-    prompt["inversion"] = invert()
-    prompt["save"] = node("SaveInversion", inversion=["inversion", 0], filename_prefix=prefix, half=False)
-    refused(server, prompt, "filename_prefix")
+    refused(server, make(), words)
     assert list(server.base.rglob("escaped*")) == []
 
 
-def test_a_picture_in_one_colour(server):
-    prompt = round_trip("lost")
-    prompt["picture"]["inputs"]["colour"] = "blue"
-    refused(server, prompt, "colour")
+def test_broken_files(server, saved):
+    name, path = saved
+    whole, latent = path.read_bytes(), next((server.base / "output").glob("*_*.latent"))
+    for content in (whole[: len(whole) // 2], latent.read_bytes()):
+        (server.base / "input" / "broken_made_by_test.safetensors").write_bytes(content)
+        refused(server, loading("broken_made_by_test.safetensors [input]"), "broken_made_by_test")
+    # The file itself is whole and still loads.
+    outcome = server.run(loading(name))
+    assert outcome.succeeded, outcome.error
 
 
 def test_a_good_run_is_not_refused(server):

@@ -3,7 +3,8 @@
 import nodes
 import torch
 from attending import plan
-from helpers import STEPS, relative
+from helpers import relative
+from running import edit, invert, play
 
 CFG = 3.0
 UNETS = ("sd15", "sdxl")
@@ -20,43 +21,30 @@ def _prompts(pack, kind):
     return source, negative, sides, advanced
 
 
-def check_edits_without_an_inversion(pack):
-    """InfEdit and FlowEdit give what they give where the node with two outputs puts it on both sides."""
-    for kind, rules in zip(UNETS, (None, plan(pack)), strict=True):
-        model, latent = pack.tiny.model(kind), pack.tiny.latent(kind)
-        source, negative, (_, controlled), (target, uncond) = _prompts(pack, kind)
-        inputs = {"model": model, "latent": latent, "steps": STEPS, "scheduler": "simple", "seed": 3}
-        guided = {"source": source, "source_cfg": 1.0, "target_cfg": CFG, **inputs}
-        for name, own in (
-            ("InfEdit", {"strength": 1.0, "eta": 1.0}),
-            ("FlowEdit", {"n_max": STEPS, "n_avg": 1, "n_min": 0}),
-        ):
-            edit = {**guided, **own, "attention": rules}
-            (wanted,) = pack.call(name, target=target, negative=uncond, **edit)
-            (found,) = pack.call(name, target=controlled, negative=negative, **edit)
-            (without,) = pack.call(name, target=target, negative=negative, **edit)
-            assert torch.equal(found["samples"], wanted["samples"]), (kind, name)
-            assert relative(without["samples"], wanted["samples"]) > 1e-4, (kind, name)
+def check_edits_give_what_both_sides_give(pack):
+    """Edits are what they are where the node with two outputs puts it on both sides.
 
-
-def check_resample_with_attention(pack):
-    """A plan that takes nothing leaves the edit as it is without one, whichever side it stands on."""
+    A plan that takes nothing leaves the edit as it is without one, whichever side it stands on.
+    """
     for kind in UNETS:
-        model, latent = pack.tiny.model(kind), pack.tiny.latent(kind)
-        _, negative, (source, controlled), (target, uncond) = _prompts(pack, kind)
-        linked = pack.call(
-            "Invert", model=model, source=source, negative=negative, latent=latent, steps=STEPS, scheduler="simple",
-            method="euler", cfg=2.0, strength=1.0, keep_path=True,
-        )[0]  # fmt: skip
-        edit = {"model": model, "inversion": linked, "cfg": CFG}
-        (wanted,) = pack.call("Resample", positive=controlled, negative=negative, **edit)
+        model = pack.tiny.model(kind)
+        _, negative, (source, alone), (target, uncond) = _prompts(pack, kind)
+        for node, rules in (("InfEdit", None), ("FlowEdit", None), ("InfEdit", plan(pack)), ("FlowEdit", plan(pack))):
+            given = {"source": source, "target_cfg": CFG, "attention": rules}
+            both, one, none = (
+                edit(pack, node, kind, model, target=to, negative=away, **given)
+                for to, away in ((target, uncond), (alone, negative), (target, negative))
+            )
+            assert torch.equal(one, both) and relative(none, both) > 1e-4, (kind, node)
+        guided = {"negative": negative, "cfg": 2.0, "method": "euler", "keep_path": True}
+        inversion = invert(pack, kind, model=model, source=source, **guided)[3][0]
+
+        def back(rules=None, to=alone, away=negative, model=model, inversion=inversion):
+            return play(pack, model, inversion, cfg=CFG, positive=to, negative=away, attention=rules)
+
         for source_at in ("pinned", "free"):
-            nothing = plan(pack, strength=0.0, source=source_at)
-            (found,) = pack.call("Resample", positive=controlled, negative=negative, attention=nothing, **edit)
-            assert torch.equal(found["samples"], wanted["samples"]), (kind, source_at)
-        (read,) = pack.call("Resample", positive=controlled, negative=negative, attention=plan(pack), **edit)
-        (same,) = pack.call("Resample", positive=target, negative=uncond, attention=plan(pack), **edit)
-        assert torch.equal(read["samples"], same["samples"]), kind
+            assert torch.equal(back(plan(pack, strength=0.0, source=source_at)), back()), (kind, source_at)
+        assert torch.equal(back(plan(pack)), back(plan(pack), target, uncond)), kind
 
 
 def check_each_branch_has_its_own(pack):
@@ -86,16 +74,16 @@ def check_each_branch_has_its_own(pack):
 def check_what_is_brought_into_a_negative(pack):
     """GLIGEN as ControlNet; what the negative has stays, and parts of the picture are left out."""
     completed = pack.module("nodes.host.session").completed
-    net, own, boxes = object(), object(), ("position", None, [])
-    asking = {"control": net, "control_apply_to_uncond": True}
-    assert completed([asking], [{"uuid": 1}]) == [{"uuid": 1, "control": net}]
-    assert completed([{"control": net}], [{"uuid": 1}]) == [{"uuid": 1}]
-    assert completed([asking], [{"uuid": 1, "control": own}]) == [{"uuid": 1, "control": own}]
-    assert completed([{"gligen": boxes}], [{"uuid": 1}]) == [{"uuid": 1, "gligen": boxes}]
-    assert completed([{**asking, "area": (4, 4, 0, 0)}], [{"uuid": 1}]) == [{"uuid": 1}]
-    part = {"uuid": 1, "area": (4, 4, 0, 0)}
-    assert completed([asking], [part]) == [part]
+    net, own, boxes, bare = object(), object(), ("position", None, []), {"uuid": 1}
+    asking, area = {"control": net, "control_apply_to_uncond": True}, {"area": (4, 4, 0, 0)}
+    for positive, negative, wanted in (
+        (asking, bare, {**bare, "control": net}),
+        ({"control": net}, bare, bare),
+        (asking, {**bare, "control": own}, {**bare, "control": own}),
+        ({"gligen": boxes}, bare, {**bare, "gligen": boxes}),
+        ({**asking, **area}, bare, bare),
+        (asking, {**bare, **area}, {**bare, **area}),
+    ):
+        assert completed([positive], [negative]) == [wanted]
     assert completed([asking], None) is None and completed([asking], []) == []
-    negative = [{"uuid": 1}]
-    completed([asking], negative)
-    assert negative == [{"uuid": 1}], "the negative itself was changed"
+    assert bare == {"uuid": 1}, "the negative itself was changed"

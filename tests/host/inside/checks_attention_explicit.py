@@ -2,7 +2,7 @@
 
 import tiny_dits
 import torch
-from attending import inverted, resampled
+from attending import inverted, resampled, resolver
 
 # Largest difference to float64, as the kernels themselves have it on unit normals; values here may be larger.
 CLOSE = 2e-6
@@ -93,10 +93,7 @@ def check_every_form_against_explicit_probabilities(pack):
         return _map(site.text[1] - site.text[0])[1]
 
     values = attention.ValueMap
-    words = (
-        attention.Term(q=take, k=take, values=values(matrix, 0.0)),
-        attention.Term(values=values(diagonal, 1.0)),
-    )
+    words = (attention.Term(q=take, k=take, values=values(matrix, 0.0)), attention.Term(values=values(diagonal, 1.0)))
     forms = {
         "mutual": (rule(attention.Term(k=take, v=take)), _swap("kv")),
         "structure": (rule(attention.Term(q=take, k=take)), _swap("qk")),
@@ -105,11 +102,11 @@ def check_every_form_against_explicit_probabilities(pack):
         "words": (rule(*words, kinds=("cross", "joint"), group="all", queries="image"), _words),
     }
     for kind in tiny_dits.KINDS:
-        model, linked = inverted(pack, kind)
-        sites = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).slots
+        model, inversion = inverted(pack, kind)
+        sites = resolver(pack, model).slots
         for name, (plan, explicit) in forms.items():
             acts = plan.rules[0].kinds
-            calls = _recorded(pack, lambda m=model, b=linked, k=kind, p=plan: resampled(pack, m, b, k, p))
+            calls = _recorded(pack, lambda m=model, b=inversion, k=kind, p=plan: resampled(pack, m, b, k, p))
             assert len(calls) == 2 * len(sites), (kind, name, len(calls))
             moved = 0.0
             for site, _, tensors, mask, scale, out in calls:

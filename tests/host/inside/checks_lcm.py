@@ -1,6 +1,5 @@
 """Few steps: the host's LCM sampling under InfEdit and the inversions, and the LCM-LoRA of the eps demo model."""
 
-import functools
 import logging
 import shutil
 from pathlib import Path
@@ -10,18 +9,17 @@ import comfy.samplers
 import folder_paths
 import nodes
 import torch
-from helpers import Counter, refuses, relative, same_snapshot, snapshot
+from helpers import Counter, logged, refuses, relative, same_snapshot, snapshot
+from running import STEPS, WORDS, advanced, decode, edit, encode, play, seen, shapes
 
-STEPS = 4
 PAIRS = ("EDICTCouple", "BDIAInvert", "BELMInvert")
 # The host's LCM sampling knows only these timesteps.
 TIMESTEPS = set(range(19, 1000, 20))
 # Few steps are long ones, which enlarge the rounding of the float32 network; seen on tiny SDXL: 2e-6.
 EXACT = 1e-5
-WORDS = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue"}
 
 
-def _lcm(model):
+def lcm(model):
     """The MODEL behind the core node ModelSamplingDiscrete, set to lcm."""
     node = nodes.NODE_CLASS_MAPPINGS.get("ModelSamplingDiscrete")
     if node is None:
@@ -44,151 +42,67 @@ class _Timesteps(Counter):
         return super().__call__(apply_model, args)
 
 
-def _invert(pack, node_id, kind, model, latent, source=None, **changes):
-    inputs = {
-        "model": model,
-        "source": pack.tiny.conditioning(kind) if source is None else source,
-        "latent": latent,
-        "steps": STEPS,
-        "scheduler": "sgm_uniform",
-        "cfg": 1.0,
-        "strength": 1.0,
-        **changes,
-    }
-    return pack.call(node_id, **inputs)
-
-
-def check_lcm_pairs_come_back(pack):
-    """The pairs are exact whatever the network answers: few steps and many, a batch, not square, guided."""
+def check_lcm_edits_without_an_inversion(pack):
+    """Equal prompts are the identity, guided too; rows of a batch stand alone; it asks trained levels of every grid."""
     for kind in ("sd15", "sdxl"):
-        negative = pack.tiny.conditioning(kind, seed=5)
-        for node_id in PAIRS:
-            for steps, changes in ((STEPS, {}), (20, {}), (STEPS, {"cfg": 2.0, "negative": negative})):
-                spy = _Timesteps(_lcm(pack.tiny.model(kind)))
-                latent = pack.tiny.latent(kind, batch=2)
-                linked, _ = _invert(pack, node_id, kind, spy.model, latent, steps=steps, **changes)
-                (back,) = pack.call("Resample", model=spy.model, inversion=linked, **{"cfg": 1.0, **changes})
-                error = relative(back["samples"], latent["samples"])
-                assert error <= EXACT, (kind, node_id, steps, changes, error)
-                assert spy.seen and spy.seen <= TIMESTEPS, (node_id, spy.seen)
+        spy, latent = _Timesteps(lcm(pack.tiny.model(kind))), pack.tiny.latent(kind, batch=2)
+        source, negative = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, seed=5)
+        guided = {"source_cfg": 1.5, "target_cfg": 1.5, "negative": negative}
+        for node in ("InfEdit", "FlowEdit"):
 
+            def of(z=latent, model=spy.model, kind=kind, node=node, **changes):
+                return edit(pack, node, kind, model, z, **{"scheduler": "sgm_uniform", **changes})
 
-def check_lcm_pair_edits_inside_a_mask(pack):
-    """A pair of the few-step model plays towards a target; outside the mask it is the source bit for bit."""
-    for node_id in PAIRS:
-        model, latent = _lcm(pack.tiny.model("sd15")), pack.tiny.latent("sd15", batch=2)
-        linked, _ = _invert(pack, node_id, "sd15", model, latent)
-        mask = torch.zeros(1, 64, 96)
-        mask[:, 16:48, 16:48] = 1.0
-        target = pack.tiny.conditioning("sd15", seed=9)
-        (edited,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, positive=target, mask=mask)
-        inside = torch.zeros_like(latent["samples"], dtype=torch.bool)
-        inside[..., 2:6, 2:6] = True
-        assert torch.equal(edited["samples"][~inside], latent["samples"][~inside]), node_id
-        assert not torch.equal(edited["samples"][inside], latent["samples"][inside]), node_id
-
-
-def check_lcm_infedit(pack):
-    """Four steps: equal prompts are the identity, guided too; rows of a batch stand alone; it asks trained levels."""
-    for kind in ("sd15", "sdxl"):
-        spy = _Timesteps(_lcm(pack.tiny.model(kind)))
-        latent = pack.tiny.latent(kind, batch=2)
-        source, target = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, seed=9)
-
-        def edit(to, z=latent, model=spy.model, kind=kind, seed=3, **changes):
-            inputs = {
-                "model": model,
-                "source": pack.tiny.conditioning(kind),
-                "target": to,
-                "latent": z,
-                "steps": STEPS,
-                "scheduler": "sgm_uniform",
-                "source_cfg": 1.0,
-                "target_cfg": 1.0,
-                "strength": 1.0,
-                "eta": 1.0,
-                "seed": seed,
-                **changes,
-            }
-            return pack.call("InfEdit", **inputs)[0]["samples"]
-
-        guided = {"source_cfg": 1.5, "target_cfg": 1.5, "negative": pack.tiny.conditioning(kind, seed=5)}
-        for changes in ({}, guided):
-            error = relative(edit(source, **changes), latent["samples"])
-            assert error < 1e-6, (kind, changes.keys(), error)
-        together = edit(target)
-        assert bool(together.isfinite().all()) and relative(together, latent["samples"]) > 1e-3, kind
-        for row in range(2):
-            alone = edit(target, {"samples": latent["samples"][row : row + 1]}, seed=3 + row)
-            assert relative(together[row : row + 1], alone) < 1e-4, (kind, row)
-        assert spy.seen <= TIMESTEPS and len(spy.seen) == STEPS, spy.seen
-
-
-class _Warnings(logging.Handler):
-    """Keeps what the host warns of."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
-
-    def __enter__(self):
-        logging.getLogger().addHandler(self)
-        return self
-
-    def __exit__(self, *error):
-        logging.getLogger().removeHandler(self)
+            spy.seen.clear()
+            for changes in ({}, guided):
+                error = relative(of(target=source, **changes), latent["samples"])
+                assert error < 1e-6, (kind, node, changes.keys(), error)
+            together = of()
+            assert bool(together.isfinite().all()) and relative(together, latent["samples"]) > 1e-3, (kind, node)
+            assert relative(together, of(model=pack.tiny.model(kind))) > 1e-4, "LCM sampling has levels of its own"
+            assert spy.seen <= TIMESTEPS and len(spy.seen) == STEPS, (node, spy.seen)
+            for row in range(2):
+                alone = of({"samples": latent["samples"][row : row + 1]}, seed=3 + row)
+                assert relative(together[row : row + 1], alone) < 1e-4, (kind, node, row)
+        for scheduler in comfy.samplers.SCHEDULER_NAMES:
+            assert bool(edit(pack, "InfEdit", kind, spy.model, scheduler=scheduler).isfinite().all()), scheduler
 
 
 def _stock_loader(pack, model):
-    """The MODEL with the LoRA by LoraLoaderModelOnly from models/loras, and what the host warned of."""
-    name = "shapes_lcm.safetensors"
+    """The MODEL with the LoRA by LoraLoaderModelOnly from models/loras, of which the host warns with no word."""
+    name, loader = "shapes_lcm.safetensors", nodes.NODE_CLASS_MAPPINGS["LoraLoaderModelOnly"]
     folder = folder_paths.get_folder_paths("loras")[0]
     Path(folder).mkdir(parents=True, exist_ok=True)
     shutil.copy(pack.module("demo.models").LCM_LORA, f"{folder}/{name}")
     assert str(pack.workspace) in folder, "the scratch directory is where the file goes"
-    assert name in nodes.NODE_CLASS_MAPPINGS["LoraLoaderModelOnly"].INPUT_TYPES()["required"]["lora_name"][0]
-    with _Warnings() as warned, torch.inference_mode():
-        (patched,) = nodes.NODE_CLASS_MAPPINGS["LoraLoaderModelOnly"]().load_lora_model_only(model, name, 1.0)
-    return patched, warned.lines
+    assert name in loader.INPUT_TYPES()["required"]["lora_name"][0]
+    with logged(logging.WARNING) as warned, torch.inference_mode():
+        (patched,) = loader().load_lora_model_only(model, name, 1.0)
+    assert not warned, [each.getMessage() for each in warned]
+    return patched
 
 
-@functools.cache
-def _shapes(pack, lcm=False):
-    return pack.call("LoadShapesModel", kind="eps", lcm=lcm)
-
-
-def _encode(clip, text):
-    return nodes.CLIPTextEncode().encode(clip, text)[0]
-
-
-def _drawn(model, clip, vae, captions, steps=STEPS, cfg=1.0):
+def _drawn(model, clip, vae, captions):
     """Pictures of stock nodes: KSampler lcm on empty latents."""
     pictures = []
     for seed, caption in enumerate(captions):
-        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        latent, prompts = {"samples": torch.zeros(1, 4, 16, 16)}, (encode(clip, caption), encode(clip, ""))
         with torch.inference_mode():
-            (out,) = nodes.KSampler().sample(
-                model, seed, steps, cfg, "lcm", "sgm_uniform", _encode(clip, caption), _encode(clip, ""), latent
-            )
-            pictures.append(nodes.VAEDecode().decode(vae, out)[0])
+            (out,) = nodes.KSampler().sample(model, seed, STEPS, 1.0, "lcm", "sgm_uniform", *prompts, latent)
+        pictures.append(decode(vae, out["samples"]))
     return (torch.cat(pictures).clamp(0, 1) * 255).round().byte().numpy()
 
 
 def check_lcm_lora_loads_in_the_stock_loader(pack):
     """Every key of the file has its layer, the node's switch does the same, and the model stays as it was."""
     model, clip, vae = pack.call("LoadShapesModel", kind="eps")
-    before = snapshot(model)
-    patched, warned = _stock_loader(pack, model)
-    assert not warned, warned
+    before, patched = snapshot(model), _stock_loader(pack, model)
     tensors = comfy.utils.load_torch_file(str(pack.module("demo.models").LCM_LORA), safe_load=True)
     assert len(patched.patches) == len({name.split(".")[0] for name in tensors}) > 100
-    captions = ["a big red circle on the left of a blue background"]
-    by_stock = _drawn(_lcm(patched), clip, vae, captions)
-    by_switch = _drawn(_lcm(_shapes(pack, True)[0]), clip, vae, captions)
-    without = _drawn(_lcm(model), clip, vae, captions)
+    by_stock, by_switch, without = (
+        _drawn(lcm(each), clip, vae, ["a big red circle on the left of a blue background"])
+        for each in (patched, shapes(pack, "eps", True)[0], model)
+    )
     assert (by_stock == by_switch).all() and (by_stock != without).any()
     comfy.model_management.unload_all_models()
     same_snapshot(model, before)
@@ -196,34 +110,31 @@ def check_lcm_lora_loads_in_the_stock_loader(pack):
 
 def check_lcm_lora_is_that_of_diffusers(pack):
     """denoised under the host's LCM sampling is that of the diffusers network with the LoRA added, to 1e-4."""
-    lcm = pack.module("demo.lcm")
-    theirs = pack.module("demo.models").load("eps")
-    lcm.apply(theirs.denoiser)
-    model, clip, _ = _shapes(pack, True)
-    model = _lcm(model)
-    caption = "a small yellow star on a purple background"
+    theirs, caption = pack.module("demo.models").load("eps"), "a small yellow star on a purple background"
+    pack.module("demo.lcm").apply(theirs.denoiser)
+    model, clip, _ = shapes(pack, "eps", True)
+    model = lcm(model)
     sampling = model.get_model_object("model_sampling")
     noise = torch.randn((1, 4, 16, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         ask = pack.module("demo.measure").denoiser(theirs, [caption], 1.0)
-        for timestep in (999, 499, 99):
-            sigma = float(sampling.sigma(torch.tensor(float(timestep))))
-            x = noise * (1 + sigma**2) ** 0.5
-            guider = comfy.samplers.CFGGuider(model)
-            guider.set_conds(_encode(clip, caption), _encode(clip, ""))
-            guider.set_cfg(1.0)
-            probe = pack.module("nodes.host.session").ScriptSampler(
-                lambda run, x=x, sigma=sigma: run.denoiser()(x.double(), sigma), standing_in=True
-            )
-            zeros = torch.zeros_like(x)
-            guider.sample(zeros, zeros, probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+    for timestep in (999, 499, 99):
+        sigma = float(sampling.sigma(torch.tensor(float(timestep))))
+        x = noise * (1 + sigma**2) ** 0.5
+        probe = pack.module("nodes.host.session").ScriptSampler(
+            lambda run, x=x, sigma=sigma: run.denoiser()(x.double(), sigma), standing_in=True
+        )
+        prompts = encode(clip, caption), encode(clip, "")
+        latent = {"samples": torch.zeros_like(x)}
+        advanced(model, prompts[0], probe, torch.tensor([1.0, 0.0]), latent, negative=prompts[1])
+        with torch.inference_mode():
             error = relative(probe.result, ask(x, sigma, timestep))
-            assert error < 1e-4, (timestep, error)
+        assert error < 1e-4, (timestep, error)
 
 
 def check_lcm_levels_are_the_hosts(pack):
     """What the standalone measurement asks is what stock nodes ask: sigmas to 1e-4, and the nearest timesteps."""
-    sampling = _lcm(pack.tiny.model("sd15")).get_model_object("model_sampling")
+    sampling = lcm(pack.tiny.model("sd15")).get_model_object("model_sampling")
     for steps in (1, 2, 4, 8):
         timesteps, sigmas = pack.module("demo.lcm").levels(steps)
         wanted = comfy.samplers.calculate_sigmas(sampling, "sgm_uniform", steps)
@@ -240,107 +151,68 @@ def check_lcm_lora_draws_in_four_steps(pack):
     """Held-out captions read right after four calls of the stock sampler lcm without guidance."""
     measure = pack.module("demo.measure")
     scenes = measure.unseen(12, seed=3)
-    model, clip, vae = _shapes(pack, True)
-    pictures = _drawn(_lcm(model), clip, vae, [scene.caption for scene in scenes])
-    found = measure.verdicts(scenes, pictures)
-    right = sum(all(column[i] for column in found.values()) for i in range(len(scenes)))
-    assert right >= 11, (right, found)
+    model, clip, vae = shapes(pack, "eps", True)
+    verdicts = measure.verdicts(scenes, _drawn(lcm(model), clip, vae, [scene.caption for scene in scenes]))
+    right = sum(all(column[i] for column in verdicts.values()) for i in range(len(scenes)))
+    assert right >= 11, (right, verdicts)
 
 
-def _source(pack, vae):
-    """A picture with its mask, caption and latent."""
-    picture, mask, caption = pack.call("ShapesPicture", **WORDS, seed=5, batch_size=1)
+def _source(pack):
+    """The few-step model, a picture with its mask and caption, and the inputs of a walk on it."""
+    model, clip, vae = shapes(pack, "eps", True)
+    picture, mask, caption = pack.call("ShapesPicture", **WORDS, seed=5)
     with torch.inference_mode():
-        return picture, mask, caption, nodes.VAEEncode().encode(vae, picture)[0]
+        latent = nodes.VAEEncode().encode(vae, picture)[0]
+    model = lcm(model)
+    given = {"model": model, "source": encode(clip, caption), "latent": latent, "scheduler": "sgm_uniform"}
+    return model, clip, vae, picture, mask, caption, given
 
 
-def check_lcm_fixed_point_comes_nearer(pack):
-    """On the few-step model: more iterations leave a smaller residual and a nearer round trip, also in four steps.
-
-    An untrained network is no test: the first step solves denoised(x) = source, which needs a network that denoises.
-    """
-    model, clip, vae = _shapes(pack, True)
-    *_, caption, latent = _source(pack, vae)
-    spy = _Timesteps(_lcm(model))
-    for steps in (STEPS, 12):
-        found = []
-        for iterations in (1, 4, 12):
-            (linked, *_, residual, _) = _invert(
-                pack, "FixedPointInvert", "sd15", spy.model, latent, steps=steps, iterations=iterations,
-                source=_encode(clip, caption),
-            )  # fmt: skip
-            (back,) = pack.call("Resample", model=spy.model, inversion=linked, cfg=1.0)
-            found.append((relative(back["samples"], latent["samples"]), residual))
-        errors, residuals = zip(*found)
-        assert errors[2] < 0.5 * errors[1] and errors[1] < 0.5 * errors[0], (steps, errors)
-        assert residuals[2] < 0.5 * residuals[1] and residuals[1] < 0.5 * residuals[0], (steps, residuals)
-        assert errors[2] < 0.02, (steps, errors)
-    assert spy.seen <= TIMESTEPS, spy.seen
-
-
-def check_lcm_pairs_come_back_on_the_lora(pack):
-    """Four steps of a trained few-step model, up and back: exact, and the noise not run away."""
-    model, clip, vae = _shapes(pack, True)
-    *_, caption, latent = _source(pack, vae)
-    model, core = _lcm(model), pack.module("inversion")
-    for node_id in PAIRS:
-        linked, _ = _invert(pack, node_id, "sd15", model, latent, source=_encode(clip, caption))
-        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
-        error = relative(back["samples"], latent["samples"])
-        assert error <= EXACT, (node_id, error)
-        record = linked
-        std = core.noise_std(record.x, record.x0, record.sigma, record.space)
-        assert 0.4 < std < 4.0, (node_id, std)
+def check_lcm_pairs_on_the_lora(pack):
+    """On a trained few-step model pairs are exact at the levels that it knows, guided too; the noise stays noise."""
+    model, clip, *_, given = _source(pack)
+    std, spy = pack.module("inversion").noise_std, _Timesteps(model)
+    for node, steps, cfg in ((node, *how) for node in PAIRS for how in ((STEPS, 1.0), (20, 1.0), (STEPS, 2.0))):
+        guided = {"cfg": cfg, "negative": encode(clip, "")}
+        inversion, _ = pack.call(node, **{**given, "model": spy.model, "steps": steps, **guided})
+        error = relative(play(pack, spy.model, inversion), given["latent"]["samples"])
+        assert error <= EXACT, (node, steps, cfg, error)
+        noise = std(inversion.x, inversion.x0, inversion.sigma, inversion.space)
+        assert cfg > 1.0 or 0.4 < noise < 4.0, (node, steps, noise)
+    assert spy.seen and spy.seen <= TIMESTEPS, spy.seen
 
 
 def check_lcm_lora_edits_in_four_steps(pack):
     """InfEdit with the LoRA changes the word that differs, in four steps at cfg 1, and keeps the rest."""
-    world, reader = pack.module("demo.world"), pack.module("demo.reader")
-    model, clip, vae = _shapes(pack, True)
-    picture, mask, caption, latent = _source(pack, vae)
+    _, clip, vae, picture, mask, caption, given = _source(pack)
     for change in ({"colour": "green"}, {"background": "white"}, {"shape": "square"}, {"position": "right"}):
-        wanted = world.parse(caption).changed(**change)
-        (edited,) = pack.call(
-            "InfEdit",
-            model=_lcm(model),
-            source=_encode(clip, caption),
-            target=_encode(clip, wanted.caption),
-            latent=latent,
-            steps=STEPS,
-            scheduler="sgm_uniform",
-            source_cfg=1.0,
-            target_cfg=1.0,
-            strength=1.0,
-            eta=1.0,
-            seed=0,
-        )
-        with torch.inference_mode():
-            pixels = nodes.VAEDecode().decode(vae, edited)[0]
-        seen = reader.read((pixels[0].clamp(0, 1) * 255).round().byte().numpy())
+        wanted = pack.module("demo.world").parse(caption).changed(**change)
+        (edited,) = pack.call("InfEdit", target=encode(clip, wanted.caption), **given)
+        pixels = decode(vae, edited["samples"])[0]
+        read = seen(pack, pixels)
         for name in WORDS:
-            assert getattr(seen, name) == getattr(wanted, name), (change, name, getattr(seen, name))
+            assert getattr(read, name) == getattr(wanted, name), (change, name, getattr(read, name))
         if "colour" in change:
-            error = (pixels[0] - picture[0])[mask[0] == 0].square().mean().sqrt()
+            error = (pixels - picture[0])[mask[0] == 0].square().mean().sqrt()
             assert float(error) < 0.08, float(error)
+    same = pack.call("InfEdit", target=given["source"], **given)[0]["samples"]
+    assert relative(same, given["latent"]["samples"]) < 1e-6
 
 
 def check_lcm_switch_refuses(pack):
     """The flow model, a missing file, half a file and a foreign one are one sentence each."""
-    node = pack.node("LoadShapesModel")
-    assert (
-        node.validate_inputs(kind="flow", lcm=True) == "kind must be eps for the LCM LoRA, got 'flow'; switch lcm off."
-    )
-    assert node.validate_inputs(kind="flow", lcm=False) is True and node.validate_inputs(kind="eps", lcm=True) is True
-    assert node.validate_inputs() is True and node.validate_inputs(lcm=True) is True
-    refuses(lambda: pack.call("LoadShapesModel", kind="flow", lcm=True), "kind must be eps for the LCM LoRA")
-    assert not _shapes(pack)[0].patches
-    shapes, models = pack.module("nodes.shapes.models"), pack.module("demo.models")
-    copy = pack.workspace / "lcm_weights"
+    node, said = pack.node("LoadShapesModel"), "kind must be eps for the LCM LoRA, got 'flow'; switch lcm off."
+    assert node.validate_inputs(kind="flow", lcm=True) == said
+    for passes in ({"kind": "flow", "lcm": False}, {"kind": "eps", "lcm": True}, {}, {"lcm": True}):
+        assert node.validate_inputs(**passes) is True, passes
+    refuses(lambda: pack.call("LoadShapesModel", kind="flow", lcm=True), said)
+    assert not shapes(pack)[0].patches
+    models, copy = pack.module("demo.models"), pack.workspace / "lcm_weights"
     path = copy / models.LCM_LORA.relative_to(models.WEIGHTS)
     path.parent.mkdir(parents=True)
 
     def load():
-        return shapes.with_lcm_lora(_shapes(pack)[0], "eps", copy)
+        return pack.module("nodes.shapes.models").with_lcm_lora(shapes(pack)[0], "eps", copy)
 
     refuses(load, "demo models must lie in", "install the pack again")
     whole = models.LCM_LORA.read_bytes()

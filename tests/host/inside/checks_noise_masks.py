@@ -3,19 +3,11 @@
 import comfy.samplers
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from helpers import advanced, invert, refuses, relative
+from helpers import refuses, relative
+from running import Fresh, advanced, invert, resuming
 
 # Single numbers are walked beside the latent, so what is left is float32 rounding of the host's maps.
 ROUNDING = 1e-6
-# The first ends at a level below which the midpoint of the last step lies.
-SCHEDULERS = ("karras", "simple")
-
-
-class _Fresh:
-    """A NOISE that knows no inversion."""
-
-    def generate_noise(self, latent):
-        return torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(8))
 
 
 def _mask():
@@ -24,41 +16,43 @@ def _mask():
     return mask
 
 
-def _samplers(pack, linked, method):
-    (own,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
-    (rf,) = pack.call("RFSolverSample", solver=method)
-    return own, rf
+def _inverted(pack, kind, batch=1, method="midpoint", **changes):
+    """Model, target, LATENT with the mask, inversion, NOISE, SIGMAS, and both samplers of the pack."""
+    model, _, latent, (inversion, _, noise, sigmas) = invert(pack, kind, batch, method=method, **changes)
+    solver = method if method in ("midpoint", "fireflow") else "midpoint"
+    samplers = resuming(pack, inversion), pack.call("RFSolverSample", solver=solver)[0]
+    target, masked = pack.tiny.conditioning(kind, seed=7), {**latent, "noise_mask": _mask()}
+    return model, target, masked, inversion, noise, sigmas, samplers
 
 
-def check_the_kept_part_is_the_source(pack):
+def check_the_outside_is_the_source(pack):
     """On every space and schedule, with the noise of the inversion and with any other, batched too."""
     for kind in ("sd15", "sd15_v", "sd3", "wan"):
-        target = pack.tiny.conditioning(kind, seed=7)
-        for scheduler in SCHEDULERS:
+        # The first ends at a level below which the midpoint of the last step lies.
+        for scheduler in ("karras", "simple"):
             for method in ("midpoint", "fireflow"):
-                model, _, latent, (linked, _, noise, sigmas) = invert(
-                    pack, kind, batch=2, method=method, scheduler=scheduler
+                model, target, masked, _, noise, sigmas, (own, rf) = _inverted(
+                    pack, kind, 2, method, scheduler=scheduler
                 )
-                masked, samples = {**latent, "noise_mask": _mask()}, latent["samples"]
-                own, rf = _samplers(pack, linked, method)
-                for sampler, start in ((own, noise), (rf, noise), (rf, _Fresh())):
-                    found = advanced(model, target, sampler, sigmas, masked, start)
-                    off = relative(found[..., :7], samples[..., :7])
+                for sampler, start in ((own, noise), (rf, noise), (rf, Fresh())):
+                    edited, samples = advanced(model, target, sampler, sigmas, masked, start), masked["samples"]
+                    off = relative(edited[..., :7], samples[..., :7])
                     assert off < ROUNDING, (kind, scheduler, method, off)
-                    assert relative(found[..., 7:], samples[..., 7:]) > 1e-2, (kind, scheduler, method)
+                    assert relative(edited[..., 7:], samples[..., 7:]) > 1e-2, (kind, scheduler, method)
 
 
-def check_what_is_not_kept_is_untouched(pack):
-    """A mask of ones changes nothing; where a run stops above 0 the kept part is the host's own re-noised latent."""
+def check_the_inside_is_untouched(pack):
+    """A mask of ones changes nothing; where a run stops above 0 the outside is the host's own re-noised latent."""
+    euler = comfy.samplers.sampler_object("euler")
     for kind in ("sd15", "sd3"):
-        target = pack.tiny.conditioning(kind, seed=7)
-        model, _, latent, (linked, _, noise, sigmas) = invert(pack, kind, scheduler="karras")
-        euler = comfy.samplers.sampler_object("euler")
-        for sampler in _samplers(pack, linked, "midpoint"):
-            ones = {**latent, "noise_mask": torch.ones(1, 8, 12)}
-            whole = advanced(model, target, sampler, sigmas, ones, noise)
-            assert relative(whole, advanced(model, target, sampler, sigmas, latent, noise)) < ROUNDING, kind
-            masked = {**latent, "noise_mask": _mask()}
+        model, target, masked, _, noise, sigmas, samplers = _inverted(pack, kind, scheduler="karras")
+        latent = {"samples": masked["samples"]}
+        for sampler in samplers:
+            whole, bare = (
+                advanced(model, target, sampler, sigmas, each, noise)
+                for each in ({**latent, "noise_mask": torch.ones(1, 8, 12)}, latent)
+            )
+            assert relative(whole, bare) < ROUNDING, kind
             short = [advanced(model, target, way, sigmas[:-1], masked, noise) for way in (sampler, euler)]
             off = relative(short[0][..., :7], short[1][..., :7])
             assert off < 1e-5, (kind, off)
@@ -66,44 +60,38 @@ def check_what_is_not_kept_is_untouched(pack):
             soft = {**latent, "noise_mask": torch.linspace(0.0, 1.0, 12).expand(1, 8, 12)}
             fixed = model.clone()
             fixed.set_model_sampler_cfg_function(lambda args: args["input"] - 0.5, disable_cfg1_optimization=True)
-            mixed = [advanced(fixed, target, way, sigmas, soft, noise) for way in (euler, sampler)]
-            weight = soft["noise_mask"][:, None]
-            # What midpoint leaves where nothing is kept is its own.
-            bare = [advanced(fixed, target, way, sigmas, latent, noise) for way in (euler, sampler)]
-            wanted = mixed[0] + weight * (bare[1] - bare[0])
+            # What midpoint leaves without a mask is its own.
+            mixed, bare = (
+                [advanced(fixed, target, way, sigmas, each, noise) for way in (euler, sampler)]
+                for each in (soft, latent)
+            )
+            wanted = mixed[0] + soft["noise_mask"][:, None] * (bare[1] - bare[0])
             assert relative(mixed[1], wanted) < 1e-5, (kind, relative(mixed[1], wanted))
 
 
 def check_masks_that_change_with_the_level(pack):
     """Differential diffusion lets go of everything by an eps model's lowest level, so nothing is put back there."""
-    model, _, latent, (linked, _, noise, sigmas) = invert(pack, "sd15", scheduler="karras")
+    model, target, masked, _, noise, sigmas, samplers = _inverted(pack, "sd15", scheduler="karras")
     patch = DifferentialDiffusion()
     (patched,) = patch.apply(model) if hasattr(patch, "apply") else patch.execute(model).result
-    masked, target = {**latent, "noise_mask": _mask()}, pack.tiny.conditioning("sd15", seed=7)
-    # The network answers the same to everything, so that only the last step tells what was kept there.
+    # The network answers the same to everything, so that only the last step tells what was held there.
     patched.set_model_sampler_cfg_function(lambda args: args["input"] - 0.5, disable_cfg1_optimization=True)
     answer = patched.get_model_object("latent_format").process_out(torch.tensor(0.5))
-    for sampler in _samplers(pack, linked, "midpoint"):
-        found = advanced(patched, target, sampler, sigmas, masked, noise)
-        before = advanced(patched, target, sampler, sigmas[:-1], masked, noise)
+    for sampler in samplers:
+        end, before = (advanced(patched, target, sampler, way, masked, noise) for way in (sigmas, sigmas[:-1]))
         # The midpoint lies below the lowest level, which takes its place: the step goes half of the way.
-        off = relative(found, (before + answer) / 2.0)
+        off = relative(end, (before + answer) / 2.0)
         assert off < 1e-3, off
 
 
 def check_solvers_that_carry_more_refuse(pack):
     """Pairs, residuals and pulls would not keep anything; a stock sampler from their state does."""
     for method in ("edict", "bdia", "belm", "noise_map", "direct", "rf_inversion"):
-        model, _, latent, (linked, _, noise, sigmas) = invert(pack, "sd15", method=method)
-        target, masked = pack.tiny.conditioning("sd15", seed=7), {**latent, "noise_mask": _mask()}
-        own, stock = (
-            pack.call("InversionSampler", inversion=linked, sampler_name=name)[0]
-            for name in ("same as inversion", "euler")
-        )
+        model, target, masked, inversion, noise, sigmas, (own, _) = _inverted(pack, "sd15", method=method)
         refuses(
-            lambda own=own, m=model, arguments=(sigmas, masked, noise), t=target: advanced(m, t, own, *arguments),
+            lambda arguments=(model, target, own, sigmas, masked, noise): advanced(*arguments),
             f"latent must come without a noise_mask for the solver of {method}", "got one; choose a stock sampler",
         )  # fmt: skip
-        found = advanced(model, target, stock, sigmas, masked, noise)
-        off = relative(found[..., :7], latent["samples"][..., :7])
+        edited = advanced(model, target, resuming(pack, inversion, "euler"), sigmas, masked, noise)
+        off = relative(edited[..., :7], masked["samples"][..., :7])
         assert off < 1e-4, (method, off)

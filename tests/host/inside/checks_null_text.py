@@ -1,16 +1,12 @@
 """NullTextOptimize: gradients under the host's inference mode, and what it leaves behind."""
 
-import logging
-
-import comfy.model_management
-import comfy.samplers
 import torch
-from helpers import Counter, advanced, invert, no_interrupt, refuses, relative, same_snapshot, snapshot, trained
+from helpers import Counter, interrupted, logged, never_worse, refuses, refuses_each, relative
+from running import advanced, fit, invert, play, reloaded, resuming, trained
 
 # Flux is told its guidance as a number: it is refused.
 KINDS = ("sd15", "sd15_v", "sdxl", "sd3", "wan")
 CFG = 7.5
-TIGHT = {"stop": 0.0, "stop_growth": 0.0}
 
 
 def _fit(pack, kind, batch=1, model=None, inversion=None, **changes):
@@ -18,17 +14,8 @@ def _fit(pack, kind, batch=1, model=None, inversion=None, **changes):
     latent = None
     if inversion is None:
         model, _, latent, (inversion, *_) = invert(pack, kind, batch, model=model, keep_path=True, method="ddim")
-    inputs = {
-        "model": model,
-        "inversion": inversion,
-        "negative": pack.tiny.conditioning(kind, seed=5),
-        "cfg": CFG,
-        "inner_steps": 3,
-        "learning_rate": 0.01,
-        **TIGHT,
-        **changes,
-    }
-    return model, latent, inversion, pack.call("NullTextOptimize", **inputs)
+    inputs = {"negative": pack.tiny.conditioning(kind, seed=5), "cfg": CFG, **changes}
+    return model, latent, inversion, fit(pack, model, inversion, **inputs)
 
 
 class _Gradient:
@@ -67,11 +54,11 @@ class _Gradient:
                 slope = float((gradient.double() * direction).sum())
                 assert slope > 0.0
                 with torch.no_grad():
-                    found = [
+                    differences = [
                         (float(value(start + h * direction)) - float(value(start - h * direction))) / (2.0 * h)
                         for h in (0.03, 0.1, 0.3)
                     ]
-                self.errors[value.__name__] = min(abs(each / slope - 1.0) for each in found)
+                self.errors[value.__name__] = min(abs(each / slope - 1.0) for each in differences)
             assert guider.conds["negative"] is own, "the guider's own negative was not put back"
             guider.conds = conds
         after = list(guider.inner_model.parameters())
@@ -80,6 +67,7 @@ class _Gradient:
 
 def check_gradient_is_that_of_finite_differences(pack):
     """On models built in inference mode, tiny and trained, for two pictures at once, to 1e-3."""
+    session = pack.module("nodes.host.session")
     for kind in (*KINDS, "eps", "flow"):
         if kind in KINDS:
             model, latent = pack.tiny.model(kind), pack.tiny.latent(kind, batch=2)["samples"]
@@ -88,7 +76,6 @@ def check_gradient_is_that_of_finite_differences(pack):
             model, prompts, latent = trained(pack, kind, 3)
             latent = latent["samples"].repeat(2, 1, 1, 1)
         with torch.inference_mode():
-            session = pack.module("nodes.host.session")
             script = _Gradient(pack, latent.double(), 0.6)
             session.Guider(model, {"source": session.Branch(*prompts, CFG)}).run(latent, (0.6, 0.0), script)
         assert set(script.errors) == {"answer", "loss"}
@@ -96,59 +83,35 @@ def check_gradient_is_that_of_finite_differences(pack):
 
 
 def check_null_text_on_every_kind(pack):
-    """No step ends worse, all is finite, the reconstruction is nearer, and the record plays back as it was fitted."""
+    """No step ends worse, the reconstruction is nearer, and it plays back as it was fitted, from a file too."""
     for kind in KINDS:
-        model, latent, before, (linked, plot, text) = _fit(pack, kind, batch=2)
-        record = linked
-        assert len(record.embeddings) == record.index and record.embeddings[0].shape[0] == 2, kind
-        assert record.meta["cfg"] == CFG and record.meta["climb_cfg"] == 1.0, kind
+        model, latent, before, (fitted, plot, text) = _fit(pack, kind, batch=2)
+        source, negative = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, seed=5)
+        assert len(fitted.embeddings) == fitted.index and fitted.embeddings[0].shape[0] == 2, kind
+        assert fitted.meta["cfg"] == CFG and fitted.meta["climb_cfg"] == 1.0, kind
         assert plot.shape[0] == 1 and plot.shape[-1] == 3 and "mean loss" in text, kind
-        for line in text.splitlines():
-            if "updates" in line and "->" in line:
-                first, last = (float(word) for word in (line.split()[3], line.split()[5]))
-                assert last <= first, (kind, line)
-        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
-        negative = pack.tiny.conditioning(kind, seed=5)
-        source = pack.tiny.conditioning(kind)
-        (plain,) = pack.call("Resample", model=model, inversion=before, cfg=CFG, positive=source, negative=negative)
-        (edit,) = pack.call("Resample", model=model, inversion=linked, cfg=CFG, positive=source)
-        assert relative(edit["samples"], back["samples"]) < 1e-6, kind
-        ours, theirs = (relative(each["samples"], latent["samples"]) for each in (back, plain))
+        never_worse(text)
+        loaded, guided = reloaded(pack, fitted), {"cfg": CFG, "positive": source}
+        back = play(pack, model, fitted)
+        assert torch.equal(play(pack, model, loaded, source=source, negative=negative), back), kind
+        for each, more in ((fitted, {}), (loaded, {"negative": negative})):
+            assert relative(play(pack, model, each, **guided, **more), back) < 1e-6, kind
+        plain = play(pack, model, before, negative=negative, **guided)
+        ours, theirs = (relative(each, latent["samples"]) for each in (back, plain))
         assert ours < theirs, (kind, ours, theirs)
-        target = pack.tiny.conditioning(kind, seed=9)
-        (other,) = pack.call("Resample", model=model, inversion=linked, cfg=CFG, positive=target)
-        assert relative(other["samples"], back["samples"]) > 1e-3, kind
+        other = play(pack, model, fitted, cfg=CFG, positive=pack.tiny.conditioning(kind, seed=9))
+        assert relative(other, back) > 1e-3, kind
         # At cfg 1 the embeddings act on nothing, so nothing is asked for.
-        (bare,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0, positive=source)
-        (wanted,) = pack.call("Resample", model=model, inversion=before, cfg=1.0)
-        assert torch.equal(bare["samples"], wanted["samples"]), kind
-
-
-def check_null_text_leaves_the_model_alone(pack):
-    """Bits, options and the very tensors, after a fit and after an interrupted one; conditioning too."""
-    for kind in ("sd15", "sd3"):
-        model, _, _, (inversion, *_) = invert(pack, kind, keep_path=True, method="ddim")
-        before, tensors = snapshot(model), list(model.model.parameters()) + list(model.model.buffers())
-        negative = pack.tiny.conditioning(kind, seed=5)
-        kept = negative[0][0].clone()
-        _fit(pack, kind, model=model, inversion=inversion, negative=negative)
-        with no_interrupt():
-            counter = Counter(model, interrupt_after=5)
-            _interrupted(lambda k=kind, m=counter.model, i=inversion: _fit(pack, k, model=m, inversion=i))
-        same_snapshot(model, before)
-        now = list(model.model.parameters()) + list(model.model.buffers())
-        assert all(a is b for a, b in zip(tensors, now, strict=True)), kind
-        assert torch.equal(negative[0][0], kept) and inversion.embeddings is None, kind
-        assert not getattr(comfy.model_management, "in_training", False)
-        assert not torch.is_inference_mode_enabled()
-
-
-def _interrupted(call):
-    try:
-        call()
-    except comfy.model_management.InterruptProcessingException:
-        return
-    raise AssertionError("the run was not interrupted")
+        assert torch.equal(play(pack, model, fitted, positive=source), play(pack, model, before)), kind
+        # Through a stock guider by InversionSampler.
+        end = torch.tensor(fitted.falling), {"samples": torch.zeros_like(back)}
+        resumed = advanced(model, source, resuming(pack, fitted), *end, negative=negative, cfg=CFG)
+        assert relative(resumed, back) < 1e-5, (kind, relative(resumed, back))
+        stock = resuming(pack, fitted, "euler")
+        refuses(lambda a=(model, source, stock, *end): advanced(*a), "for one with fitted embeddings")
+        call = lambda m=model, i=fitted: play(pack, m, i, method="midpoint")  # noqa: E731
+        refuses(call, "with fitted embeddings must be replayed by its own method")
+        assert pack.call("InversionReport", inversion=fitted, model=model)[2] > 0.0
 
 
 def check_interrupted_fit_is_kept(pack):
@@ -159,100 +122,58 @@ def check_interrupted_fit_is_kept(pack):
     def files():
         return set(output.glob("null_text_unfinished*")) if output.exists() else set()
 
-    before = files()
-    with no_interrupt():
+    def stop(**changes):
         # A step takes one call for the source and four for the negative, so that the ninth lies in the second step.
-        counter = Counter(model, interrupt_after=9)
-        _interrupted(lambda: _fit(pack, "sd15", model=counter.model, inversion=inversion))
-        assert counter.calls == 9
-    (kept,) = files() - before
-    (loaded,) = pack.call("LoadInversion", file=f"retrace/{kept.name} [output]")
+        interrupted(lambda m: _fit(pack, "sd15", model=m, inversion=inversion, **changes), model, 9)
+        return files() - before
+
+    before = files()
+    (saved,) = stop()
+    (loaded,) = pack.call("LoadInversion", file=f"retrace/{saved.name} [output]")
     assert len(loaded.embeddings) == 1
-    source = pack.tiny.conditioning("sd15")
     refuses(lambda: _fit(pack, "sd15", model=model, inversion=loaded), "source must be connected")
+    source = pack.tiny.conditioning("sd15")
     _, _, _, (resumed, _, text) = _fit(pack, "sd15", model=model, inversion=loaded, source=source)
     assert "(found before)" in text
-    pairs = zip(resumed.embeddings, whole.embeddings, strict=True)
-    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
-    with no_interrupt():
-        counter = Counter(model, interrupt_after=9)
-        _interrupted(lambda: _fit(pack, "sd15", model=counter.model, inversion=inversion, save_unfinished=False))
-    assert files() - before == {kept}
-
-
-def check_fitted_records_travel(pack):
-    """Through a file, and through a stock guider by InversionSampler."""
-    for kind in ("sdxl", "sd3"):
-        model, _, _, (linked, *_) = _fit(pack, kind)
-        source, negative = pack.tiny.conditioning(kind), pack.tiny.conditioning(kind, seed=5)
-        (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
-        (name,) = pack.call("SaveInversion", inversion=linked, filename_prefix="retrace/fitted", half=False)
-        (loaded,) = pack.call("LoadInversion", file=name)
-        (again,) = pack.call("Resample", model=model, inversion=loaded, cfg=1.0, source=source, negative=negative)
-        assert torch.equal(again["samples"], back["samples"]), kind
-        (edit,) = pack.call("Resample", model=model, inversion=loaded, cfg=CFG, positive=source, negative=negative)
-        assert relative(edit["samples"], back["samples"]) < 1e-6, kind
-        falling = torch.tensor(linked.falling)
-        latent = {"samples": torch.zeros_like(back["samples"])}
-        (same,) = pack.call("InversionSampler", inversion=linked, sampler_name="same as inversion")
-        resumed = advanced(model, source, same, falling, latent, negative=negative, cfg=CFG)
-        assert relative(resumed, back["samples"]) < 1e-5, (kind, relative(resumed, back["samples"]))
-        (stock,) = pack.call("InversionSampler", inversion=linked, sampler_name="euler")
-        refuses(lambda a=(model, source, stock, falling, latent): advanced(*a), "for one with fitted embeddings")
-        refuses(
-            lambda m=model, b=linked: pack.call("Resample", model=m, inversion=b, cfg=1.0, method="midpoint"),
-            "with fitted embeddings must be replayed by its own method",
-        )
-        assert pack.call("InversionReport", inversion=linked, model=model)[2] > 0.0
+    assert all(torch.equal(a, b) for a, b in zip(resumed.embeddings, whole.embeddings, strict=True))
+    assert stop(save_unfinished=False) == {saved}
 
 
 def check_null_text_refusals(pack):
     """Each in a sentence, before the network is asked."""
-    flux, _, _, (inversion, *_) = invert(pack, "flux", keep_path=True)
-    refuses(lambda: _fit(pack, "flux", model=flux, inversion=inversion), "guidance-distilled Flux", "told its guidance")
-    model, _, _, (bare, *_) = invert(pack, "sd15")
-    refuses(lambda: _fit(pack, "sd15", model=model, inversion=bare), "set keep_path of Invert")
-    _, _, _, (inversion, *_) = invert(pack, "sd15", model=model, keep_path=True)
-    refuses(lambda: _fit(pack, "sd15", model=model, inversion=inversion, cfg=1.0), "cfg must not be 1")
-    assert "cfg must not be 1" in pack.node("NullTextOptimize").validate_inputs(cfg=1.0)
-    patched = model.clone()
+    flux, _, _, (told, *_) = invert(pack, "flux", keep_path=True)
+    refuses(lambda: _fit(pack, "flux", model=flux, inversion=told), "guidance-distilled Flux", "told its guidance")
+    model, _, _, (inversion, *_) = invert(pack, "sd15", keep_path=True)
+    patched, counter = model.clone(), Counter(model)
     patched.set_model_sampler_cfg_function(lambda args: args["cond"])
-    refuses(lambda: _fit(pack, "sd15", model=patched, inversion=inversion), "plain cfg", "sampler_cfg_function")
-    two = pack.tiny.conditioning("sd15", seed=5) * 2
-    refuses(lambda: _fit(pack, "sd15", model=model, inversion=inversion, negative=two), "one prompt for the whole")
-    _, _, _, (pair, *_) = invert(pack, "sd15", model=model, keep_path=True, method="edict")
-    refuses(lambda: _fit(pack, "sd15", model=model, inversion=pair), "a method that keeps one latent, got edict")
-    counter = Counter(model)
-    _, _, _, (fitted, *_) = _fit(pack, "sd15", model=counter.model, inversion=inversion)
-    refuses(lambda: _fit(pack, "sd15", model=model, inversion=fitted, cfg=3.0), "cfg must be that of the embeddings")
-    calls = counter.calls
+    bare, pair = (
+        invert(pack, "sd15", model=model, **changes)[3][0] for changes in ({}, {"keep_path": True, "method": "edict"})
+    )
+    _, _, _, (fitted, *_) = _fit(pack, "sd15", model=model, inversion=inversion)
+    refuses_each(
+        lambda **changes: _fit(pack, "sd15", **{"model": counter.model, "inversion": inversion, **changes}),
+        ({"inversion": bare}, "set keep_path of Invert"),
+        ({"cfg": 1.0}, "cfg must not be 1"),
+        ({"model": patched}, "plain cfg", "sampler_cfg_function"),
+        ({"negative": pack.tiny.conditioning("sd15", seed=5) * 2}, "one prompt for the whole"),
+        ({"inversion": pair}, "a method that keeps one latent, got edict"),
+        ({"inversion": fitted, "cfg": 3.0}, "cfg must be that of the embeddings"),
+    )
+    assert counter.calls == 0 and "cfg must not be 1" in pack.node("NullTextOptimize").validate_inputs(cfg=1.0)
+    # What is fitted already is only walked.
     _fit(pack, "sd15", model=counter.model, inversion=fitted)
-    assert counter.calls - calls == 2 * fitted.index
-
-
-class _Log(logging.Handler):
-    """Keeps what is said in the log."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
+    assert counter.calls == 2 * fitted.index
 
 
 def check_null_text_warns_of_a_guided_climb(pack):
     """The path of a climb under guidance can be fitted too, but the log says that it is not what is meant."""
-    negative = pack.tiny.conditioning("sd15", seed=5)
+    guided = {"keep_path": True, "method": "ddim", "negative": pack.tiny.conditioning("sd15", seed=5)}
     for cfg in (1.0, 3.0):
-        model, _, _, (inversion, *_) = invert(pack, "sd15", keep_path=True, method="ddim", cfg=cfg, negative=negative)
-        log = _Log()
-        logging.getLogger().addHandler(log)
-        try:
+        model, _, _, (inversion, *_) = invert(pack, "sd15", cfg=cfg, **guided)
+        with logged() as records:
             _fit(pack, "sd15", model=model, inversion=inversion, inner_steps=1)
-        finally:
-            logging.getLogger().removeHandler(log)
-        assert any("this inversion was made at cfg 3; null-text fits" in line for line in log.lines) == (cfg != 1.0)
+        said = any("this inversion was made at cfg 3; null-text fits" in each.getMessage() for each in records)
+        assert said == (cfg != 1.0)
 
 
 def check_null_text_on_the_trained_models(pack):
@@ -260,16 +181,10 @@ def check_null_text_on_the_trained_models(pack):
     # At the paper's rate ten updates bring the flow model only a part of the way.
     for kind, steps, rate in (("eps", 10, 0.01), ("flow", 20, 0.1)):
         model, (source, empty), latent = trained(pack, kind, 3)
-        with torch.inference_mode():
-            inversion, *_ = pack.call(
-                "Invert", model=model, source=source, latent=latent, steps=steps, scheduler="normal", method="ddim",
-                cfg=1.0, strength=1.0, keep_path=True,
-            )  # fmt: skip
-            *_, (linked, plot, text) = _fit(
-                pack, kind, model=model, inversion=inversion, negative=empty, inner_steps=10, learning_rate=rate
-            )
-            (back,) = pack.call("Resample", model=model, inversion=linked, cfg=1.0)
-            (plain,) = pack.call("Resample", model=model, inversion=inversion, cfg=CFG, positive=source, negative=empty)
-        ours, theirs = (relative(each["samples"], latent["samples"]) for each in (back, plain))
+        given = {"model": model, "source": source, "latent": latent, "steps": steps, "scheduler": "normal"}
+        inversion, *_ = pack.call("Invert", method="ddim", keep_path=True, **given)
+        fitted, plot, text = fit(pack, model, inversion, empty, cfg=CFG, inner_steps=10, learning_rate=rate)
+        back = play(pack, model, fitted), play(pack, model, inversion, cfg=CFG, positive=source, negative=empty)
+        ours, theirs = (relative(each, latent["samples"]) for each in back)
         assert ours * 2.5 < theirs, (kind, ours, theirs, text)
         assert plot.ndim == 4 and 0.0 <= float(plot.min()) < float(plot.max()) <= 1.0, kind

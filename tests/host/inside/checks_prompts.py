@@ -16,6 +16,7 @@ import comfy.text_encoders.qwen_image
 import comfy.text_encoders.sd3_clip
 import torch
 from helpers import refuses
+from running import encode, shapes
 
 TEXT = "A photo of a skyscraper, the red car's door & 2 cafés (at night:1.3), a red boat"
 PHRASES = ("skyscraper", "red car's door", "CAFÉS", "at night", "2", "red boat", "photo  of a", "car")
@@ -30,30 +31,31 @@ def _clip(tokenizer, **parts):
 
 @functools.cache
 def _families():
-    return list(_build())
-
-
-def _build():
-    encoders = comfy.text_encoders
-    yield "sd15", _clip(comfy.sd1_clip.SD1Tokenizer()), ("l",)
-    yield "sdxl", _clip(comfy.sdxl_clip.SDXLTokenizer()), ("l",)
-    yield "sd3", _clip(encoders.sd3_clip.SD3Tokenizer(), clip_l=1, clip_g=1, t5xxl=1), ("l", "t5xxl")
-    yield "sd3 without T5", _clip(encoders.sd3_clip.SD3Tokenizer(), clip_l=1, clip_g=1, t5xxl=None), ("l",)
-    yield "sd3 T5 only", _clip(encoders.sd3_clip.SD3Tokenizer(), clip_l=None, clip_g=None, t5xxl=1), ("t5xxl",)
-    yield "flux", _clip(encoders.flux.FluxTokenizer()), ("t5xxl",)
-    yield "ltx", _clip(encoders.lt.LTXVT5Tokenizer()), ("t5xxl",)
-    yield "qwen", _clip(encoders.qwen_image.QwenImageTokenizer()), ("qwen25_7b",)
-    # CLIP's rows are read for the pooled text alone.
-    yield "kandinsky5", _clip(encoders.kandinsky5.Kandinsky5Tokenizer(), clip_l=1), ("qwen25_7b",)
-    yield "kandinsky5 image", _clip(encoders.kandinsky5.Kandinsky5TokenizerImage(), clip_l=1), ("qwen25_7b",)
-    yield "chroma", _clip(encoders.pixart_t5.PixArtTokenizer()), ("t5xxl",)
-    yield "aura", _clip(encoders.aura_t5.AuraT5Tokenizer()), ("pile_t5xl",)
+    """A CLIP of each family by name, and the rows that its keys come from."""
+    of, sd3 = comfy.text_encoders, comfy.text_encoders.sd3_clip.SD3Tokenizer
+    families = {
+        "sd15": (_clip(comfy.sd1_clip.SD1Tokenizer()), "l"),
+        "sdxl": (_clip(comfy.sdxl_clip.SDXLTokenizer()), "l"),
+        "sd3": (_clip(sd3(), clip_l=1, clip_g=1, t5xxl=1), "l", "t5xxl"),
+        "sd3 without T5": (_clip(sd3(), clip_l=1, clip_g=1, t5xxl=None), "l"),
+        "sd3 T5 only": (_clip(sd3(), clip_l=None, clip_g=None, t5xxl=1), "t5xxl"),
+        "flux": (_clip(of.flux.FluxTokenizer()), "t5xxl"),
+        "ltx": (_clip(of.lt.LTXVT5Tokenizer()), "t5xxl"),
+        "qwen": (_clip(of.qwen_image.QwenImageTokenizer()), "qwen25_7b"),
+        # CLIP's rows are read for the pooled text alone.
+        "kandinsky5": (_clip(of.kandinsky5.Kandinsky5Tokenizer(), clip_l=1), "qwen25_7b"),
+        "kandinsky5 image": (_clip(of.kandinsky5.Kandinsky5TokenizerImage(), clip_l=1), "qwen25_7b"),
+        "chroma": (_clip(of.pixart_t5.PixArtTokenizer()), "t5xxl"),
+        "aura": (_clip(of.aura_t5.AuraT5Tokenizer()), "pile_t5xl"),
+    }
     if importlib.util.find_spec("comfy.text_encoders.z_image"):  # newer hosts
         encoder = importlib.import_module("comfy.text_encoders.z_image")
-        yield "zimage", _clip(encoder.ZImageTokenizer()), ("qwen3_4b",)
+        families["zimage"] = _clip(encoder.ZImageTokenizer()), "qwen3_4b"
+    return families
 
 
-def _read(pack, family, clip, names, text):
+def _read(pack, family, text):
+    clip, *names = _families()[family]
     tokens = clip.tokenizer.tokenize_with_weights(text)
     length = sum(len(row) for name in names for row in tokens[name]) - TEMPLATE.get(family, 0)
     return pack.module("nodes.host.prompts").prompt_of(clip, text, tokens, length)
@@ -66,8 +68,8 @@ def _words(prompt, keys):
 
 def check_words_are_found_in_every_vocabulary(pack):
     """Phrases with punctuation, apostrophes, digits and accents, in one or two places of the key order."""
-    for family, clip, names in _families():
-        prompt = _read(pack, family, clip, names, TEXT)
+    for family in _families():
+        prompt = _read(pack, family, TEXT)
         copies = len(prompt.segments)
         assert copies == (2 if family == "sd3" else 1), family
         for phrase in PHRASES:
@@ -82,32 +84,27 @@ def check_words_are_found_in_every_vocabulary(pack):
 
 def check_sd3_counts_clip_before_t5(pack):
     """A word has two sets of keys; with more than 75 tokens the CLIP part has two rows."""
-    ((_, clip, names),) = [found for found in _families() if found[0] == "sd3"]
-    prompt = _read(pack, "sd3", clip, names, "a red cat")
+    prompt = _read(pack, "sd3", "a red cat")
     (first, second), tokens = prompt.find("cat"), prompt.segments[1].tokens
     assert first == 3 and tokens[second - 77].text == b" cat" and prompt.length == 154
-    long = _read(pack, "sd3", clip, names, "very " * 80 + "red cat")
+    long = _read(pack, "sd3", "very " * 80 + "red cat")
     clip_keys = [k for k in long.find("cat") if k < 154]
     assert clip_keys == [77 + 1 + (82 - 75) - 1] and [len(s.tokens) for s in long.segments] == [154, 83], clip_keys
 
 
 def check_a_prompt_as_long_as_a_row_of_clip_is_not_taken_for_one(pack):
     """Kandinsky 5 attends to Qwen's tokens alone, also where there are 77 of them."""
-    for family, clip, names in _families():
-        if family.startswith("kandinsky5"):
-            prompt = _read(pack, family, clip, names, "very corgi " * 18 + "very very red cat")
-            assert prompt.length == 77 and _words(prompt, prompt.find("red")) == "red", (family, prompt.length)
-            assert [segment.name for segment in prompt.segments] == ["qwen25_7b"], family
+    for family in ("kandinsky5", "kandinsky5 image"):
+        prompt = _read(pack, family, "very corgi " * 18 + "very very red cat")
+        assert prompt.length == 77 and _words(prompt, prompt.find("red")) == "red", (family, prompt.length)
+        assert [segment.name for segment in prompt.segments] == ["qwen25_7b"], family
 
 
 def check_token_maps_of_real_tokenizers(pack):
     """Equal prompts give the identity, weights in parentheses change nothing, a swap keeps the tail."""
     module = pack.module("attention.token_map")
-    for family, clip, names in _families():
-
-        def read(text, family=family, clip=clip, names=names):
-            return _read(pack, family, clip, names, text)
-
+    for family in _families():
+        read = functools.partial(_read, pack, family)
         for mode in ("replace", "refine"):
             for text in ("", TEXT, "a cat " * 90):
                 found = module.token_map(read(text), read(text), mode)
@@ -134,13 +131,12 @@ def check_token_maps_of_real_tokenizers(pack):
 
 def check_demo_prompts_are_encoded_with_their_tokens(pack):
     """The whole way on a CLIP with weights: as many keys as the conditioning has, and its bits are the host's."""
-    model, clip, _ = pack.call("LoadShapesModel", kind="eps")
+    clip = shapes(pack)[1]
     for text in ("a big red circle on a blue background", "", "red " * 200):
         prompt, conditioning = pack.module("nodes.host.prompts").encode(clip, text)
-        (plain,) = pack.host_nodes.CLIPTextEncode().encode(clip, text)
+        plain = encode(clip, text)
         assert torch.equal(conditioning[0][0], plain[0][0]) and prompt.length == plain[0][0].shape[1]
     refuses(lambda: pack.module("nodes.host.prompts").encode(None, "a"), "clip must be connected")
-    del model
 
 
 def check_learnt_embeddings_are_tokens_by_their_values(pack):

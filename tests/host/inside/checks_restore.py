@@ -4,25 +4,16 @@ import functools
 
 import comfy.model_management
 import comfy.sample
-import nodes
 import torch
-from helpers import no_interrupt, refuses, same_snapshot, snapshot
+from helpers import refuses, same_snapshot, same_weights, snapshot, weights_of
 from restoring import chi2, damaged_by, damages, hole, psnr, sample, sampler_of
+from running import WORDS, decode, encode, shapes
 
 CAPTION = "a big red star on the left of a cyan background"
 
 
-@functools.cache
-def loaded(pack, kind):
-    model, clip, vae = pack.call("LoadShapesModel", kind=kind)
-    with torch.inference_mode():
-        prompt = nodes.CLIPTextEncode().encode(clip, CAPTION)[0]
-    return model, vae, prompt
-
-
 def picture(pack):
-    words = {"size": "big", "colour": "red", "shape": "star", "position": "left", "background": "cyan"}
-    return pack.call("ShapesPicture", **words, seed=3, batch_size=1)[0]
+    return pack.call("ShapesPicture", **{**WORDS, "shape": "star", "background": "cyan"}, seed=3)[0]
 
 
 def of_the_world(pack):
@@ -32,11 +23,9 @@ def of_the_world(pack):
 
 
 def restore(pack, kind, operator, damaged, count=1, node="RestoreDDS", steps=8, **settings):
-    model, vae, prompt = loaded(pack, kind)
+    model, clip, vae = shapes(pack, kind)
     sampler = sampler_of(pack, node, operator, damaged, vae, **settings)
-    drawn = sample(model, prompt, sampler, (count, 4, 16, 16), steps, 5, scheduler="normal")
-    with torch.inference_mode():
-        return nodes.VAEDecode().decode(vae, {"samples": drawn})[0]
+    return decode(vae, sample(model, encode(clip, CAPTION), sampler, (count, 4, 16, 16), steps, 5, scheduler="normal"))
 
 
 def flicker(frames, truth=None):
@@ -57,21 +46,15 @@ def check_damages_do_what_they_say(pack):
         if name not in ("jpeg", "all"):  # whose cells the added noise leaves
             assert 0.8 < explained < 1.2, (name, explained)
         assert residual.shape == noisy.shape and "chi2" in text
+        if name in ("noise", "mask"):
+            (measured,) = pack.call("MeasureNoise", image=noisy, operator=operator)
+            assert 8.5 < measured < 11.5, (name, measured)
         wrong, _, text = pack.call("RestoreReport", image=1.0 - image, **inputs)
         assert wrong > 2.0 and "does not explain" in text, (name, wrong)
     grey = damaged_by(pack, image, known["grey"])
     assert torch.equal(grey[..., 0], grey[..., 2])
     frames = pack.call("DamageFrames", pattern="dropped", every=2, operator=known["small"])[0]
     assert damaged_by(pack, image.repeat(4, 1, 1, 1), frames).shape == (2, 32, 32, 3)
-
-
-def check_noise_is_measured(pack):
-    image, known = picture(pack), of_the_world(pack)
-    for name in ("noise", "mask"):
-        (found,) = pack.call("MeasureNoise", image=damaged_by(pack, image, known[name], 15.0), operator=known[name])
-        assert 13.5 < found < 16.5, (name, found)
-    (none,) = pack.call("MeasureNoise", image=torch.full((1, 8, 8, 3), 0.5))
-    assert none >= 1.275
 
 
 def check_restoring_beats_the_first_guess(pack):
@@ -115,8 +98,8 @@ def check_guided(pack):
     """Gradients through denoiser and VAE under the host's inference mode; weights and conditioning are as before."""
     image, operator = picture(pack), of_the_world(pack)["small"]
     damaged = damaged_by(pack, image, operator, 4.0)
-    model, vae, _ = loaded(pack, "eps")
-    before, weights = snapshot(model), {n: v.clone() for n, v in vae.first_stage_model.state_dict().items()}
+    model, _, vae = shapes(pack)
+    before, weights = snapshot(model), weights_of(vae.first_stage_model)
     runs = {
         "free": {"measurement_weight": 0.0, "gluing": 0.0},
         "default": {},
@@ -124,66 +107,52 @@ def check_guided(pack):
         "bounded": {"measurement_weight": 30.0},
         "unbounded": {"measurement_weight": 30.0, "largest_step": 0.0},
     }
-    drawn = {
-        name: restore(pack, "eps", operator, damaged, node="RestoreGuided", **settings)
-        for name, settings in runs.items()
-    }
+    drawn = {key: restore(pack, "eps", operator, damaged, node="RestoreGuided", **each) for key, each in runs.items()}
     left = {name: chi2(pack, restored, operator, damaged) for name, restored in drawn.items()}
     assert max(left[name] for name in ("default", "from the photo", "bounded")) < 0.9 * left["free"], left
     assert psnr(drawn["unbounded"], image) < psnr(drawn["bounded"], image) - 1.0
     same_snapshot(model, before)
-    now = vae.first_stage_model.state_dict()
-    assert all(torch.equal(now[name], value) for name, value in weights.items())
+    same_weights(vae.first_stage_model, weights)
 
 
-def check_snapping_brings_back_what_the_photo_has(pack):
-    image, vae = picture(pack), loaded(pack, "eps")[1]
+def check_snapping(pack):
+    """It brings back what the photo has, and takes the flicker out of a clip, along what moves too; it can be ended."""
+    image, known, vae = picture(pack), of_the_world(pack), shapes(pack)[2]
     with torch.inference_mode():
         lossy = vae.decode(vae.encode(image))
     for name in ("mask", "jpeg", "small"):
-        operator = of_the_world(pack)[name]
-        damaged = damaged_by(pack, image, operator, 0.0)
-        (snapped,) = pack.call("SnapToMeasurement", image=lossy, operator=operator, damaged=damaged, noise=2.0)
-        before, after = (chi2(pack, shown, operator, damaged, 2.0) for shown in (lossy, snapped))
+        inputs = {"operator": known[name], "damaged": damaged_by(pack, image, known[name], 0.0), "noise": 2.0}
+        (snapped,) = pack.call("SnapToMeasurement", image=lossy, **inputs)
+        before, after = (chi2(pack, shown, **inputs) for shown in (lossy, snapped))
         assert after < 0.3 * before and psnr(snapped, image) > psnr(lossy, image), (name, before, after)
 
+    def snapping(clip, operator):
+        flickering = clip + 0.05 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(4))
+        inputs = {"operator": operator, "damaged": damaged_by(pack, clip, operator, 8.0), "noise": 8.0}
+        return lambda **more: pack.call("SnapToMeasurement", image=flickering.clamp(0, 1), **inputs, **more)[0]
 
-def snapping(pack, clip, operator):
-    """SnapToMeasurement of a clip that flickers, as a function of its further inputs."""
-    flickering = clip + 0.05 * torch.randn(clip.shape, generator=torch.Generator().manual_seed(4))
-    damaged = damaged_by(pack, clip, operator, 8.0)
-    inputs = {"image": flickering.clamp(0, 1), "operator": operator, "damaged": damaged, "noise": 8.0}
-    return lambda **more: pack.call("SnapToMeasurement", **{**inputs, **more})[0]
-
-
-def check_snapping_takes_the_flicker_out_of_a_clip(pack):
-    """Frames that are alike and a decoder's answers to them that are not: with smoothing they are alike again."""
-    still, small = picture(pack).expand(4, -1, -1, -1), of_the_world(pack)["small"]
-    for operator in (small, pack.call("DamageFrames", pattern="dropped", every=2, operator=small)[0]):
-        snap = snapping(pack, still, operator)
+    still = image.expand(4, -1, -1, -1)
+    for operator in (known["small"], pack.call("DamageFrames", operator=known["small"])[0]):
+        snap = snapping(still, operator)
         alone, together = snap(), snap(temporal_smoothing=2.0)
         assert torch.equal(alone, snap(temporal_smoothing=0.0))
         assert flicker(together) < 0.5 * flicker(alone) and psnr(together, still) > psnr(alone, still)
-
-
-def check_snapping_follows_what_moves(pack):
-    """A picture that slides by a pixel a frame: nearer than without, nothing changed where it is off, and it ends."""
-    still = picture(pack)[:, :48]
-    moving = torch.cat([still.roll(step, dims=2) for step in range(4)])
-    snap = snapping(pack, moving, of_the_world(pack)["small"])
-    plain, followed = snap(temporal_smoothing=2.0), snap(temporal_smoothing=2.0, follow_motion=True)
-    assert torch.equal(plain, snap(temporal_smoothing=2.0, follow_motion=False))
+    # A picture that slides by a pixel a frame.
+    moving, motion = torch.cat([image[:, :48].roll(step, dims=2) for step in range(4)]), {"follow_motion": True}
+    snap = functools.partial(snapping(moving, known["small"]), temporal_smoothing=2.0)
+    plain, followed = snap(), snap(**motion)
+    assert torch.equal(plain, snap(follow_motion=False))
     assert flicker(followed, moving) < 0.85 * flicker(plain, moving) and psnr(followed, moving) > psnr(plain, moving)
-    single = snapping(pack, moving[:1], of_the_world(pack)["small"])
-    refuses(lambda: single(temporal_smoothing=2.0, follow_motion=True), "two frames", "turn follow_motion off")
-    with no_interrupt():
-        comfy.model_management.interrupt_current_processing()
-        try:
-            snap(temporal_smoothing=2.0, follow_motion=True)
-        except BaseException as error:
-            assert "Interrupt" in type(error).__name__
-        else:
-            raise AssertionError("an interrupt must end the work")
+    single = snapping(moving[:1], known["small"])
+    refuses(lambda: single(temporal_smoothing=2.0, **motion), "two frames", "turn follow_motion off")
+    comfy.model_management.interrupt_current_processing()
+    try:
+        snap(**motion)
+    except comfy.model_management.InterruptProcessingException:
+        return
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+    raise AssertionError("an interrupt must end the work")
 
 
 def check_jpeg_files(pack):

@@ -26,7 +26,10 @@ class Kind:
 
 
 def check_restore_every_kind(pack):
-    """Finite, of the latent's shape, the same bits twice, and moved by the photo."""
+    """Finite, of the latent's shape, the same bits twice, and moved by the photo.
+
+    Through gradients too: there what a mask hides says nothing, and each row is alone.
+    """
     small = damages(pack)["small"]
     for name in pack.tiny.KINDS:
         kind = Kind(pack, name)
@@ -34,31 +37,31 @@ def check_restore_every_kind(pack):
         drawn = kind.run(small, damaged)
         assert torch.equal(drawn, kind.run(small, damaged)), name
         assert not torch.equal(drawn, kind.run(small, 1.0 - damaged)), name
-
-
-def check_restore_guided_on_every_kind(pack):
-    """Gradients through eps and flow models of every type; what a mask hides says nothing, and each row is alone."""
-    for name in pack.tiny.KINDS:
-        kind = Kind(pack, name)
         mask = hole((0, 2, kind.height // 2, kind.width // 2 - 2), height=kind.height, width=kind.width)
         (operator,) = pack.call("DamageMask", mask=mask)
-        damaged = photo(kind.frames, height=kind.height, width=kind.width)
-        drawn = kind.run(operator, damaged, "RestoreGuided")
-        unseen = torch.where(mask[..., None] > 0, 1.0 - damaged, damaged)
-        assert torch.equal(drawn, kind.run(operator, unseen, "RestoreGuided")), name
-        changed = kind.run(operator, torch.cat([damaged[:1], 1.0 - damaged[1:]]), "RestoreGuided")
+        whole = photo(kind.frames, height=kind.height, width=kind.width)
+        unseen, half = torch.where(mask[..., None] > 0, 1.0 - whole, whole), torch.cat([whole[:1], 1.0 - whole[1:]])
+        drawn, same, changed = (kind.run(operator, each, "RestoreGuided") for each in (whole, unseen, half))
+        assert torch.equal(drawn, same), name
         assert not torch.allclose(changed[1], drawn[1], atol=1e-3), name
         assert name == "wan" or torch.allclose(changed[0], drawn[0], atol=1e-4), name
 
 
 def check_restore_clips_and_latent_methods(pack):
-    """Frames along time of a video latent, and the two other ways to a latent, also of a flow."""
-    (dropped,) = pack.call("DamageFrames", pattern="dropped", every=2)
-    wan = Kind(pack, "wan")
-    damaged = photo((wan.frames + 1) // 2, height=wan.height, width=wan.width)
-    apart = wan.run(dropped, damaged)
-    assert not torch.equal(apart, wan.run(dropped, damaged, temporal_smoothing=1.0, share_noise=True))
-    blur = damages(pack)["motion"]
+    """Frames along time of a video latent in every pattern, and the two other ways to a latent, also of a flow."""
+    wan, blur = Kind(pack, "wan"), damages(pack)["motion"]
+    for pattern, every, count, height in (
+        ("dropped", 2, (wan.frames + 1) // 2, wan.height),
+        ("interlaced", 2, wan.frames, wan.height // 2),
+        ("averaged", wan.frames, 1, wan.height),
+    ):
+        (operator,) = pack.call("DamageFrames", pattern=pattern, every=every)
+        damaged = photo(count, height=height, width=wan.width)
+        apart, together = (
+            wan.run(operator, damaged, **settings)
+            for settings in ({}, {"temporal_smoothing": 1.0, "share_noise": True})
+        )
+        assert not torch.equal(apart, together), pattern
     for name in ("flux", "sdxl", "wan"):
         kind = Kind(pack, name)
         damaged = photo(kind.frames, height=kind.height, width=kind.width)

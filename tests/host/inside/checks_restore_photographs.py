@@ -5,11 +5,11 @@ every damage and every node runs at such a size, and that the result explains th
 what the same model makes of the same seed without it.
 """
 
-import nodes
 import torch
 from helpers import refuses, same_snapshot, snapshot
 from photographs import BLOCK, NAMES, cosine_vae, photograph
 from restoring import chi2, damaged_by, damages, pixel_model, sample, sampler_of, tiny_model
+from running import decode
 
 # The eps model's prediction is worth nothing at high sigmas, and more of the way has to be below them.
 CHANNELS, STEPS = {"sd15": 4, "sd3": 16}, {"sd15": 5, "sd3": 2}
@@ -23,12 +23,11 @@ UNGUIDED = {"measurement_weight": 0.0, "gluing": 0.0, "largest_step": 0.0}
 class Bench:
     """A photograph without what makes no whole cell, as the host's VAEEncode cuts it, and a model that takes it."""
 
-    def __init__(self, pack, kind, name, frames=1):
+    def __init__(self, pack, kind, name):
         image = photograph(name)
         height, width = (side - side % BLOCK for side in image.shape[1:3])
         top, left = ((side - inside) // 2 for side, inside in zip(image.shape[1:3], (height, width)))
-        image = image[:, top : top + height, left : left + width]
-        self.image = torch.cat([image.roll(step, dims=2) for step in range(frames)])
+        self.image = image[:, top : top + height, left : left + width]
         self.pack, self.kind, self.vae = pack, kind, cosine_vae(pack, CHANNELS[kind])
         self.known = damages(pack, height, width)
         config, make = pack.tiny._build(kind)
@@ -45,8 +44,7 @@ class Bench:
         shape, prompt = (len(self.image), CHANNELS[self.kind], *cells), self.pack.tiny.conditioning(self.kind)
         sampler = sampler_of(self.pack, node, operator, damaged, self.vae, **settings)
         drawn = sample(self.model, prompt, sampler, shape, STEPS[self.kind])
-        with torch.inference_mode():
-            picture = nodes.VAEDecode().decode(self.vae, {"samples": drawn})[0]
+        picture = decode(self.vae, drawn)
         assert picture.shape == self.image.shape and bool(torch.isfinite(picture).all())
         return picture
 
@@ -95,20 +93,6 @@ def check_photographs_by_every_sampler(pack):
     ):
         assert left(**settings) < LEFT * untrusted, settings
     assert left("RestoreGuided", **GUIDED) < LEFT_BY_GRADIENTS * left("RestoreGuided", **UNGUIDED)
-
-
-def check_photographs_as_a_clip(pack):
-    """Two frames, half of each dropped pair missing, averaged or interlaced, together and smoothed."""
-    bench = Bench(pack, "sd3", NAMES[1], frames=2)
-    smoothed = {"temporal_smoothing": 1.0, "share_noise": True}
-    free = None
-    for pattern in ("dropped", "averaged", "interlaced"):
-        (operator,) = pack.call("DamageFrames", pattern=pattern, every=2, operator=bench.known["small"])
-        damaged = damaged_by(pack, bench.image, operator, 4.0)
-        free = bench.restored(operator, damaged, trust=0.0, **smoothed) if free is None else free
-        restored = bench.restored(operator, damaged, **smoothed)
-        mine, theirs = (chi2(pack, picture, operator, damaged) for picture in (restored, free))
-        assert mine < LEFT * theirs, (pattern, mine, theirs)
 
 
 def check_photographs_of_odd_size(pack):

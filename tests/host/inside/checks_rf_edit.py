@@ -2,42 +2,20 @@
 
 import tiny_dits
 import torch
-from attending import negative_of, target_of
-from helpers import Counter, no_interrupt, refuses, relative, same_snapshot, snapshot
+from attending import inverted, latent_of, negative_of, resampled, resolver, target_of
+from helpers import Counter, interrupted, refuses, refuses_each, relative, same_snapshot, snapshot
 
 # In turns of both methods and both ways of keeping, guided and of two pictures too; the others once.
 THOROUGH = ("sd15", "flux", "sd3", "wan", "hunyuan", "ltx")
-DEFAULTS = {
-    "steps": 3,
-    "scheduler": "simple",
-    "method": "midpoint",
-    "inject": 2,
-    "cfg": 1.0,
-    "strength": 1.0,
-    "features": "cache",
-    "aligned": False,
-    "memory": 1.0,
-    "layers": "all",
-}
-
-
-def _latent(kind, batch=1):
-    return tiny_dits.latent(kind, batch=batch, size=(4, 6), frames=2)
 
 
 def _rf_edit(pack, kind, model, batch=1, **changes):
-    inputs = {
-        "model": model,
-        "source": tiny_dits.conditioning(kind),
-        "target": target_of(kind),
-        **DEFAULTS,
-        **changes,
-    }
+    inputs = {"source": tiny_dits.conditioning(kind), "target": target_of(kind), "steps": 3, "inject": 2, **changes}
     if "inversion" not in inputs:
-        inputs.setdefault("latent", _latent(kind, batch))
-    if inputs["cfg"] != 1.0:
+        inputs.setdefault("latent", latent_of(kind, batch))
+    if inputs.get("cfg", 1.0) != 1.0:
         inputs.setdefault("negative", negative_of(kind))
-    return pack.call("RFEdit", **inputs)
+    return pack.call("RFEdit", model=model, **{"memory": 1.0, "layers": "all", **inputs})
 
 
 def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2):
@@ -71,7 +49,7 @@ def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2)
 
     source = session.Branch(linked.source)
     session.Guider(model, {"source": source}).run(linked.samples, linked.falling, climb)
-    family = pack.module("nodes.attending.resolvers").resolver_for(model.model.diffusion_model).family
+    family = resolver(pack, model).family
     settings = plans.Settings(layers="all", start=0.0, end=inject / linked.index)
     plan = plans.get_preset("rf_edit").build(settings, family)
 
@@ -134,53 +112,40 @@ def check_cache_is_sharing(pack):
 def check_rf_edit_parts(pack):
     """Without injection it is Invert and Resample; what comes out beside the latent is the inversion itself."""
     for kind in ("sd15", "flux"):
-        model = tiny_dits.model(kind)
-        latent = _latent(kind, 2)
-        (linked,) = pack.call(
-            "Invert",
-            model=model,
-            source=tiny_dits.conditioning(kind),
-            latent=latent,
-            steps=3,
-            scheduler="simple",
-            method="midpoint",
-            cfg=1.0,
-            strength=1.0,
-            keep_path=True,
-        )[:1]
-        target = {"cfg": 3.0, "negative": negative_of(kind)}
-        (wanted,) = pack.call("Resample", model=model, inversion=linked, positive=target_of(kind), **target)
-        plain, _, text = _rf_edit(pack, kind, model, inject=0, latent=latent, cfg=3.0)
-        assert torch.equal(plain["samples"], wanted["samples"]) and "nothing is read" in text, kind
-        kept, own, text = _rf_edit(pack, kind, model, latent=latent, cfg=3.0)
-        assert torch.equal(own.x, linked.x), kind
+        model, latent = tiny_dits.model(kind), latent_of(kind, 2)
+        _, inversion = inverted(pack, kind, model=model, latent=latent, steps=3, method="midpoint")
+        wanted = resampled(pack, model, inversion, kind, None, 3.0)
+
+        def edited(kind=kind, model=model, latent=latent, **changes):
+            given = {} if "inversion" in changes else {"latent": latent}
+            out, inversion, text = _rf_edit(pack, kind, model, cfg=3.0, **given, **changes)
+            return out["samples"], inversion, text
+
+        plain, _, text = edited(inject=0)
+        assert torch.equal(plain, wanted) and "nothing is read" in text, kind
+        cached, own, text = edited()
+        assert torch.equal(own.x, inversion.x), kind
         assert "GB for 4 evaluations" in text and "layers" in text, text
-        again, _, _ = _rf_edit(pack, kind, model, inversion=linked, cfg=3.0)
-        assert torch.equal(kept["samples"], again["samples"]), kind
-        beside, _, text = _rf_edit(pack, kind, model, inversion=linked, features="beside", cfg=3.0)
+        assert torch.equal(cached, edited(inversion=inversion)[0]), kind
+        beside, _, text = edited(inversion=inversion, features="beside")
         assert "4 evaluations more" in text, text
-        aligned, _, _ = _rf_edit(pack, kind, model, inversion=linked, aligned=True, cfg=3.0)
-        apart = [relative(found["samples"], wanted["samples"]) for found in (kept, aligned, beside)]
+        apart = [relative(each, wanted) for each in (cached, edited(inversion=inversion, aligned=True)[0], beside)]
         assert min(apart) > 1e-4, (kind, apart)
         tried = ({"share": 0.5}, {"mode": "add"}, {"inject": 1}, {"tokens": "all"})
         for changes in tried if kind == "flux" else tried[-1:]:
-            other = _rf_edit(pack, kind, model, latent=latent, cfg=3.0, **changes)[0]
-            same = relative(other["samples"], kept["samples"]) < 1e-7
+            same = relative(edited(**changes)[0], cached) < 1e-7
             # On Flux all tokens are the default; the others have no text in their self-attention.
             assert same == ("tokens" in changes), (kind, changes)
         mask = torch.zeros(1, 32, 48)
         mask[:, :16, :16] = 1.0
-        inside, _, _ = _rf_edit(pack, kind, model, latent=latent, cfg=3.0, mask=mask)
-        same = inside["samples"] == latent["samples"]
+        same = edited(mask=mask)[0] == latent["samples"]
         assert bool(same[..., 2:, :].all()) and not bool(same.all()), kind
 
 
 def check_rf_edit_budget(pack):
     """The size is known after one evaluation, is kept, and does not depend on where the tensors lie."""
-    climb_cache = pack.module("attention").ClimbCache
-    module = pack.module("nodes.editing.climb_and_keep")
-    model = tiny_dits.model("flux")
-    made = []
+    climb_cache, module = pack.module("attention").ClimbCache, pack.module("nodes.editing.climb_and_keep")
+    model, made = tiny_dits.model("flux"), []
 
     class Counted(climb_cache):
         def __init__(self, *args):
@@ -195,17 +160,16 @@ def check_rf_edit_budget(pack):
         _rf_edit(pack, "flux", model, 1, method="fireflow", inject=3)
     finally:
         module.ClimbCache = climb_cache
-    sizes = [kept.cache.size for kept in made]
+    sizes = [each.cache.size for each in made]
     # FireFlow asks at one clean end, and that counts where all steps read.
-    assert sizes == [kept.each * count for kept, count in zip(made, (4, 2, 1, 4), strict=True)], sizes
+    assert sizes == [each.each * count for each, count in zip(made, (4, 2, 1, 4), strict=True)], sizes
     assert made[3].each * 2 == made[0].each
     need = sizes[0] / 2**30
     _rf_edit(pack, "flux", model, 2, memory=need * 1.001)
-    counter = Counter(model)
-    before = snapshot(counter.model)
+    counter, before = Counter(model), snapshot(model)
     refuses(lambda: _rf_edit(pack, "flux", counter.model, 2, memory=need * 0.9), "memory must be at least", "beside")
     assert counter.calls == 1, "a cache that does not fit must end the run after its first evaluation"
-    same_snapshot(counter.model, before)
+    same_snapshot(model, before)
 
 
 def check_rf_edit_interrupt(pack):
@@ -213,39 +177,21 @@ def check_rf_edit_interrupt(pack):
     model = tiny_dits.model("sd3")
     wanted = _rf_edit(pack, "sd3", model)[0]["samples"]
     for calls in (3, 8):
-        counter = Counter(model, interrupt_after=calls)
-        before = snapshot(model)
-        with no_interrupt():
-            try:
-                _rf_edit(pack, "sd3", counter.model)
-            except pack.module("nodes.host.session").comfy.model_management.InterruptProcessingException:
-                pass
-            else:
-                raise AssertionError("the run must have been interrupted")
-        assert counter.calls <= calls + 1, counter.calls
-        same_snapshot(model, before)
+        interrupted(lambda m: _rf_edit(pack, "sd3", m), model, calls, (calls, calls + 1))
     assert torch.equal(_rf_edit(pack, "sd3", model)[0]["samples"], wanted)
 
 
 def check_rf_edit_refusals(pack):
     """Misfits are refused in a sentence."""
-    model = tiny_dits.model("flux")
-    refuses(lambda: _rf_edit(pack, "flux", model, latent=None), "latent or inversion must be connected, got neither")
-    refuses(lambda: _rf_edit(pack, "flux", model, cfg=2.0, negative=None), "cfg must be 1 without a negative")
-    refuses(lambda: _rf_edit(pack, "flux", model, layers="single:20-37"), "layers must match", "single:0-1")
-    _, linked, _ = _rf_edit(pack, "flux", model)
-    both = {"inversion": linked, "latent": _latent("flux")}
-    refuses(lambda: _rf_edit(pack, "flux", model, **both), "got both")
-    other = tiny_dits.model("sd3")
-    refuses(lambda: _rf_edit(pack, "sd3", other, inversion=linked), "model")
-    paired = pack.call(
-        "EDICTCouple",
-        model=model,
-        source=tiny_dits.conditioning("flux"),
-        latent=_latent("flux"),
-        steps=3,
-        scheduler="simple",
-        cfg=1.0,
-        strength=1.0,
-    )[0]
-    refuses(lambda: _rf_edit(pack, "flux", model, inversion=paired), "method must keep one state", "edict")
+    model, other = tiny_dits.model("flux"), tiny_dits.model("sd3")
+    inputs = {"source": tiny_dits.conditioning("flux"), "latent": latent_of("flux"), "steps": 3}
+    inversion, paired = _rf_edit(pack, "flux", model)[1], pack.call("EDICTCouple", model=model, **inputs)[0]
+    refuses(lambda: _rf_edit(pack, "sd3", other, inversion=inversion), "model")
+    refuses_each(
+        lambda **changes: _rf_edit(pack, "flux", model, **changes),
+        ({"latent": None}, "latent or inversion must be connected, got neither"),
+        ({"cfg": 2.0, "negative": None}, "cfg must be 1 without a negative"),
+        ({"layers": "single:20-37"}, "layers must match", "single:0-1"),
+        ({"inversion": inversion, "latent": inputs["latent"]}, "got both"),
+        ({"inversion": paired}, "method must keep one state", "edict"),
+    )

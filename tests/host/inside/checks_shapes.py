@@ -13,7 +13,8 @@ import latent_preview
 import nodes
 import numpy as np
 import torch
-from helpers import refuses, relative
+from helpers import refuses, relative, same_weights, weights_of
+from running import advanced, decode, encode, shapes
 
 CAPTIONS = ("a big red circle on the left of a blue background", "a small yellow star on a purple background")
 SEED = 7
@@ -32,23 +33,14 @@ def _standalone(pack, kind):
     return pack.module("demo.models").load(kind)
 
 
-@functools.cache
-def _loaded(pack, kind):
-    return pack.call("LoadShapesModel", kind=kind)
-
-
 def _pictures(pack, count=2):
     world = pack.module("demo.world")
     return torch.from_numpy(world.render(list(itertools.islice(world.scenes(), 0, 100 * count, 100)), SEED)[0]) / 255
 
 
-def _encode(clip, text):
-    return nodes.CLIPTextEncode().encode(clip, text)[0]
-
-
 def _both(clip, texts):
     """One CONDITIONING with a row for each text."""
-    entries = [_encode(clip, text)[0] for text in texts]
+    entries = [encode(clip, text)[0] for text in texts]
     pooled = torch.cat([entry[1]["pooled_output"] for entry in entries])
     return [[torch.cat([entry[0] for entry in entries]), {"pooled_output": pooled}]]
 
@@ -67,26 +59,12 @@ class _Probe(comfy.samplers.Sampler):
         return latent_image
 
 
-def _guided(model, positive, negative, states, sigmas, cfg=CFG):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    probe = _Probe(states, sigmas)
+def _sampled(model, clip, steps=4, scheduler="simple", positive=None, latent=None):
+    """LATENT of stock nodes, from an empty latent of two pictures."""
+    latent = {"samples": torch.zeros(2, 4, 16, 16)} if latent is None else latent
+    prompts = _both(clip, CAPTIONS) if positive is None else positive, encode(clip, "")
     with torch.inference_mode():
-        guider.sample(
-            torch.zeros_like(states[0]), states[0], probe, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0
-        )
-    return probe.answers
-
-
-def _sampled(model, clip, seed=SEED, steps=4):
-    """Latents of stock nodes from an empty latent of two."""
-    positive, negative = _both(clip, CAPTIONS), _encode(clip, "")
-    latent = {"samples": torch.zeros(2, 4, 16, 16)}
-    with torch.inference_mode():
-        return nodes.KSampler().sample(model, seed, steps, CFG, "euler", "simple", positive, negative, latent)[0][
-            "samples"
-        ]
+        return nodes.KSampler().sample(model, SEED, steps, CFG, "euler", scheduler, *prompts, latent)[0]
 
 
 def check_shapes_denoised_agrees(pack):
@@ -101,11 +79,13 @@ def check_shapes_denoised_agrees(pack):
         # Not square: the positions of the transformer are cropped from a table.
         noise = torch.randn((2, 4, 16, 24), generator=generator)
         states = [noise * ((1 + s**2) ** 0.5 if kind == "eps" else 1.0) for s in sigmas]
-        model, clip, _ = _loaded(pack, kind)
-        answers = _guided(model, _both(clip, CAPTIONS), _encode(clip, ""), states, sigmas)
+        model, clip, _ = shapes(pack, kind)
+        probe = _Probe(states, sigmas)
+        given = torch.tensor([1.0, 0.0]), {"samples": states[0]}
+        advanced(model, _both(clip, CAPTIONS), probe, *given, negative=encode(clip, ""), cfg=CFG)
         with torch.inference_mode():
             wanted = pack.module("demo.measure").denoiser(_standalone(pack, kind), CAPTIONS, CFG)
-            for x, sigma, timestep, answer in zip(states, sigmas, timesteps, answers):
+            for x, sigma, timestep, answer in zip(states, sigmas, timesteps, probe.answers):
                 assert answer.dtype == torch.float32
                 error = relative(answer, wanted(x, sigma, timestep))
                 assert error < 1e-4, (kind, sigma, error)
@@ -114,7 +94,7 @@ def check_shapes_denoised_agrees(pack):
 def check_shapes_text_agrees(pack):
     """Tokens, states and pooled projections are those of transformers."""
     model = _standalone(pack, "eps")
-    clip = _loaded(pack, "eps")[1]
+    clip = shapes(pack, "eps")[1]
     texts = [*CAPTIONS, "", "an unknown word, and (nothing) else", "A Big RED ring"]
     states, pooled = pack.module("demo.models").encode_text(model, texts)
     for text, state, pool in zip(texts, states, pooled):
@@ -128,7 +108,7 @@ def check_shapes_text_agrees(pack):
 
 def check_shapes_vae_agrees(pack):
     """Latents have a quarter of the size, and both ways are those of diffusers, tiled ones nearly."""
-    vae, theirs = _loaded(pack, "eps")[2], _standalone(pack, "eps").vae
+    vae, theirs = shapes(pack, "eps")[2], _standalone(pack, "eps").vae
     pictures = _pictures(pack)
     pictures = torch.cat([pictures, pictures[:, :, :32]], 2)
     with torch.inference_mode():
@@ -149,14 +129,9 @@ def check_shapes_vae_agrees(pack):
 def check_shapes_stock_nodes_draw_the_same_picture(pack):
     """KSampler and VAEDecode draw what the loop over diffusers draws from the same seed."""
     for kind in KINDS:
-        model, clip, vae = _loaded(pack, kind)
-        positive, negative = _both(clip, CAPTIONS), _encode(clip, "")
-        latent = {"samples": torch.zeros(2, 4, 16, 16)}
+        model, clip, vae = shapes(pack, kind)
         # The levels of this flow schedule are those of `simple`; see demo/measure.py.
-        scheduler = "normal" if kind == "eps" else "simple"
-        with torch.inference_mode():
-            drawn = nodes.KSampler().sample(model, SEED, 5, CFG, "euler", scheduler, positive, negative, latent)[0]
-            picture = nodes.VAEDecode().decode(vae, drawn)[0]
+        picture = decode(vae, _sampled(model, clip, 5, "normal" if kind == "eps" else "simple")["samples"])
         wanted = pack.module("demo.measure").sample(_standalone(pack, kind), CAPTIONS, 5, CFG, SEED)
         difference = (picture * 255 - torch.from_numpy(wanted)).abs().max()
         # Half a step of rounding to 8 bits, and a little for the rounding of the levels to float32.
@@ -165,9 +140,9 @@ def check_shapes_stock_nodes_draw_the_same_picture(pack):
 
 def check_shapes_prompt_weights(pack):
     """A weighted word changes the conditioning, by more the larger the weight; a weight of 1 does not."""
-    clip = _loaded(pack, "eps")[1]
+    clip = shapes(pack, "eps")[1]
     plain, one, more, most = (
-        _encode(clip, f"a big {word} circle")[0][0] for word in ("red", "(red:1.0)", "(red:1.3)", "(red:1.6)")
+        encode(clip, f"a big {word} circle")[0][0] for word in ("red", "(red:1.0)", "(red:1.3)", "(red:1.6)")
     )
     assert torch.equal(plain, one)
     assert 0.0 < relative(more, plain) < relative(most, plain)
@@ -184,24 +159,22 @@ def check_shapes_lora(pack):
         }
 
     for kind in KINDS:
-        model, clip, _ = _loaded(pack, kind)
-        weights = {name: value.clone() for name, value in model.model.state_dict().items()}
-        text_weights = {name: value.clone() for name, value in clip.cond_stage_model.state_dict().items()}
-        before, text_before = _sampled(model, clip), _encode(clip, CAPTIONS[0])[0][0]
+        model, clip, _ = shapes(pack, kind)
+        weights, text_weights = weights_of(model.model), weights_of(clip.cond_stage_model)
+        before, text_before = _sampled(model, clip)["samples"], encode(clip, CAPTIONS[0])[0][0]
         rows, columns = (96, 128) if kind == "eps" else (192, 192)
         lora = {**pair(LORA_KEYS[kind], rows, columns), **pair(LORA_TEXT_KEY, 256, 128)}
         with torch.inference_mode():
             patched, patched_clip = comfy.sd.load_lora_for_models(model, clip, lora, 0.5, 0.5)
         assert len(patched.patches) == 1 and len(patched_clip.patcher.patches) == 1, kind
-        assert relative(_sampled(patched, clip), before) > 1e-3, kind
-        assert relative(_encode(patched_clip, CAPTIONS[0])[0][0], text_before) > 1e-3, kind
-        assert torch.equal(_sampled(model, clip), before), kind
-        assert torch.equal(_encode(clip, CAPTIONS[0])[0][0], text_before), kind
+        assert relative(_sampled(patched, clip)["samples"], before) > 1e-3, kind
+        assert relative(encode(patched_clip, CAPTIONS[0])[0][0], text_before) > 1e-3, kind
+        assert torch.equal(_sampled(model, clip)["samples"], before), kind
+        assert torch.equal(encode(clip, CAPTIONS[0])[0][0], text_before), kind
         comfy.model_management.unload_all_models()
-        assert torch.equal(_sampled(model, clip), before), f"{kind} after unloading"
-        for mine, kept in ((model.model, weights), (clip.cond_stage_model, text_weights)):
-            now = mine.state_dict()
-            assert now.keys() == kept.keys() and all(torch.equal(now[name], kept[name]) for name in kept), kind
+        assert torch.equal(_sampled(model, clip)["samples"], before), f"{kind} after unloading"
+        same_weights(model.model, weights)
+        same_weights(clip.cond_stage_model, text_weights)
 
 
 def check_shapes_loads_twice_the_same(pack):
@@ -224,18 +197,16 @@ def check_shapes_loads_twice_the_same(pack):
 
 def check_shapes_reloads_for_the_host(pack):
     """The factory that newer hosts reload a model with gives the same weights."""
-    model, clip, vae = _loaded(pack, "flow")
+    model, clip, vae = shapes(pack, "flow")
     for patcher in (model, clip.patcher, vae.patcher):
         make, arguments = patcher.cached_patcher_init
         with torch.inference_mode():
-            again = make(*arguments, disable_dynamic=True)
-        one, two = patcher.model.state_dict(), again.model.state_dict()
-        assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+            same_weights(make(*arguments, disable_dynamic=True).model, weights_of(patcher.model))
 
 
 def check_shapes_preview_has_the_colours(pack):
     """The host's quick preview of a latent shows most of what varies in the picture's colours."""
-    model, _, vae = _loaded(pack, "eps")
+    model, _, vae = shapes(pack, "eps")
     pictures = _pictures(pack, 16)
     with torch.inference_mode():
         latents = model.model.process_latent_in(vae.encode(pictures))
@@ -253,16 +224,15 @@ def check_shapes_preview_has_the_colours(pack):
 
 def check_shapes_refusals(pack):
     """An unknown kind, a missing file, half a file and foreign weights are one sentence each."""
-    shapes = pack.module("nodes.shapes.models")
-    weights = pack.module("demo.models").WEIGHTS
-    refuses(lambda: shapes.load_model("video"), "kind must be one of eps, flow", "'video'")
+    models, weights = pack.module("nodes.shapes.models"), pack.module("demo.models").WEIGHTS
+    refuses(lambda: models.load_model("video"), "kind must be one of eps, flow", "'video'")
     copy = pack.workspace / "weights"
     shutil.copytree(weights, copy)
     for folder, call in (
-        ("unet", lambda: shapes.load_model("eps", copy)),
-        ("transformer", lambda: shapes.load_model("flow", copy)),
-        ("text_encoder", lambda: shapes.load_clip(copy)),
-        ("vae", lambda: shapes.load_vae(copy)),
+        ("unet", lambda: models.load_model("eps", copy)),
+        ("transformer", lambda: models.load_model("flow", copy)),
+        ("text_encoder", lambda: models.load_clip(copy)),
+        ("vae", lambda: models.load_vae(copy)),
     ):
         call()
         path = next((copy / folder).glob("*.safetensors"))
@@ -276,41 +246,14 @@ def check_shapes_refusals(pack):
         refuses(call, "demo models must lie in", "config.json")
         (copy / folder / "moved.json").rename(copy / folder / "config.json")
     shutil.copy(copy / "unet" / "diffusion_pytorch_model.safetensors", copy / "vae")
-    refuses(lambda: shapes.load_vae(copy), "weights in", "tensors that do not fit")
+    refuses(lambda: models.load_vae(copy), "weights in", "tensors that do not fit")
 
 
 def check_shapes_empty_latent(pack):
     """EmptyLatentImage, which divides by 8, is made to fit on hosts that can; the help page says so."""
     latent = nodes.EmptyLatentImage().generate(64, 64)[0]
-    corrected = "downscale_ratio_spacial" in latent
     for kind in KINDS:
-        model, clip, vae = _loaded(pack, kind)
-        positive, negative = _encode(clip, CAPTIONS[0]), _encode(clip, "")
-        with torch.inference_mode():
-            drawn = nodes.KSampler().sample(model, SEED, 2, CFG, "euler", "simple", positive, negative, latent)[0]
-            picture = nodes.VAEDecode().decode(vae, drawn)[0]
-        assert picture.shape == ((1, 64, 64, 3) if corrected else (1, 32, 32, 3))
-
-
-def check_shapes_inverts(pack):
-    """The nodes of the pack take the model as any other: a reconstruction on it comes back near the source."""
-    for kind in KINDS:
-        model, clip, vae = _loaded(pack, kind)
-        with torch.inference_mode():
-            latent = nodes.VAEEncode().encode(vae, _pictures(pack))[0]
-        before = {name: value.clone() for name, value in model.model.state_dict().items()}
-        inversion, *_ = pack.call(
-            "Invert",
-            model=model,
-            source=_both(clip, CAPTIONS),
-            latent=latent,
-            steps=10,
-            scheduler="simple",
-            method="midpoint",
-            cfg=1.0,
-            strength=0.5,
-        )
-        (back,) = pack.call("Resample", model=model, inversion=inversion, cfg=1.0)
-        assert relative(back["samples"], latent["samples"]) < 0.5, kind
-        now = model.model.state_dict()
-        assert all(torch.equal(now[name], before[name]) for name in before), kind
+        model, clip, vae = shapes(pack, kind)
+        drawn = _sampled(model, clip, 2, positive=encode(clip, CAPTIONS[0]), latent=latent)
+        side = 64 if "downscale_ratio_spacial" in latent else 32
+        assert decode(vae, drawn["samples"]).shape == (1, side, side, 3)

@@ -1,54 +1,16 @@
-"""Small things that several checks need."""
+"""What checks expect: refusals, interrupts, and that all stays as it was."""
 
 import contextlib
+import logging
 
 import comfy.model_management
-import comfy.samplers
 import torch
 
-STEPS = 4
 
-
-def invert(pack, kind, batch=1, seed=0, model=None, latent=None, **changes):
-    """Run Invert on a tiny model; returns (model, source, latent, outputs)."""
-    model = pack.tiny.model(kind) if model is None else model
-    source = pack.tiny.conditioning(kind)
-    latent = pack.tiny.latent(kind, batch=batch, seed=seed) if latent is None else latent
-    inputs = {
-        "model": model,
-        "source": source,
-        "latent": latent,
-        "steps": STEPS,
-        "scheduler": "simple",
-        "method": "midpoint",
-        "cfg": 1.0,
-        "strength": 1.0,
-        **changes,
-    }
-    return model, source, latent, pack.call("Invert", **inputs)
-
-
-def trained(pack, kind, seed=1):
-    """A model of the Shapes world, the prompt of a picture of it and the empty one, and the picture's latent."""
-    model, clip, vae = pack.call("LoadShapesModel", kind=kind)
-    words = {"size": "big", "colour": "red", "shape": "circle", "position": "left", "background": "blue"}
-    picture, _, caption = pack.call("ShapesPicture", **words, seed=seed, batch_size=1)[:3]
-    with torch.inference_mode():
-        prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (caption, "")]
-        return model, prompts, {"samples": vae.encode(picture)}
-
-
-def advanced(model, positive, sampler, sigmas, latent, noise=None, negative=None, cfg=1.0):
-    """What SamplerCustomAdvanced does with a stock guider; noise None is DisableNoise."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, positive if negative is None else negative)
-    guider.set_cfg(cfg)
-    samples = latent["samples"]
-    drawn = torch.zeros_like(samples) if noise is None else noise.generate_noise(latent)
-    with torch.inference_mode():
-        return guider.sample(
-            drawn, samples, sampler, sigmas, denoise_mask=latent.get("noise_mask"), disable_pbar=True, seed=0
-        )
+def never_worse(text):
+    """No step of a report of fits ends with more than it starts with."""
+    fits = [line.split() for line in text.splitlines() if "updates" in line and "->" in line]
+    assert fits and all(float(words[5]) <= float(words[3]) for words in fits), text
 
 
 def relative(value, wanted):
@@ -69,15 +31,32 @@ def refuses(call, *parts):
     raise AssertionError(f"nothing was refused; expected {parts}")
 
 
+def refuses_each(call, *cases):
+    """Each case is changed inputs and parts of the one sentence that they are refused with."""
+    for changes, *parts in cases:
+        refuses(lambda c=changes: call(**c), *parts)
+
+
+def around(model, wrapper):
+    """A copy of a MODEL with a wrapper around its network, through the host's own option."""
+    wrapped = model.clone()
+    wrapped.set_model_unet_function_wrapper(wrapper)
+    return wrapped
+
+
+def cached(model, key="easycache"):
+    """A copy of a MODEL behind a node that skips calls of its network."""
+    patched = model.clone()
+    patched.add_wrapper_with_key("outer_sample", key, lambda executor, *args, **kwargs: executor(*args, **kwargs))
+    return patched
+
+
 class Counter:
-    """Sees the calls of a model's network through the host's own wrapper option; may interrupt after some."""
+    """Sees the calls of a model's network; may interrupt after some."""
 
     def __init__(self, model, interrupt_after=None):
-        self.model = model.clone()
-        self.calls = 0
-        self.first = None
-        self.interrupt_after = interrupt_after
-        self.model.set_model_unet_function_wrapper(self)
+        self.model = around(model, self)
+        self.calls, self.first, self.interrupt_after = 0, None, interrupt_after
 
     def __deepcopy__(self, memo):
         return self
@@ -92,25 +71,53 @@ class Counter:
         return answer
 
 
-@contextlib.contextmanager
-def no_interrupt():
-    """Leave no interrupt pending for the next check."""
+def interrupted(run, model, after, calls=None):
+    """The run of a model is interrupted after some calls of the network and ends there; all stays as it was."""
+    counter, before = Counter(model, interrupt_after=after), snapshot(model)
+    watched = snapshot(counter.model)
     try:
-        yield
+        run(counter.model)
+    except comfy.model_management.InterruptProcessingException:
+        assert counter.calls in (calls or (after,)), (counter.calls, after)
+    else:
+        raise AssertionError("the interrupt was swallowed")
     finally:
         comfy.model_management.interrupt_current_processing(False)
+    same_snapshot(model, before)
+    same_snapshot(counter.model, watched)
+
+
+@contextlib.contextmanager
+def logged(level=logging.NOTSET):
+    """Records of the log, as they come."""
+    records = []
+    handler = logging.Handler(level)
+    handler.emit = records.append
+    logging.getLogger().addHandler(handler)
+    try:
+        yield records
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def snapshot(model):
     """Bits of the weights and the shape of the options of a MODEL."""
-    weights = {name: value.clone() for name, value in model.model.state_dict().items()}
-    return weights, repr(model.model_options), sorted(map(str, model.object_patches))
+    return weights_of(model.model), repr(model.model_options), sorted(map(str, model.object_patches))
 
 
 def same_snapshot(model, before):
     """The MODEL has the weights and options of the snapshot."""
     weights, options, patches = before
-    now = model.model.state_dict()
-    assert now.keys() == weights.keys()
-    assert all(torch.equal(now[name], weights[name]) for name in weights), "weights changed"
+    same_weights(model.model, weights)
     assert repr(model.model_options) == options and sorted(map(str, model.object_patches)) == patches
+
+
+def weights_of(network):
+    """Bits of a network's weights."""
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same_weights(network, before):
+    """The network has these weights."""
+    now = network.state_dict()
+    assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before), "weights"

@@ -54,22 +54,20 @@ class Cosines(torch.nn.Module):
         return torch.nn.functional.conv_transpose2d(latents * self.scale, self.basis.to(latents), stride=BLOCK)
 
 
+def vae_of(pack, channels, network=None):
+    """A small VAE of the host for three colours, around another network if one is given."""
+    config = {"block_out_channels": [32] * 3, "latent_channels": channels, "sample_size": 32, "in_channels": 3}
+    classes = pack.module("nodes.shapes.network_classes")
+    with torch.inference_mode():
+        vae = comfy.sd.VAE(sd={}, config=classes.vae_config({**config, "out_channels": 3, "layers_per_block": 1}))
+        if network is not None:
+            vae.first_stage_model = network.to(vae.vae_dtype).eval()
+            cpu = torch.device("cpu")
+            vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, cpu, cpu)
+    return vae
+
+
 @functools.cache
 def cosine_vae(pack, channels):
     """A VAE of the host around `Cosines`."""
-    config = pack.module("nodes.shapes.network_classes").vae_config(
-        {
-            "block_out_channels": [32, 32, 32],
-            "latent_channels": channels,
-            "sample_size": 32,
-            "in_channels": 3,
-            "out_channels": 3,
-            "layers_per_block": 1,
-        }
-    )
-    with torch.inference_mode():
-        vae = comfy.sd.VAE(sd={}, config=config)
-        vae.first_stage_model = Cosines(channels).to(vae.vae_dtype).eval()
-        cpu = torch.device("cpu")
-        vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, cpu, cpu)
-    return vae
+    return vae_of(pack, channels, Cosines(channels))

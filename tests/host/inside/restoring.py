@@ -10,7 +10,7 @@ import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import torch
-from photographs import BLOCK
+from photographs import BLOCK, vae_of
 
 CPU = torch.device("cpu")
 NOISE = 4.0
@@ -72,17 +72,15 @@ def sigmas_of(model, steps, scheduler="simple"):
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
 
 
-def sample(model, prompt, sampler, shape, steps=3, seed=4, noise=None, scheduler="simple", callback=None):
-    """What SamplerCustomAdvanced does with CFGGuider at cfg 1 and RandomNoise."""
+def sample(model, prompt, sampler, shape, steps=3, seed=4, noise=None, levels=None, scheduler="simple", **more):
+    """What SamplerCustomAdvanced does with CFGGuider at cfg 1 and RandomNoise, over all levels or a part of them."""
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(prompt, prompt)
     guider.set_cfg(1.0)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) if noise is None else noise
-    sigmas = sigmas_of(model, steps, scheduler)
+    sigmas = sigmas_of(model, steps, scheduler)[:levels]
     with torch.inference_mode():
-        return guider.sample(
-            noise, torch.zeros(shape), sampler, sigmas, callback=callback, disable_pbar=True, seed=seed
-        )
+        return guider.sample(noise, torch.zeros(shape), sampler, sigmas, disable_pbar=True, seed=seed, **more)
 
 
 def chi2(pack, image, operator, damaged, noise=NOISE):
@@ -102,22 +100,10 @@ def patched(network):
 
 def random_vae(pack, channels, video=False):
     """A small random VAE: a quarter of the side, for video half of it and of the frames but the first."""
-    config = pack.module("nodes.shapes.network_classes").vae_config(
-        {
-            "block_out_channels": [32, 32, 32],
-            "latent_channels": channels,
-            "sample_size": 32,
-            "in_channels": 3,
-            "out_channels": 3,
-            "layers_per_block": 1,
-        }
-    )
+    sizes = {"dim": 8, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True]}
     with torch.inference_mode():
-        vae = comfy.sd.VAE(sd={}, config=config)
-        if video:
-            sizes = {"dim": 8, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True]}
-            vae.first_stage_model = comfy.ldm.wan.vae.WanVAE(z_dim=channels, **sizes).eval()
-            vae.patcher = patched(vae.first_stage_model)
+        network = comfy.ldm.wan.vae.WanVAE(z_dim=channels, **sizes) if video else None
+        vae = vae_of(pack, channels, network)
         pack.tiny._fill(vae.first_stage_model, 3)
         vae.first_stage_model.to(vae.vae_dtype)
     return vae

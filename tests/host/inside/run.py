@@ -19,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # checks share helpers.py; nothing in this folder is called like a module of the host
 PREFIX = "RETRACE-CHECK "
+# What a check means that does not name a widget, where the node's own default is for models of full size.
+USUAL = dict(steps=4, scheduler="simple", cfg=1.0, source_cfg=1.0, target_cfg=1.0, n_max=4)
 
 
 def start_host(workspace):
@@ -63,11 +65,13 @@ class Pack:
         return self.host_nodes.NODE_CLASS_MAPPINGS[node_id]
 
     def call(self, node_id, **inputs):
-        """Run a node as the host does: under inference_mode; returns the tuple of its outputs."""
+        """Run a node as the host does: under inference_mode, with every widget; returns the tuple of its outputs."""
         import torch
 
+        node = self.node(node_id)
+        usual = {each.id: USUAL.get(each.id, each.default) for each in node.widgets() if not each.optional}
         with torch.inference_mode():
-            return self.node(node_id).EXECUTE_NORMALIZED(**inputs).result
+            return node.EXECUTE_NORMALIZED(**{**usual, **inputs}).result
 
 
 def main():

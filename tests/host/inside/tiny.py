@@ -41,27 +41,13 @@ def _fill(module, seed):
 
 
 def _unet_config(adm):
-    return {
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "model_channels": 32,
-        "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2],
-        "transformer_depth": [1, 1],
-        "transformer_depth_output": [1, 1, 1, 1],
-        "transformer_depth_middle": 1,
-        "num_heads": 4,
-        "num_head_channels": -1,
-        "use_spatial_transformer": True,
-        "context_dim": CONTEXT,
-        "use_linear_in_transformer": False,
-        "adm_in_channels": adm,
-        "num_classes": None if adm is None else "sequential",
-        "legacy": False,
-        "use_temporal_attention": False,
-        "dtype": torch.float32,
-    }
+    return dict(
+        image_size=32, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[1, 1], channel_mult=[1, 2],
+        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, num_heads=4,
+        num_head_channels=-1, use_spatial_transformer=True, context_dim=CONTEXT, use_linear_in_transformer=False,
+        adm_in_channels=adm, num_classes=None if adm is None else "sequential", legacy=False,
+        use_temporal_attention=False, dtype=torch.float32,
+    )  # fmt: skip
 
 
 def _own_heads(config):
@@ -81,70 +67,28 @@ def _build(kind):
         _own_heads(config)
         return config, lambda: base.SDXL(config, model_type=base.ModelType.EPS)
     if kind == "sd3":
-        config = supported.SD3(
-            {
-                "in_channels": 16,
-                "patch_size": 2,
-                "out_channels": 16,
-                "depth": 1,
-                "input_size": None,
-                "adm_in_channels": POOLED,
-                "context_embedder_config": {
-                    "target": "torch.nn.Linear",
-                    "params": {"in_features": CONTEXT, "out_features": 64},
-                },
-                "num_patches": 256,
-                "pos_embed_max_size": 16,
-                "pos_embed_scaling_factor": None,
-                "context_size": CONTEXT,
-                "dtype": torch.float32,
-            }
-        )
+        linear = dict(target="torch.nn.Linear", params=dict(in_features=CONTEXT, out_features=64))
+        config = supported.SD3(dict(
+            in_channels=16, patch_size=2, out_channels=16, depth=1, input_size=None, adm_in_channels=POOLED,
+            context_embedder_config=linear, num_patches=256, pos_embed_max_size=16, pos_embed_scaling_factor=None,
+            context_size=CONTEXT, dtype=torch.float32,
+        ))  # fmt: skip
         return config, lambda: base.SD3(config)
     if kind == "flux":
-        unet = {
-            "image_model": "flux",
-            "in_channels": 16,
-            "out_channels": 16,
-            "vec_in_dim": POOLED,
-            "context_in_dim": CONTEXT,
-            "hidden_size": 32,
-            "mlp_ratio": 4.0,
-            "num_heads": 2,
-            "depth": 1,
-            "depth_single_blocks": 1,
-            "axes_dim": [4, 6, 6],
-            "theta": 10000,
-            "patch_size": 2,
-            "qkv_bias": True,
-            "guidance_embed": True,
-            "dtype": torch.float32,
-        }
+        unet = dict(
+            image_model="flux", in_channels=16, out_channels=16, vec_in_dim=POOLED, context_in_dim=CONTEXT,
+            hidden_size=32, mlp_ratio=4.0, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[4, 6, 6], theta=10000,
+            patch_size=2, qkv_bias=True, guidance_embed=True, dtype=torch.float32,
+        )  # fmt: skip
         if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
             unet["txt_ids_dims"] = []
         config = supported.Flux(unet)
         return config, lambda: base.Flux(config)
-    config = supported.WAN21_T2V(
-        {
-            "image_model": "wan2.1",
-            "model_type": "t2v",
-            "dim": 32,
-            "ffn_dim": 64,
-            "num_heads": 2,
-            "num_layers": 1,
-            "in_dim": 16,
-            "out_dim": 16,
-            "text_dim": CONTEXT,
-            "text_len": 8,
-            "freq_dim": 32,
-            "patch_size": (1, 2, 2),
-            "window_size": (-1, -1),
-            "qk_norm": True,
-            "cross_attn_norm": True,
-            "eps": 1e-6,
-            "dtype": torch.float32,
-        }
-    )
+    config = supported.WAN21_T2V(dict(
+        image_model="wan2.1", model_type="t2v", dim=32, ffn_dim=64, num_heads=2, num_layers=1, in_dim=16, out_dim=16,
+        text_dim=CONTEXT, text_len=8, freq_dim=32, patch_size=(1, 2, 2), window_size=(-1, -1), qk_norm=True,
+        cross_attn_norm=True, eps=1e-6, dtype=torch.float32,
+    ))  # fmt: skip
     return config, lambda: base.WAN21(config)
 
 

@@ -8,8 +8,7 @@ from retrace_tests.workflows.parts import Scene
 
 def attention_inject() -> Graph:
     scene = Scene("attention_inject", "eps", "a small white square at the top of a purple background", seed=2)
-    target = scene.prompt("Target prompt", "a small green square at the top of a purple background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a small green square at the top of a purple background")
     inversion = scene.invert("Invert in 6 steps", steps=6, method="euler", keep_path=True)
     settings = {"preset": "structure", "layers": "all", "start": 0.0, "end": 1.0}
     plan = scene.add("AttentionInject", 2, "Structure: queries and keys of the source", model=scene.model, **settings)
@@ -19,9 +18,7 @@ def attention_inject() -> Graph:
     plain = scene.back("Edit without attention control", inversion, **wanted)
     attended = scene.back("Edit with attention control", inversion, **wanted, attention=plan)
     scene.look(4, "Source | without | with attention control", scene.picture[0], plain, attended)
-    return scene.frame(
-        ("Picture, model and prompts", 2), ("Into the noise, and the plan", 1), ("And back, twice", 1), ("Look", 2)
-    )
+    return scene.frame("Picture, model and prompts | Into the noise, and the plan | And back, twice | Look", 2, 1, 1, 2)
 
 
 def masactrl() -> Graph:
@@ -39,9 +36,8 @@ def masactrl() -> Graph:
         for how, attention in (("without", {}), ("MasaCtrl", {"attention": plan}))
     ]
     scene.look(4, "Source | shape, without | MasaCtrl | place, without | MasaCtrl", scene.picture[0], *edits)
-    return scene.frame(
-        ("Picture, model and prompts", 2), ("Into the noise, and the plan", 1), ("And back, four times", 1), ("Look", 2)
-    )
+    titles = "Picture, model and prompts | Into the noise, and the plan | And back, four times | Look"
+    return scene.frame(titles, 2, 1, 1, 2)
 
 
 def plug_and_play() -> Graph:
@@ -65,12 +61,8 @@ def plug_and_play() -> Graph:
         )
     ]
     scene.look(4, "Source | without | queries and keys | plug-and-play", scene.picture[0], *edits)
-    return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Into the noise, and the plans", 1),
-        ("And back, three times", 1),
-        ("Look", 2),
-    )
+    titles = "Picture, model and prompts | Into the noise, and the plans | And back, three times | Look"
+    return scene.frame(titles, 2, 1, 1, 2)
 
 
 def kv_edit() -> Graph:
@@ -91,7 +83,7 @@ def kv_edit() -> Graph:
         )
     ]
     scene.look(4, "Source | no mask | keys and values | latent | KV-Edit", scene.picture[0], *edits)
-    return scene.frame(("Picture, model and prompts", 2), ("Into the noise", 1), ("And back", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Into the noise | And back | Look", 2, 1, 1, 2)
 
 
 def prompt_to_prompt() -> Graph:
@@ -113,15 +105,12 @@ def prompt_to_prompt() -> Graph:
         for title, plan, attention in zip(edits, plans, (blended, plans[1][2], plans[2][2]), strict=True)
     ]
     scene.look(4, "Source | replace | refine | reweight", scene.picture[0], *shown)
-    return scene.frame(
-        ("Picture, model and prompts", 2), ("Into the noise", 1), ("And back, three times", 1), ("Look", 2)
-    )
+    return scene.frame("Picture, model and prompts | Into the noise | And back, three times | Look", 2, 1, 1, 2)
 
 
 def word_mask() -> Graph:
     scene = Scene("word_mask", "eps", "a big yellow star on the right of a purple background", seed=8)
-    target = scene.prompt("Target prompt", "a big green star on the right of a purple background")
-    empty = scene.prompt("Empty prompt", "")
+    target, empty = scene.prompts("a big green star on the right of a purple background", "Empty prompt")
     about = {"model": scene.model, "clip": scene.clip, "text": scene.picture[2], "words": "star", "grow": 2}
     found = scene.add("WordMask", 1, **about, latent=scene.latent, image=scene.picture)
     inversion = scene.invert(keep_path=True)
@@ -129,4 +118,4 @@ def word_mask() -> Graph:
     edit = scene.back("Edit inside the word's mask", inversion, 2, **wanted)
     white = scene.add("MaskToImage", 3, "The mask as a picture", mask=found[1])
     scene.look(3, "Source | heat | mask | edit", scene.picture[0], found[0], white[0], edit)
-    return scene.frame(("Picture, model and prompts", 2), ("Edit there", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Edit there | Look", 2, 1, 2)

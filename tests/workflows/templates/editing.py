@@ -19,7 +19,7 @@ def infedit() -> Graph:
         for name, target in targets.items()
     ]
     scene.look(3, "Source | another colour | another shape", scene.picture[0], *edits)
-    return scene.frame(("Picture, model and prompts", 2), ("Edit, without an inversion", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Edit, without an inversion | Look", 2, 1, 2)
 
 
 def flow_edit() -> Graph:
@@ -31,7 +31,7 @@ def flow_edit() -> Graph:
     inside = {"target": colour, "negative": negative, "mask": scene.grown()}
     masked = scene.invert("FlowEdit: inside the mask", "FlowEdit", **inside)
     scene.look(3, "Source | another background | another colour", scene.picture[0], free, masked)
-    return scene.frame(("Picture, model and prompts", 2), ("Edit, without an inversion", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Edit, without an inversion | Look", 2, 1, 2)
 
 
 def lcm_infedit() -> Graph:
@@ -60,7 +60,7 @@ def lcm_infedit() -> Graph:
         denoise=1.0,
     )
     scene.look(4, "Source | edit | new picture", scene.picture[0], edited, new)
-    return scene.frame(("Picture, model and prompts", 2), ("For few steps", 1), ("Edit, and draw", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | For few steps | Edit, and draw | Look", 2, 1, 1, 2)
 
 
 def infedit_unified() -> Graph:
@@ -82,9 +82,8 @@ def infedit_unified() -> Graph:
         few = {"model": sampling, "source": plan[0], "target": plan[1], "steps": 4, "target_cfg": 1.0}
         edits.append(scene.invert(title, "InfEdit", 3, **few, **attention))
     scene.look(4, "Source | shape, no control | shape | colour", scene.picture[0], *edits)
-    return scene.frame(
-        ("Picture and model", 2), ("Both prompts, and what attention does", 1), ("InfEdit, 4 steps", 1), ("Look", 2)
-    )
+    titles = "Picture and model | Both prompts, and what attention does | InfEdit, 4 steps | Look"
+    return scene.frame(titles, 2, 1, 1, 2)
 
 
 def rf_edit() -> Graph:
@@ -96,15 +95,12 @@ def rf_edit() -> Graph:
             ("RF-Solver alone: nothing read", {"inject": 0}),
             ("The first 9 of 10 steps read", {"inject": 9, "layers": "all"}),
             ("All 10 steps read", {"inject": 10, "layers": "all"}),
-            (
-                "FireFlow: half the calls",
-                {"method": "fireflow", "inject": 10, "layers": "all", "aligned": True},
-            ),
+            ("FireFlow: half the calls", {"method": "fireflow", "inject": 10, "layers": "all", "aligned": True}),
         )
     ]
     scene.add("PreviewAny", 3, "What was kept", source=edits[2][2])
     scene.look(3, "Source | alone | 9 steps | 10 steps | FireFlow, 10 steps", scene.picture[0], *edits)
-    return scene.frame(("Picture, model and prompts", 2), ("Into the noise and back", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Into the noise and back | Look", 2, 1, 2)
 
 
 def visctrl() -> Graph:
@@ -137,4 +133,4 @@ def visctrl() -> Graph:
         for passes in (1, 3)
     ]
     scene.look(3, "Reference | target | one pass | three", reference[0], scene.picture[0], *edits)
-    return scene.frame(("Target and reference", 2), ("Carry it over", 1), ("Look", 2))
+    return scene.frame("Target and reference | Carry it over | Look", 2, 1, 2)

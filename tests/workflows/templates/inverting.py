@@ -16,24 +16,22 @@ def invert_and_reconstruct() -> Graph:
     report = scene.report(None, inversion, back, column=3)
     scene.add("PreviewImage", 5, "Errors by step, and the noise", images=report[1])
     scene.look(4, "Source | reconstruction", scene.picture[0], back)
-    return scene.frame(("Picture and model", 2), ("Into the noise", 1), ("And back", 1), ("Look", 2))
+    return scene.frame("Picture and model | Into the noise | And back | Look", 2, 1, 1, 2)
 
 
 def invert_and_edit() -> Graph:
     scene = Scene("invert_and_edit", "eps", "a big red circle on the left of a blue background", seed=3)
-    target = scene.prompt("Target prompt", "a big green circle on the left of a blue background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a big green circle on the left of a blue background")
     inversion = scene.invert()
     back = scene.back("Reconstruct", inversion)
     edit = scene.back("Edit", inversion, cfg=3.0, positive=target, negative=negative)
     scene.look(4, "Source | reconstruction | edit", scene.picture[0], back, edit)
-    return scene.frame(("Picture, model and prompts", 2), ("Into the noise", 1), ("And back, twice", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Into the noise | And back, twice | Look", 2, 1, 1, 2)
 
 
 def flow_rf_solver_edit() -> Graph:
     scene = Scene("flow_rf_solver_edit", "flow", "a big yellow square on the right of a purple background", seed=5)
-    target = scene.prompt("Target prompt", "a big white square on the right of a purple background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a big white square on the right of a purple background")
     solver = scene.add("RFSolverSample", 2, "RF-Solver, up and down")
     falling = scene.add("BasicScheduler", 2, model=scene.model, scheduler="normal", steps=30)
     rising = scene.add("FlipSigmas", 2, sigmas=falling)
@@ -47,51 +45,38 @@ def flow_rf_solver_edit() -> Graph:
     back = scene.add(kind, 4, "Reconstruct: falling sigmas", **shared, guider=alone)
     edit = scene.add(kind, 4, "Edit: falling sigmas", **shared, guider=guider)
     scene.look(5, "Source | reconstruction | edit", scene.picture[0], back, edit)
-    return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Solver and sigmas", 1),
-        ("Into the noise", 1),
-        ("And back, twice", 1),
-        ("Look", 2),
-    )
+    titles = "Picture, model and prompts | Solver and sigmas | Into the noise | And back, twice | Look"
+    return scene.frame(titles, 2, 1, 1, 1, 2)
 
 
 def edit_inside_a_mask() -> Graph:
     scene = Scene("edit_inside_a_mask", "eps", "a big white cross on the right of a green background", seed=11)
-    target = scene.prompt("Target prompt", "a big purple cross on the right of a green background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a big purple cross on the right of a green background")
     mask = scene.grown()
     inversion = scene.invert(keep_path=True)
     wanted = {"cfg": 5.0, "positive": target, "negative": negative, "mask": mask}
     edit = scene.back("Edit inside the mask", inversion, **wanted)
     shown = scene.add("MaskToImage", 3, "The mask as a picture", mask=mask)
     scene.look(4, "Source | mask | edit", scene.picture[0], shown[0], edit)
-    return scene.frame(("Picture, model and prompts", 2), ("Into the noise", 1), ("Edit", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Into the noise | Edit | Look", 2, 1, 1, 2)
 
 
 def save_and_load() -> Graph:
     scene = Scene("save_and_load", "eps", "a small cyan ring at the top of a black background", seed=2)
-    target = scene.prompt("Target prompt", "a small red ring at the top of a black background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a small red ring at the top of a black background")
     inversion = scene.invert()
     saved = scene.add("SaveInversion", 3, inversion=inversion, filename_prefix=f"retrace/{scene.name}")
     loaded = scene.add("LoadInversion", 3, file=NOTHING_SAVED, path=saved)
     back = scene.back("Reconstruct: needs the source prompt", loaded, 4, source=scene.source)
     edit = scene.back("Edit", loaded, 4, cfg=3.0, positive=target, negative=negative)
     scene.look(5, "Source | reconstruction | edit", scene.picture[0], back, edit)
-    return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Into the noise", 1),
-        ("To a file and back", 1),
-        ("And back, twice", 1),
-        ("Look", 2),
-    )
+    titles = "Picture, model and prompts | Into the noise | To a file and back | And back, twice | Look"
+    return scene.frame(titles, 2, 1, 1, 1, 2)
 
 
 def sampler_custom_advanced() -> Graph:
     scene = Scene("sampler_custom_advanced", "eps", "a big yellow triangle on a blue background", seed=9)
-    target = scene.prompt("Target prompt", "a big red triangle on a blue background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a big red triangle on a blue background")
     inversion = scene.invert()
     guided = {"model": scene.model, "positive": target, "negative": negative, "cfg": 3.0}
     guider = scene.add("CFGGuider", 3, "Any stock guider", **guided)
@@ -103,19 +88,13 @@ def sampler_custom_advanced() -> Graph:
     exact = scene.add(kind, 4, "From the stored state", noise=quiet, sampler=resume, **shared)
     near = scene.add(kind, 4, "From the inversion's NOISE", noise=inversion[2], sampler=stock, **shared)
     scene.look(5, "Source | stored state | stock sampler", scene.picture[0], exact, near)
-    return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Into the noise", 1),
-        ("Guider and samplers", 1),
-        ("Two ways down", 1),
-        ("Look", 2),
-    )
+    titles = "Picture, model and prompts | Into the noise | Guider and samplers | Two ways down | Look"
+    return scene.frame(titles, 2, 1, 1, 1, 2)
 
 
 def null_text() -> Graph:
     scene = Scene("null_text", "eps", "a big red circle on the left of a blue background", seed=3)
-    target = scene.prompt("Target prompt", "a big green circle on the left of a blue background")
-    empty = scene.prompt("Empty prompt", "")
+    target, empty = scene.prompts("a big green circle on the left of a blue background", "Empty prompt")
     inversion = scene.invert("Invert: cfg 1, with its path", steps=12, method="ddim", keep_path=True)
     fitted = scene.add("NullTextOptimize", 3, model=scene.model, inversion=inversion, negative=empty)
     unfitted = {"positive": scene.source, "negative": empty}
@@ -124,9 +103,8 @@ def null_text() -> Graph:
     edit = scene.back("Target prompt at cfg 7.5, fitted", fitted, 4, cfg=7.5, positive=target)
     scene.add("PreviewImage", 6, "Loss of every step", images=fitted[1])
     scene.look(5, "Source | not fitted | fitted | edit", scene.picture[0], without, back, edit)
-    return scene.frame(
-        ("Picture, model and prompts", 2), ("Into the noise", 1), ("Fit", 1), ("And back, three times", 1), ("Look", 2)
-    )
+    titles = "Picture, model and prompts | Into the noise | Fit | And back, three times | Look"
+    return scene.frame(titles, 2, 1, 1, 1, 2)
 
 
 def coupled_methods() -> Graph:
@@ -160,8 +138,7 @@ def spd_inversion() -> Graph:
 
 def noise_optimize() -> Graph:
     scene = Scene("noise_optimize", "eps", "a big red circle on the left of a blue background", seed=3)
-    target = scene.prompt("Target prompt", "a big green circle on the left of a blue background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a big green circle on the left of a blue background")
     ground = scene.add("InvertMask", 2, "The background", mask=scene.grown())
     inversion = scene.invert(steps=6, method="ddim")
     wanted = {"cfg": 5.0, "positive": target, "negative": negative}
@@ -181,7 +158,7 @@ def noise_optimize() -> Graph:
     scene.add("PreviewImage", 5, "Loss of every iteration", images=moved[2])
     fitting = scene.decode(moved[1], 4, "Decode the one that fits")
     scene.look(4, "Source | edit | edit with its noise optimised", scene.picture[0], edit, fitting[0])
-    return scene.frame(("Picture, model and prompts", 2), ("Into the noise", 1), ("Edit, twice", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Into the noise | Edit, twice | Look", 2, 1, 1, 2)
 
 
 def exact_at_any_cfg() -> Graph:
@@ -201,13 +178,8 @@ def exact_at_any_cfg() -> Graph:
     ]
     title = "Source | DDIM | direct | noise maps | direct, edited | noise maps, edited"
     scene.look(5, title, scene.picture[0], *latents)
-    return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Into the noise, 12 steps", 1),
-        ("And back at cfg 7.5", 1),
-        ("Edit at cfg 7.5", 1),
-        ("Look", 2),
-    )
+    titles = "Picture, model and prompts | Into the noise, 12 steps | And back at cfg 7.5 | Edit at cfg 7.5 | Look"
+    return scene.frame(titles, 2, 1, 1, 1, 2)
 
 
 def rf_inversion() -> Graph:
@@ -221,7 +193,7 @@ def rf_inversion() -> Graph:
         wanted = {"cfg": 3.0, "positive": target, "negative": empty}
         edits.append(scene.back(f"Edit, pulled until {stop:g}", inversion, **wanted))
     scene.look(4, "Source | pulled until 0.25 | 0.8 | 0.9", scene.picture[0], *edits)
-    return scene.frame(("Picture, model and prompts", 2), ("Into the noise", 1), ("And back, pulled", 1), ("Look", 2))
+    return scene.frame("Picture, model and prompts | Into the noise | And back, pulled | Look", 2, 1, 1, 2)
 
 
 def negative_prompt_inversion() -> Graph:
@@ -238,13 +210,7 @@ def negative_prompt_inversion() -> Graph:
     held = scene.add(kind, 4, "Edit: small changes held back", **shared, target=target, cfg=2.0, prox="l1")
     title = "Source | empty negative | source as negative | edit | edit, held back"
     scene.look(5, title, scene.picture[0], lost, back, plain, held)
-    return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Into the noise", 1),
-        ("And back at cfg 7.5", 1),
-        ("Edit", 1),
-        ("Look", 2),
-    )
+    return scene.frame("Picture, model and prompts | Into the noise | And back at cfg 7.5 | Edit | Look", 2, 1, 1, 1, 2)
 
 
 def _compared(scene: Scene, inversions: dict[str, Node], up: str) -> Graph:
@@ -254,4 +220,4 @@ def _compared(scene: Scene, inversions: dict[str, Node], up: str) -> Graph:
         latents.append(scene.back(f"Reconstruct: {name}", inversion))
         scene.report(f"Report: {name}", inversion, latents[-1])
     scene.look(5, " | ".join(("Source", *inversions)), scene.picture[0], *latents)
-    return scene.frame(("Picture and model", 2), (up, 1), ("And back", 1), ("Compare", 1), ("Look", 2))
+    return scene.frame(f"Picture and model | {up} | And back | Compare | Look", 2, 1, 1, 1, 2)

@@ -61,16 +61,13 @@ def restore_mask() -> Graph:
     snapped = scene.beside("SnapToMeasurement", 5, None, restored, noise=noise)
     scene.beside("RestoreReport", 5, "Report: before snapping", restored, noise=noise)
     scene.look(6, "Damaged | restored | snapped | truth", damaged[0], restored[0], snapped[0], scene.picture[0])
-    return scene.frame(
-        ("Picture, model and what is missing", 2), ("Damage", 1), ("Restore", 2), ("Check", 1), ("Look", 2)
-    )
+    return scene.frame("Picture, model and what is missing | Damage | Restore | Check | Look", 2, 1, 2, 1, 2)
 
 
 def restore_and_edit() -> Graph:
     caption = "a big red star on the left of a cyan background"
     scene = Damaged("restore_and_edit", "eps", caption, "Source prompt: what the picture shows")
-    target = scene.prompt("Target prompt", "a big purple star on the left of a cyan background")
-    negative = scene.prompt("Negative prompt", "")
+    target, negative = scene.prompts("a big purple star on the left of a cyan background")
     damaged = scene.damage(scene.add("DamageBlackWhite", 2), noise=4.0, seed=2)
     scene.sized(damaged)
     drawn = scene.restore(3, noise=4.0)
@@ -90,14 +87,7 @@ def restore_and_edit() -> Graph:
     edited = scene.decode(edit, 8, "Decode the edit")
     scene.beside("RestoreReport", 8, "Report: the edit", edited, noise=4.0)
     scene.look(9, "Photo | restored | edited | truth", damaged[0], drawn, edited[0], scene.picture[0])
-    return scene.frame(
-        ("Picture, model and prompts", 2),
-        ("Damage", 1),
-        ("Restore", 2),
-        ("Into the noise", 1),
-        ("Edit", 2),
-        ("Look", 3),
-    )
+    return scene.frame("Picture, model and prompts | Damage | Restore | Into the noise | Edit | Look", 2, 1, 2, 1, 2, 3)
 
 
 def restore_clip() -> Graph:
@@ -121,13 +111,7 @@ def restore_clip() -> Graph:
     enlarged = scene.add("ImageScale", 7, image=first, upscale_method="nearest-exact", width=64, height=64)
     title = "Frame 1 as it came | frame 2, dropped: alone | together | truth"
     scene.look(7, title, enlarged[0], *shown, scene.picture[0])
-    return scene.frame(
-        ("Clip, model and damage", 2),
-        ("Damage", 1),
-        ("Each frame for itself", 2),
-        ("Together", 2),
-        ("Look", 2),
-    )
+    return scene.frame("Clip, model and damage | Damage | Each frame for itself | Together | Look", 2, 1, 2, 2, 2)
 
 
 def restore_moving_clip() -> Graph:
@@ -161,14 +145,8 @@ def restore_moving_clip() -> Graph:
         )
     ]
     scene.look(7, "Frame 4 enlarged | restored | smoothed in place | along the motion | truth", *shown)
-    return scene.frame(
-        ("Model and picture", 1),
-        ("A clip that moves by 2 pixels a frame", 1),
-        ("Damage", 1),
-        ("Restore each frame", 2),
-        ("Take the flicker out", 1),
-        ("Look", 3),
-    )
+    titles = "Model and picture | A clip that moves by 2 pixels a frame | Damage | Restore each frame"
+    return scene.frame(titles + " | Take the flicker out | Look", 1, 1, 1, 2, 1, 3)
 
 
 def restore_small_jpeg() -> Graph:
@@ -183,7 +161,7 @@ def restore_small_jpeg() -> Graph:
     scene.beside("RestoreReport", 5, "Report: after snapping", snapped, noise=4.0)
     shown = (larger[0], restored[0], snapped[0], scene.picture[0])
     scene.look(6, "Enlarged as usual | restored | snapped | truth", *shown)
-    return scene.frame(("Picture, model and damages", 2), ("Damage", 1), ("Restore", 2), ("Check", 1), ("Look", 2))
+    return scene.frame("Picture, model and damages | Damage | Restore | Check | Look", 2, 1, 2, 1, 2)
 
 
 def restore_three_ways() -> Graph:
@@ -202,11 +180,4 @@ def restore_three_ways() -> Graph:
         scene.beside("RestoreReport", column + 1, f"Report: {title}", restored, noise=noise)
         shown.append(restored[0])
     scene.look(9, "Photo | DDS | RED-diff | guided | truth", damaged[0], *shown, scene.picture[0])
-    return scene.frame(
-        ("Picture, model and damage", 2),
-        ("Damage", 1),
-        ("DDS", 2),
-        ("RED-diff", 2),
-        ("Guided", 2),
-        ("Look", 2),
-    )
+    return scene.frame("Picture, model and damage | Damage | DDS | RED-diff | Guided | Look", 2, 1, 2, 2, 2, 2)
