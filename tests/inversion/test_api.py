@@ -51,30 +51,17 @@ def test_what_comes_of_it(mixture, inversion):
     assert torch.equal(replay(inversion, source), replay(inversion, source, source))
 
 
-def test_what_fits_is_accepted(mixture, inversion):
-    rounded, marks = torch.tensor(GRID, dtype=torch.float32), {**MARKS, "host": "x"}
+def test_what_was_hashed_must_agree(mixture, inversion):
     source, target = mixture.denoiser(), mixture.denoiser("target")
-    check_fit(inversion, source, sigmas=rounded, method="euler", shape=(2, 4, 3, 5), fingerprints=marks)
-    # Only the sigmas up to k are walked, what lies above may differ; another source is no matter for an edit.
-    check_fit(inversion, source, sigmas=[*GRID[:7], 99.0])
+    check_fit(inversion, source, fingerprints={**MARKS, "host": "x", "solver": "c" * 64})
+    # Another source is no matter for an edit.
     check_fit(inversion, source, target, fingerprints={"source": "c" * 64})
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"sigmas": [*GRID[:6], GRID[6] * (1 + 1e-5), *GRID[7:]]}, "sigmas must be the inversion's"),
-        ({"sigmas": GRID[::-1]}, "sigmas must be the inversion's"),
-        ({"method": "midpoint"}, "method must be the inversion's euler, got midpoint"),
-        ({"shape": (2, 4, 5, 3)}, "latent must have the inversion's shape (2, 4, 3, 5), got (2, 4, 5, 3)"),
-        ({"fingerprints": {"model": "c" * 64}}, "The model must be the one that made the inversion (aaaaaaaaaaaa)"),
-        ({"fingerprints": {"source": "c" * 64}}, "The source conditioning must be the one that made the inversion"),
-    ],
-)
-def test_misfits(mixture, inversion, given, sentence):
-    denoiser = mixture.denoiser()
-    misfit(sentence, lambda: check_fit(inversion, denoiser, **given))
-    assert denoiser.evaluations == 0
+    for kind, what in (("model", "model"), ("source", "source conditioning")):
+        misfit(
+            f"The {what} must be the one that made the inversion ({MARKS[kind][:12]}), got cccccccccccc;",
+            lambda kind=kind: check_fit(inversion, source, fingerprints={kind: "c" * 64}),
+        )
+    assert source.evaluations == 0
 
 
 @dataclass(frozen=True)
@@ -107,10 +94,6 @@ def test_settings_and_versions_of_its_method(mixture, monkeypatch):
     inversion = invert(denoiser, mixture.sample(1), GRID, 4, Scaled(gain=0.25))
     before = replay(inversion, denoiser)
     misfit(
-        "gain of method scaled must be the inversion's 0.25, got 0.5",
-        lambda: check_fit(inversion, denoiser, method="scaled"),
-    )
-    misfit(
         "got: gain of method scaled must be at most 1.0, got 7.0",
         lambda: replay(replace(inversion, params={"gain": 7.0}), denoiser),
     )
@@ -133,7 +116,6 @@ def test_settings_and_versions_of_its_method(mixture, monkeypatch):
 def test_adopt(mixture, inversion):
     other, denoiser = adopt(inversion, "midpoint"), mixture.denoiser()
     assert other.method == "midpoint" and torch.equal(other.x, inversion.x) and inversion.method == "euler"
-    check_fit(other, denoiser, method="midpoint")
     replay(other, denoiser)
     assert denoiser.evaluations == 12
 
