@@ -139,11 +139,11 @@ FAMILIES = {
 }
 
 
-def model(family):
-    """A whole tiny model of one family."""
+def model(family, other=None):
+    """A whole tiny model of one family, or of another network of it."""
     network, scheduler = FAMILIES[family]
     shift = 0.1 if family in ("sd3", "flux") else None
-    return DiffusersModel(network(), vae(shift=shift), encode_text, scheduler(), family)
+    return DiffusersModel(other or network(), vae(shift=shift), encode_text, scheduler(), family)
 
 
 def save_pipeline(folder):
