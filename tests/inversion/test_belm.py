@@ -19,20 +19,6 @@ def test_is_the_papers_form():
         torch.testing.assert_close(two_step(above, x, d, high, here, low, ratio), paper, rtol=1e-13, atol=1e-13)
 
 
-def test_follows_a_parabola_exactly():
-    # What makes the ratio the best of the family: no other one does, unless the steps are even.
-    def parabola(sigma):
-        return torch.full((1, 1, 1, 1), 3.0 * sigma**2 - sigma + 2.0, dtype=torch.float64)
-
-    high, here, low = 3.0, 2.2, 1.7
-    slope_here = torch.full((1, 1, 1, 1), 6.0 * here - 1.0, dtype=torch.float64)
-    ratio = get_method("belm").ratio(high, here, low, "flow")
-    out = two_step(parabola(high), parabola(here), slope_here, high, here, low, ratio)
-    torch.testing.assert_close(out, parabola(low), rtol=0, atol=1e-13)
-    bdia = get_method("bdia").ratio(high, here, low, "flow")
-    assert relative_error(two_step(parabola(high), parabola(here), slope_here, high, here, low, bdia), out) > 0.05
-
-
 @pytest.mark.parametrize("space", ["ve", "flow"])
 def test_a_new_pair_calms_an_edit(space):
     mixture = Mixture(space)

@@ -112,8 +112,8 @@ def test_equals_autograd_for_every_way_down(name):
     _, end, wanted = plainly(problem.denoiser(), x, sigmas, method.down(), some_loss, (problem.prompt,))
     found = walk_gradient(problem.denoiser(), x, sigmas, method.down, some_loss, (problem.prompt,))
     assert torch.equal(found.end, end)
-    agrees(found.start, wanted[0])
-    agrees(found.inputs[0], wanted[1])
+    for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
+        agrees(ours, theirs)
 
 
 def test_a_warm_fixed_point_carries_its_derivative():
@@ -227,20 +227,6 @@ def test_works_in_any_mode_and_changes_nothing():
     for tensor in (found.end, found.start, *found.inputs):
         assert not tensor.requires_grad and not tensor.is_inference()
     assert torch.equal(x, before) and not x.requires_grad and problem.prompt.grad is None
-
-
-def test_small_gradients_survive_a_network_in_half_precision():
-    """A loss so small that its gradient is no float16 number."""
-    problem, sigmas = Conditioned("flow", cfg=1.0), full_grid("flow", 4)[::-1]
-    exact = problem.denoiser()
-
-    def denoise(x, sigma):
-        return exact(x, sigma).half()
-
-    x = problem.start(sigmas)
-    found = walk_gradient(Denoiser(denoise, "flow"), x, sigmas, Euler, lambda end: 1e-10 * some_loss(end))
-    wanted = walk_gradient(exact, x, sigmas, Euler, lambda end: 1e-10 * some_loss(end))
-    agrees(found.start, wanted.start, 1e-2)
 
 
 @pytest.mark.parametrize("small", [2.0**-30, 2.0**30], ids=["below", "above"])

@@ -65,13 +65,16 @@ def same_bits(a, b):
 @pytest.mark.parametrize("make", [full_record, bare_record])
 def test_bit_for_bit(make, dtype, tmp_path):
     record, file = make(dtype), tmp_path / "cat.safetensors"
+    ours = [record.x0, *states(record), *(record.embeddings or ())]
+    before = [fingerprint(tensor) for tensor in ours]
+    save(record, file, half=True)
     save(record, file)
     again = load(file)
+    assert before == [fingerprint(tensor) for tensor in ours]
     assert plain(again) == plain(record)
     assert all(type(again.params[key]) is type(value) for key, value in record.params.items())
     for name in ("mate", "path", "residuals", "embeddings"):
         assert (getattr(again, name) is None) == (getattr(record, name) is None)
-    ours = [record.x0, *states(record), *(record.embeddings or ())]
     theirs = [again.x0, *states(again), *(again.embeddings or ())]
     assert all(same_bits(a, b) for a, b in zip(ours, theirs, strict=True))
     assert os.listdir(tmp_path) == ["cat.safetensors"]
@@ -235,15 +238,6 @@ def test_changed_by_hand(change, tmp_path):
     assert refused(file) == sentence
 
 
-def test_one_flipped_bit(tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(bare_record(), file)
-    data = bytearray(file.read_bytes())
-    data[-3] ^= 1
-    file.write_bytes(data)
-    assert "got another checksum" in refused(file)
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -327,12 +321,3 @@ def test_places_that_cannot_be_written(tmp_path):
     with pytest.raises(StorageError, match="The file 'taken.safetensors' must be writable"):
         save(bare_record(), tmp_path / "taken.safetensors")
     assert os.listdir(tmp_path) == ["taken.safetensors"]
-
-
-def test_saving_leaves_the_record(tmp_path):
-    record = full_record()
-    tensors = [record.x0, *states(record), *record.embeddings]
-    before = [fingerprint(tensor) for tensor in tensors]
-    save(record, tmp_path / "a.safetensors", half=True)
-    save(record, tmp_path / "b.safetensors")
-    assert before == [fingerprint(tensor) for tensor in tensors]
