@@ -1,23 +1,15 @@
 """The count of what a cache holds, against sizes that are known, and against a cache that breaks its word."""
 
-import sys
-
 import pytest
 import torch
 
 from retrace.attention import RunCache
+from retrace_tests.benchmarks.modules import load
 
 
 @pytest.fixture(scope="module")
 def memory(root):
-    """The module of the benchmark."""
-    folder = str(root / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        import attention_memory
-    finally:
-        sys.path.remove(folder)
-    return attention_memory
+    return load(root, "attention_memory")[0]
 
 
 @pytest.fixture
