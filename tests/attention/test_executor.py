@@ -15,7 +15,6 @@ from retrace.attention import (
     Join,
     Layers,
     Rows,
-    Step,
     Take,
     Term,
     Window,
@@ -75,19 +74,21 @@ def test_all_of_k_and_v_make_equal_queries_equal(place):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"),
-    [("every word taken", [2]), ("words", [2, 1]), ("weights", [2]), ("blended outputs", [2, 1])],
+    ("name", "place", "rows", "keys"),
+    [
+        ("every word taken", "cross", [2], 10),
+        ("words", "cross", [2, 1], 15),
+        ("weights", "cross", [2], 10),
+        ("blended outputs", "cross", [2, 1], 15),
+        # Fore- and background cost no more keys than one call.
+        ("fore- and background", "self", None, 32),
+    ],
 )
-def test_what_a_form_costs(name, rows):
-    site, counted = PLACES["cross"], Counted()
+def test_what_a_form_costs(name, place, rows, keys):
+    site, counted = PLACES[place], Counted()
     run(EVERY[name], site, *tensors(site), attention=counted)
-    assert [call[0].shape[0] for call in counted.calls] == rows
-
-
-def test_fore_and_background_cost_no_more_keys_than_one_call():
-    counted = Counted()
-    run(EVERY["fore- and background"], self_site(), *tensors(self_site()), attention=counted)
-    assert sum(call[1].shape[2] * call[0].shape[0] for call in counted.calls) == 16 + 16
+    assert rows is None or [call[0].shape[0] for call in counted.calls] == rows
+    assert sum(call[1].shape[2] * call[0].shape[0] for call in counted.calls) == keys
 
 
 @FORMS
@@ -158,15 +159,6 @@ def test_who_serves_whom():
     )
     with pytest.raises(ValueError, match="k of branch 'source' must be known before rule a reads it .* for uncond"):
         run([rule(SWAP)], site, q, k, v, chunks)
-
-
-def test_windows_that_meet_are_one_window():
-    site = self_site()
-    call = tensors(site)
-    parts, whole = ([rule(SWAP, window=Window(*w)) for w in each] for each in (((0.1, 0.4), (0.4, 0.8)), ((0.1, 0.8),)))
-    for index in range(10):
-        some, want = (run(rules, site, *call, step=Step(index, 10, 1.0)) for rules in (parts, whole))
-        assert torch.equal(some, want) and torch.equal(some, attend(*call)) == (index not in range(1, 8))
 
 
 def test_three_branches_read_each_other_before_any_edit():

@@ -42,7 +42,9 @@ def test_ssim_against_the_sums_of_the_paper():
         values.append(top / ((mean_p**2 + mean_q**2 + 0.01**2) * (var_p + var_q + 0.03**2)))
     assert ssim(a, b) == pytest.approx(float(torch.stack(values).mean()), abs=1e-12)
     assert ssim(a, a) == pytest.approx(1.0) and ssim(a, b) < 0.99
-    assert ssim(255 * a, 255 * b, 255.0) == pytest.approx(ssim(a, b))
+    # Also of dark pictures, where its constants count.
+    for dark in (1.0, 0.02):
+        assert ssim(255 * dark * a, 255 * dark * b, 255.0) == pytest.approx(ssim(dark * a, dark * b))
 
 
 def test_refusals():
