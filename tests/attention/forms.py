@@ -74,9 +74,7 @@ RULES = {
 NO_TEXT_KEYS = {
     "gathered": [rule(gathered(Mask(SOME * 0.5)))],
     "gathered from nowhere": [rule(gathered(Mask(0.0 * SOME)))],
-    "fore- and background": [
-        rule(gathered(Mask(SOME), SOFT), gathered(complement(Mask(SOME)), complement(SOFT))),
-    ],
+    "fore- and background": [rule(gathered(Mask(SOME), SOFT), gathered(complement(Mask(SOME)), complement(SOFT)))],
 }
 TEXT_KEYS = {
     "words": [words(random_map(5), KEEP)],

@@ -6,19 +6,7 @@ import math
 import pytest
 import torch
 
-from retrace.attention import (
-    PRESETS,
-    Add,
-    Call,
-    Gather,
-    Mask,
-    Rows,
-    Settings,
-    Step,
-    complement,
-    get_preset,
-    protected,
-)
+from retrace.attention import PRESETS, Add, Call, Gather, Mask, Rows, Settings, Step, complement, get_preset, protected
 from retrace.attention.token_map import token_map
 from retrace.attention.word_list import Word, WordWeight
 from retrace_tests.attention.official import BLOCKS, OTHER, ROWS, met, own_layers, ranges

@@ -41,12 +41,7 @@ def test_the_hook_mixes_leaks_nothing_and_leaves_its_arguments():
 @pytest.mark.parametrize("dtype", [None, torch.float32])
 @pytest.mark.parametrize(
     ("shape", "mask_shape"),
-    [
-        (SHAPE, (1, 1, 3, 5)),
-        (SHAPE, (2, 4, 3, 5)),
-        (CLIP_SHAPE, (1, 1, 1, 3, 4)),
-        (CLIP_SHAPE, (2, 1, 2, 3, 4)),
-    ],
+    [(SHAPE, (1, 1, 3, 5)), (SHAPE, (2, 4, 3, 5)), (CLIP_SHAPE, (1, 1, 1, 3, 4)), (CLIP_SHAPE, (2, 1, 2, 3, 4))],
 )
 def test_masks_that_fit(shape, mask_shape, dtype):
     mixture, inversion = made(shape=shape, dtype=dtype)

@@ -8,13 +8,7 @@ from retrace.core.space import weights
 from retrace.restoration import Energy, GuidedSettings, Measurement, guided
 from retrace.restoration.operators import LowResolution
 from retrace.restoration.solvers.guided import curvature
-from retrace_tests.restoration.problems import (
-    SIGMA,
-    as_flow,
-    pictures_prior,
-    unit,
-    vp_sigmas,
-)
+from retrace_tests.restoration.problems import SIGMA, as_flow, pictures_prior, unit, vp_sigmas
 
 SHAPE = (1, 6, 6)
 OPEN = GuidedSettings(largest_step=0.0)
