@@ -216,6 +216,8 @@ def test_device_is_kept(name, space, device):
     assert seen == {device} and all(tensor.device.type == "cpu" for tensor in tensors_of(record))
     out = replay(record, denoiser, device=device)
     assert seen == {device} and out.device.type == device
+    # Numbers do not count here: nothing that is not moved along can meet a tensor of this device.
+    assert replay(record, denoiser, denoiser, device="meta").device.type == "meta"
 
 
 @pytest.mark.parametrize("shape", [SHAPE, CLIP_SHAPE], ids=["picture", "clip"])

@@ -85,8 +85,8 @@ def test_one_step_is_its_formula(space):
 
     denoiser = white_prior().denoiser(space)
     denoiser._denoise = lambda state, sigma: denoised
-    end = dds(denoiser, x, sigmas, consistency, lambda: noise, DDSSettings(freshness=0.6), 0.5, told.append)
-    after = a_next * corrected + b_next * (0.8 * (x - a * denoised) / b + 0.6 * noise)
+    end = dds(denoiser, x, sigmas, consistency, lambda: noise, DDSSettings(freshness=0.28), 0.5, told.append)
+    after = a_next * corrected + b_next * (0.96 * (x - a * denoised) / b + 0.28 * noise)
     assert torch.allclose(told[0].x, after) and torch.equal(end, corrected)
     assert all(torch.equal(d, denoised) for d, _ in asked)
     assert [variance for _, variance in asked] == [clean_variance(sigma, space, 0.5) for sigma in sigmas[:2]]

@@ -226,7 +226,7 @@ def test_a_picture_of_a_batch_has_the_noise_of_its_own_hole():
 def test_smoothing_over_time_is_solved_together():
     """The preconditioned system has the solution of (I + g K + rho' D^T D) d = g E A^T r + rho' D^T (z - u - D D0)."""
     measured, autoencoder, prediction = problem()
-    variance, smoothing = 0.2, 0.7
+    variance, smoothing = 0.2, 0.25
     consistency = EncoderAdjoint(measured, autoencoder, DDSSettings(temporal_smoothing=smoothing), True, gain=1.0)
     consistency._steps = 24
     found = consistency(prediction, variance)
