@@ -26,12 +26,8 @@ def made(space, cfg, carry=1.0, steps=20, index=20, batch=3, dtype=torch.float64
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize("carry", [0.0, 1.0])
 def test_the_source_is_exact_at_any_guidance(space, carry):
-    for cfg, index, dtype in (
-        (1.0, 20, torch.float64),
-        (7.5, 20, torch.float64),
-        (7.5, 12, torch.float32),
-        (7.5, 1, torch.float64),
-    ):
+    f64, f32 = torch.float64, torch.float32
+    for cfg, index, dtype in ((1.0, 20, f64), (7.5, 20, f64), (7.5, 12, f32), (7.5, 1, f64)):
         mixture, denoiser, clean, record = made(space, cfg, carry, index=index, dtype=dtype)
         seen = []
         assert torch.equal(replay(record, denoiser, on_step=lambda report, seen=seen: seen.append(report.x)), clean)

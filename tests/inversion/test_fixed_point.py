@@ -81,7 +81,7 @@ def test_one_warm_iteration_is_uni_inv():
     torch.testing.assert_close(ours, x, rtol=1e-12, atol=1e-12)
 
 
-# |x0 - there and back| / |x0| at N = 50, cfg 1, float64: the figures of the design times ten, and the bound.
+# |x0 - there and back| / |x0| at N = 50, cfg 1, float64: at most ten times the figures of the design.
 BOUNDS = [
     ({"iterations": 1, "memory": 0, "warm_start": True}, 0.3, 0.07),
     ({"iterations": 5, "memory": 0}, 1.5e-3, 6e-4),

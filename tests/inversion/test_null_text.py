@@ -10,7 +10,6 @@ from retrace.inversion import (
     MisfitError,
     NullText,
     adopt,
-    blend,
     invert,
     load,
     null_text,
@@ -150,18 +149,6 @@ def test_the_rate_falls_by_a_hundredth_and_no_further_than_half():
         assert distance == pytest.approx(1e-3 * max(1.0 - index / 100, 0.5), rel=1e-2), index
 
 
-def test_embeddings_are_carried_over():
-    """Without updates every step has the embedding that came in."""
-    prompts = Prompts("ve")
-    fitted = prompts.fit(inner_steps=0)
-    assert all(torch.equal(embedding, prompts.null) for embedding in fitted.embeddings)
-    plain, fit = replay(prompts.record(), prompts.guided()), replay(fitted, prompts.guided())
-    torch.testing.assert_close(plain, fit, rtol=1e-12, atol=1e-12)
-    first = prompts.fit(stop=0.0, stop_growth=0.0).embeddings
-    # One update moves a number by the rate at most, ten by ten times that; a cold start could not be further away.
-    assert float((first[-1] - prompts.null).abs().max()) > 10 * 1e-2
-
-
 def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path):
     prompts = Prompts("flow")
     record, seen = prompts.record(2), []
@@ -209,19 +196,6 @@ def test_the_conditional_answer_is_asked_for_once_a_step():
     settings = NullText(inner_steps=4, stop=0.0, stop_growth=0.0)
     null_text(prompts.record(), source, unconditional, prompts.null, settings)
     assert (source.evaluations, unconditional.evaluations) == (STEPS, 5 * STEPS)
-
-
-def test_edits_and_masks_use_the_embeddings():
-    prompts, target = Prompts("ve"), Prompts("ve", "target")
-    record = prompts.record(index=9)
-    fitted = prompts.fit(record, learning_rate=0.1)
-    assert len(fitted.embeddings) == 9
-    edited = replay(fitted, prompts.guided(), target.guided())
-    assert relative_error(edited, replay(record, prompts.guided(), target.guided())) > 1e-3
-    mask = torch.zeros(1, 1, 3, 5)
-    mask[..., 3:] = 1.0
-    kept = replay(fitted, prompts.guided(), target.guided(), after_step=blend(fitted, mask))
-    assert torch.equal(kept[..., :3], record.x0[..., :3]) and not torch.equal(kept[..., 3:], record.x0[..., 3:])
 
 
 def test_other_solvers_come_down_by_euler():

@@ -14,17 +14,11 @@ from retrace.inversion import (
     METHODS,
     Coupled,
     Denoiser,
-    EditOptions,
-    FlowEdit,
-    InfEdit,
     Method,
-    SingleState,
     blend,
     get_method,
     invert,
     replay,
-    walk,
-    walk_gradient,
 )
 from retrace_tests.inversion.problems import Mixture
 
@@ -184,66 +178,4 @@ def test_there_and_back(draw):
     kept = replay(record, source, target, after_step=blend(record, mask))
     outside = (mask == 0.0).expand_as(kept)
     assert finite(kept) and torch.equal(kept[outside], record.x0[outside])
-    return True
-
-
-@examples(120)
-def test_edits_without_an_inversion(draw):
-    """InfEdit and FlowEdit: finite, in the latent's shape and precision, the source where both prompts are one."""
-    space, clean, model = latent(draw)
-    clean = clean.to(draw.choice([torch.float32, torch.float64]))
-    grid = grid_of(draw, space, start=draw.mostly(0.0, 0.1))
-    index = index_of(draw, grid)
-
-    def rule():
-        share = draw.mostly(draw.choice([0.0, 1.0, draw.random()]), -0.1, 1.5, math.nan)
-        if draw.random() < 0.5:
-            return InfEdit(share)
-        return FlowEdit(draw.mostly(draw.randint(1, 3), 0), draw.mostly(0, -1, 1, 3), share)
-
-    edit, options = refused(rule), EditOptions(draw.choice([0, 2**64, draw.getrandbits(64)]))
-    if edit is None:
-        return False
-    source, target = model.denoiser(), model.denoiser("target", draw.choice([1.0, 3.0, 13.5]))
-    out = refused(lambda: edit.edit(source, target, clean, grid, index, options))
-    if out is None:
-        return False
-    assert out.shape == clean.shape and out.dtype == clean.dtype and finite(out)
-    if getattr(edit, "n_min", 0) == 0:
-        same = edit.edit(source, model.denoiser(), clean, grid, index, options)
-        # An eta below 1 adds up rounding of states that are as large as their noise.
-        size = float(clean.abs().max()) + max(grid[: index + 1])
-        assert float((same - clean).abs().max()) <= 1e4 * torch.finfo(clean.dtype).eps * size
-    return True
-
-
-@examples(200)
-def test_gradients_of_walks(draw):
-    """Up and down by any stepper, through a network of any precision: finite, on exact models those of autograd."""
-    space, clean, model = latent(draw)
-    grid, method = grid_of(draw, space), method_of(draw, SingleState)
-    if method is None:
-        return False
-    rising = draw.random() < 0.5
-    sigmas, stepper = (grid, method.up) if rising else (grid[::-1], method.down)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    x = clean.double() + (0.0 if rising else grid[-1]) * noise
-    weights = torch.tensor([1.0, draw.choice([1.0, 0.0, 1e-8, 1e8]), -1.0]).double()[: len(x)]
-    size = draw.mostly(draw.choice([1.0, 1e-12, 1e12]), 0.0, math.nan, math.inf)
-
-    def loss(end):
-        return size * (weights * end.square().flatten(1).mean(1)).sum()
-
-    found = refused(lambda: walk_gradient(model.denoiser(), x, sigmas, stepper, loss))
-    if found is None:
-        return False
-    assert found.start.shape == x.shape and found.start.dtype == x.dtype
-    assert finite(found.start, found.end) and math.isfinite(found.loss)
-    leaf = x.clone().requires_grad_(True)
-    end = walk(model.denoiser(), leaf, sigmas, stepper())
-    assert torch.equal(found.end, end)
-    if isinstance(model, Mixture):
-        wanted = torch.autograd.grad(loss(end), leaf)[0]
-        for ours, theirs in zip(found.start, wanted, strict=True):
-            assert float((ours - theirs).norm()) <= 1e-6 * float(theirs.norm())
     return True

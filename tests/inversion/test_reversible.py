@@ -73,9 +73,7 @@ def test_a_way_down_that_cannot_be_found_again_is_refused():
             coupled_gradient(method, denoiser, x, x, grid, index, some_loss)
 
     grid = full_grid("ve", 12)
-    refused(
-        "gamma of method bdia must be at least 0.72 to climb 12 steps", grid, 12, get_method("bdia", {"gamma": 0.2})
-    )
+    refused("gamma of method bdia must be at least 0.72 to climb 12", grid, 12, get_method("bdia", {"gamma": 0.2}))
     refused("p of method edict must be 0 or at least", grid, 12, get_method("edict", {"p": 0.5}))
     for name in PAIRS:
         refused("index must lie between .* got 13", grid, 13, get_method(name))

@@ -46,6 +46,13 @@ def bare_record(dtype=torch.float32):
     return Inversion("ve", (0.0, 0.5, 14.6), 2, draw(0, dtype), draw(1, dtype), method="euler")
 
 
+@pytest.fixture
+def file(tmp_path):
+    """A saved full record."""
+    save(full_record(), tmp_path / "cat.safetensors")
+    return tmp_path / "cat.safetensors"
+
+
 def states(record):
     lists = [part for name in ("path", "residuals") for part in getattr(record, name) or ()]
     return [record.x, *([] if record.mate is None else [record.mate]), *lists]
@@ -102,27 +109,18 @@ def test_half_refuses_what_it_cannot_hold(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_the_file_is_what_it_says(tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(full_record(), file)
+def test_the_file_is_what_it_says(tmp_path, file):
     with safe_open(file, framework="pt") as opened:
         metadata, names = opened.metadata(), set(opened.keys())
     header = json.loads(metadata["header"])
     assert metadata["format"] == "retrace.inversion" and header["schema"] == 1
     assert header["sigmas"] == [0.0, 0.1, 1 / 3, 0.9, 1.0] and header["method"] == "edict" and header["index"] == 3
     assert {"x0", "x", "mate", "path.0", "path.3", "residuals.2", "embeddings.1"} <= names and len(names) == 12
-    assert file.stat().st_mode & 0o777 == new_file_rights(tmp_path)
+    (tmp_path / "probe").touch()
+    assert file.stat().st_mode == (tmp_path / "probe").stat().st_mode
 
 
-def new_file_rights(folder):
-    probe = folder / "probe"
-    probe.touch()
-    return probe.stat().st_mode & 0o777
-
-
-def test_the_loaded_record_does_not_lean_on_its_file(tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(full_record(), file)
+def test_the_loaded_record_does_not_lean_on_its_file(file):
     again = load(file)
     before = fingerprint(again.x)
     # In place, so that a record which only maps its file would see it.
@@ -140,9 +138,7 @@ def refused(file):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
-def test_truncated(share, tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(full_record(), file)
+def test_truncated(share, file):
     data = file.read_bytes()
     file.write_bytes(data[: int(share * len(data))])
     assert "'cat.safetensors' must be a complete .safetensors file, got" in refused(file)
@@ -208,13 +204,6 @@ def rewrite(file, change, sign=False):
     save_file(tensors, file, metadata=metadata)
 
 
-def test_newer_schema(tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(full_record(), file)
-    rewrite(file, {"schema": 2, "invention": 1})
-    assert refused(file) == "'cat.safetensors' must be of schema 1 or older, got 2; update Retrace to read it."
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -228,9 +217,7 @@ def test_newer_schema(tmp_path):
         lambda tensors: tensors.pop("mate"),
     ],
 )
-def test_changed_by_hand(change, tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(full_record(), file)
+def test_changed_by_hand(change, file):
     rewrite(file, {})
     load(file)  # the rewriting alone does no harm
     rewrite(file, change)
@@ -265,9 +252,7 @@ def test_changed_by_hand(change, tmp_path):
         (lambda t: t.update(x=t["x"].long()), "the tensor x must be of torch.float64"),
     ],
 )
-def test_a_signed_file_must_still_be_a_record(change, sentence, tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(full_record(), file)
+def test_a_signed_file_must_still_be_a_record(change, sentence, file):
     rewrite(file, change, sign=True)
     text = refused(file)
     assert text.startswith("'cat.safetensors' must hold a consistent inversion, got: ") and sentence in text
@@ -277,11 +262,14 @@ def test_a_signed_file_must_still_be_a_record(change, sentence, tmp_path):
     "header",
     ["", "[]", "{", "[" * 100_000, '{"schema": true}', '{"schema": "1"}', '{"schema": 1}', '{"schema": 0}', "9" * 9000],
 )
-def test_headers_that_are_none(header, tmp_path):
-    file = tmp_path / "cat.safetensors"
-    save(bare_record(), file)
+def test_headers_that_are_none(header, file):
     rewrite(file, header)
     assert refused(file).startswith("The header of 'cat.safetensors' must be what Retrace wrote")
+
+
+def test_newer_schema(file):
+    rewrite(file, {"schema": 2, "invention": 1})
+    assert refused(file) == "'cat.safetensors' must be of schema 1 or older, got 2; update Retrace to read it."
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
