@@ -69,8 +69,12 @@ def plan():
     return AttentionPlan(text=token_map(sd15("a red cat"), sd15("a blue dog")))
 
 
+def worded(plan, words, **about):
+    return with_local_blend(plan, LocalBlend(**about), parse_words(words))
+
+
 def test_words_are_looked_for_in_the_prompt_that_holds_them():
-    made = with_local_blend(plan(), LocalBlend(threshold=0.4), parse_words("cat, dog, a"))
+    made = worded(plan(), "cat, dog, a", threshold=0.4)
     source, target = made.probes
     assert (source.branch, source.tokens) == ("source", (1, 3)) and (target.branch, target.tokens) == ("target", (1, 3))
     (rule,) = made.latent_rules
@@ -87,14 +91,8 @@ def test_words_are_looked_for_in_the_prompt_that_holds_them():
     [
         ("must have words or a mask", lambda: with_local_blend(plan(), LocalBlend())),
         ("must have words or a mask", lambda: weights(LocalBlend())),
-        (
-            "word 'bird' must be in the prompt 'a blue dog'",
-            lambda: with_local_blend(plan(), LocalBlend(), parse_words("cat, bird")),
-        ),
-        (
-            "must come with a plan that knows its prompts",
-            lambda: with_local_blend(AttentionPlan(), LocalBlend(), parse_words("cat")),
-        ),
+        ("word 'bird' must be in the prompt 'a blue dog'", lambda: worded(plan(), "cat, bird")),
+        ("must come with a plan that knows its prompts", lambda: worded(AttentionPlan(), "cat")),
         ("must start before its end", lambda: LocalBlend(("source",), start=0.5, end=0.5)),
         ("threshold must be at least 0 and below 1", lambda: LocalBlend(("source",), threshold=1.5)),
     ],

@@ -66,11 +66,6 @@ def test_the_unguided_side():
     assert plain.unguided is plain
 
 
-def test_answers_in_the_dtype_of_the_state():
-    denoiser = Denoiser(lambda x, sigma: (x * 0.5).to(torch.bfloat16), "flow")
-    assert denoiser(torch.ones(1, 1, 2, 2, dtype=torch.float64), 0.5).dtype == torch.float64
-
-
 def test_refusals():
     with pytest.raises(ValueError, match="space must be 've' or 'flow', got 'eps'"):
         Denoiser(lambda x, sigma: x, "eps")
@@ -84,7 +79,9 @@ def test_refusals():
         Denoiser(lambda x, sigma: x, "ve").with_embedding(torch.zeros(1))
 
 
-def test_work_dtype():
+def test_work_is_done_and_answered_in_the_dtype_of_the_state():
+    denoiser = Denoiser(lambda x, sigma: (x * 0.5).to(torch.bfloat16), "flow")
+    assert denoiser(torch.ones(1, 1, 2, 2, dtype=torch.float64), 0.5).dtype == torch.float64
     assert work_dtype("cpu") == torch.float64 == work_dtype("cuda:0") and work_dtype("mps") == torch.float32
 
 

@@ -15,12 +15,6 @@ def some(count, seed=0):
     return [ALL[i] for i in np.random.default_rng(seed).permutation(len(ALL))[:count]]
 
 
-def test_colours_are_far_apart():
-    palette = np.array(list(world.COLOURS.values()), float)
-    apart = np.sqrt(((palette[:, None] - palette[None]) ** 2).sum(-1))
-    assert (apart + 1000 * np.eye(len(palette))).min() >= 100
-
-
 def test_captions_read_back():
     for scene in ALL:
         assert world.parse(scene.caption) == scene

@@ -18,21 +18,11 @@ class Conditioned:
     """The mixture under two exchangeable prompts and a guidance, as a function of their embeddings."""
 
     def __init__(self, space, cfg=3.0):
-        self.mixture = Mixture(space)
-        self.space, self.cfg = space, cfg
-        self.prompt = self.mixture.embeddings["source"].clone().requires_grad_(True)
-        self.null = self.mixture.embeddings["null"].clone().requires_grad_(True)
-
-    def under(self, null):
-        def denoise(x, sigma):
-            conditional = self.mixture.denoise(x, sigma, self.prompt)
-            unguided = self.mixture.denoise(x, sigma, null)
-            return unguided + self.cfg * (conditional - unguided)
-
-        return denoise
+        self.mixture, self.cfg = Mixture(space), cfg
+        self.prompt, self.null = (self.mixture.embeddings[name].requires_grad_(True) for name in ("source", "null"))
 
     def denoiser(self):
-        return Denoiser(self.under(self.null), self.space, rebind=self.under)
+        return self.mixture.denoiser(cfg=self.cfg)
 
     def start(self, grid):
         noise = self.mixture.noise(2)

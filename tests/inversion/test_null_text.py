@@ -35,30 +35,17 @@ class Prompts:
     def null(self):
         return self.mixture.embeddings["null"].float()[None, None]
 
-    def _under(self, embedding):
-        def denoise(x, sigma):
-            rows = embedding.double().expand(len(x), 1, -1)
-            parts = [self.mixture.denoise(x[i : i + 1], sigma, rows[i, 0]) for i in range(len(x))]
-            return torch.cat(parts)
-
-        return denoise
-
     def source(self):
         return self.mixture.denoiser(self.prompt)
 
     def unconditional(self):
-        return Denoiser(self._under(self.null), self.space, rebind=self._under)
-
-    def guided(self, cfg=CFG):
         def rebind(embedding):
-            def denoise(x, sigma):
-                conditional = self.mixture.denoise(x, sigma, self.mixture.embeddings[self.prompt])
-                unguided = self._under(embedding)(x, sigma)
-                return unguided + cfg * (conditional - unguided)
-
-            return denoise
+            return lambda x, sigma: self.mixture.denoise(x, sigma, embedding)
 
         return Denoiser(rebind(self.null), self.space, rebind=rebind)
+
+    def guided(self, cfg=CFG):
+        return self.mixture.denoiser(self.prompt, cfg).with_embedding(self.null)
 
     def record(self, batch=1, method="ddim", index=STEPS, steps=STEPS):
         grid = full_grid(self.space, steps)

@@ -14,7 +14,6 @@ from retrace.inversion import (
     METHODS,
     Coupled,
     Denoiser,
-    Method,
     blend,
     get_method,
     invert,
@@ -116,10 +115,10 @@ def latent(draw):
     return space, clean.to(draw.choice([torch.float64, torch.float32, torch.bfloat16, torch.float16])), model
 
 
-def grid_of(draw, space, start=None):
+def grid_of(draw, space):
     """An ascending grid, as a schedule or anything else gives it; now and then what is no grid at all."""
     steps = draw.mostly(draw.randint(2, 12), 0, 1, 2)
-    low = draw.mostly(0.0, draw.uniform(0.0, 0.5)) if start is None else start
+    low = draw.mostly(0.0, draw.uniform(0.0, 0.5))
     if draw.random() < 0.3:
         return [low, *sorted(draw.uniform(0.0, HIGHEST[space]) for _ in range(steps))]
     top = HIGHEST[space] * draw.mostly(draw.choice([1.0, 0.09]), draw.uniform(0.0, 1.2))
@@ -127,9 +126,9 @@ def grid_of(draw, space, start=None):
     return [low + (top - low) * (i / max(1, steps)) ** power for i in range(steps + 1)]
 
 
-def method_of(draw, kind=Method):
-    """A method of a kind with settings within their limits or just outside; None where they are refused."""
-    name = draw.choice(sorted(name for name, each in METHODS.items() if issubclass(each, kind)))
+def method_of(draw):
+    """A method with settings within their limits or just outside; None where they are refused."""
+    name = draw.choice(sorted(METHODS))
     params = {}
     for setting in METHODS[name].parameters():
         if draw.random() < 0.5:

@@ -41,16 +41,13 @@ def test_a_preconditioner_changes_the_way_and_not_the_end():
 
 
 def test_a_start_at_zero_costs_nothing():
-    asked = []
+    asked, starts = [], (None, torch.zeros_like(RIGHT))
 
     def counted(v):
         asked.append(v)
         return v @ MATRIX
 
-    ends = [
-        conjugate_gradient(counted, RIGHT, start, sample_dims=1, iterations=3)
-        for start in (None, torch.zeros_like(RIGHT))
-    ]
+    ends = [conjugate_gradient(counted, RIGHT, start, sample_dims=1, iterations=3) for start in starts]
     assert torch.equal(*ends) and len(asked) == 3 + 4
 
 
