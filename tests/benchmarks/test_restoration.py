@@ -57,17 +57,6 @@ def test_guidance_is_measured_in_full_precision_on_both_models(parts):
         assert not any(restoration._half(dataclasses.replace(job, half=False)) for job in found)
 
 
-def test_snapped_pictures_explain_the_photo_and_stay_pictures(parts):
-    methods = parts[1]
-    truth = parts[0]._truth(0, 2)[1]
-    for name in ("noise", "jpeg"):
-        measured = methods.DAMAGES[name].measured(truth, 0)
-        worse = truth * 0.2
-        after = methods.snapped(measured, worse)
-        assert bool((measured.chi2(worse) > 2).all()) and bool((measured.chi2(after) < 1).all())
-        assert float(after.abs().max()) <= 1.0
-
-
 def planted(model, damage, method, first, psnr, chi2=1.0, gain=1.0):
     count = len(psnr)
     return {

@@ -1,6 +1,7 @@
 """What every method promises, run on every method that the registry finds."""
 
 import functools
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from retrace.inversion import (
     METHODS,
     Coupled,
+    Denoiser,
     Inversion,
     MisfitError,
     SingleState,
@@ -328,6 +330,26 @@ def test_inference_mode_leaves_ordinary_tensors(name, space):
         record = invert(mixture.denoiser(), mixture.sample(1), full_grid(space, 5), 5, name, keep_path=True)
         replay(record, mixture.denoiser())
     assert not any(tensor.is_inference() for tensor in tensors_of(record))
+
+
+def test_every_setting_at_its_ends_gives_finite_latents_or_says_why_not(name, space):
+    """There and back through a model of half precision, on an uneven grid that starts above 0."""
+    mixture, grid = Mixture(space), [level for i, level in enumerate(full_grid(space, 12)) if i not in (0, 4, 5, 9)]
+    exact, clean, made = mixture.denoiser(cfg=3.0), mixture.sample(1).bfloat16(), 0
+    source = Denoiser(lambda x, sigma: exact(x, sigma).bfloat16(), space)
+    for setting in METHODS[name].parameters():
+        ends = (False, True) if setting.kind is bool else setting.options or (setting.minimum, setting.maximum)
+        for value in ends:
+            try:
+                record = invert(source, clean, grid, 8, get_method(name, {setting.name: value}), dtype=torch.float32)
+            except ValueError as refusal:
+                assert re.fullmatch(r"[A-Za-z][^\n]+ must [^\n]+, got [^\n]+\.", str(refusal))
+                continue
+            made += 1
+            for target in (None, mixture.denoiser("target", 7.5)):
+                assert bool(replay(record, source, target).isfinite().all()), (setting.name, value)
+    # One end of each at least was not refused.
+    assert made >= len(METHODS[name].parameters())
 
 
 def test_facts_and_settings_are_filled_in(name, space):

@@ -5,17 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import (
-    METHODS,
-    Coupled,
-    MisfitError,
-    adopt,
-    get_method,
-    invert,
-    relative_error,
-    replay,
-    two_step,
-)
+from retrace.inversion import METHODS, Coupled, MisfitError, adopt, get_method, invert, relative_error, replay, two_step
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 PAIRS = sorted(name for name, method in METHODS.items() if issubclass(method, Coupled))

@@ -89,18 +89,12 @@ def test_the_pull_keeps_it_near_and_what_is_kept_is_the_best_with_it():
     assert (distances[0] > 1.5 * distances[1]).all() and (distances[1] > 1.5 * distances[2]).all(), distances
 
 
-def test_the_loss_of_a_mask_is_its_mean_and_any_loss_will_do():
+def test_the_loss_of_a_mask_is_its_mean():
     x, zero = torch.tensor([[[[1.0, 2.0, 5.0]]]]), torch.zeros(1, 1, 1, 3)
     mask = torch.tensor([[[[1.0, 0.5, 0.0]]]])
     assert meet(zero, mask)(x).item() == pytest.approx((1 + 0.5 * 4) / 1.5)
     assert meet(zero, mask, "L1")(x).item() == pytest.approx((1 + 0.5 * 2) / 1.5)
     assert meet(zero)(x).item() == pytest.approx(10.0)
-    _, inversion, target, _ = problem("flow")
-    # The mean of the second channel, as large as it gets.
-    loss = NoiseDescent(15, 0.05, 0.05)
-    fitted = noise_optimize(inversion, target, lambda x: -x[:, 1].flatten(1).mean(1), loss)
-    before, after = (replay(each, target, target)[:, 1].flatten(1).mean(1) for each in (inversion, fitted))
-    assert (after > before + 0.05).all()
 
 
 def test_the_rest_of_it_stays_in_any_mode():
