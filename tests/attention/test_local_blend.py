@@ -34,18 +34,14 @@ def test_mask_alone(shape):
 
 def test_words_of_source_or_target_are_edited_where_the_mask_is():
     # A cell of the map is two of the latent, and its neighbours count.
-    one, either = (
-        weights(LocalBlend(names), source=heat(1, 2), target=heat(3, 5))
-        for names in (("source",), ("source", "target"))
-    )
+    maps = {"source": heat(1, 2), "target": heat(3, 5)}
+    one, either = (weights(LocalBlend(names), **maps) for names in (("source",), ("source", "target")))
     assert bool(one[:, :, 0:4, 2:8].all()) and one[:, :, 6:8, 10:12].max() == one[..., 0].max() == 0.0
     assert bool(either[:, :, 6:8, 10:12].all()) and torch.equal(torch.maximum(one, either), either)
     mask = torch.zeros(2, 1, 8, 12)
     mask[1, :, :, :5] = 1.0
     assert torch.equal(weights(LocalBlend(("source",), mask), source=heat(1, 2)), torch.minimum(one, mask))
-    wide, soft = (
-        weights(LocalBlend(("source",), **about), source=heat(1, 2)) for about in ({"grow": 2}, {"blur": 1.0})
-    )
+    wide, soft = (weights(LocalBlend(("source",), **about), **maps) for about in ({"grow": 2}, {"blur": 1.0}))
     assert wide.sum() > one.sum() and bool((wide >= one).all()) and bool(((soft > 0.0) & (soft < 1.0)).any())
 
 

@@ -14,9 +14,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from retrace.backends.diffusers import Cond, DiffusersModel
 from retrace.demo.models import WEIGHTS
+from retrace.inversion import invert
 
 TEXT = 16
 POOLED = 24
+STEPS = 4
 
 
 def seeded(build):
@@ -168,3 +170,9 @@ def latent(batch=2, height=8, width=12, seed=3, channels=4):
     """A made-up latent, not square."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, channels, height, width, generator=generator, dtype=torch.float64)
+
+
+def inverted(model, cond):
+    """A latent's inversion by Euler, with its path."""
+    x0 = latent()
+    return invert(model.denoiser(x0, cond), x0, model.schedule(8, 12).grid(STEPS), STEPS, "euler", keep_path=True)

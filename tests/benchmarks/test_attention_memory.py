@@ -31,11 +31,6 @@ def test_a_cache_holds_what_it_may(memory, case, stays):
     assert stays * EACH <= found.peak <= (stays + 2) * EACH
 
 
-def test_a_limit_that_is_too_small_is_kept_and_told(memory, case):
-    found = memory.held(case, WHOLE // 2, WHOLE // 2)
-    assert sum(found.cache.values()) <= WHOLE // 2 and "must stay within" in found.refused
-
-
 @pytest.mark.parametrize("fault", ["spills nothing", "keeps a copy"])
 def test_a_cache_that_breaks_its_word_is_found_out(memory, case, fault, monkeypatch):
     class Broken(RunCache):

@@ -36,8 +36,6 @@ def test_visits_every_level_once(sigmas, levels, kind):
 @pytest.mark.parametrize("sigmas", [(), (1.0,), (0.0, 1.0, 1.0), (0.0, 1.0, 0.5), (1.0, 0.5, 0.7), (0.0, float("nan"))])
 def test_refuses_what_does_not_rise_or_fall(sigmas):
     denoiser = Mixture("ve").denoiser()
-    with pytest.raises(
-        ValueError, match="sigmas must be at least two finite numbers that strictly rise or strictly fall"
-    ):
+    with pytest.raises(ValueError, match="must be at least two finite numbers that strictly rise or strictly fall"):
         walk(denoiser, torch.zeros(1, 1, 1, 1), sigmas, Euler())
     assert denoiser.evaluations == 0

@@ -19,9 +19,8 @@ def test_captions_read_back():
     for scene in ALL:
         assert world.parse(scene.caption) == scene
     assert len({scene.caption for scene in ALL}) == len(ALL)
-    assert world.parse("  A Big RED circle on a blue background") == world.Scene(
-        "big", "red", "circle", "middle", "blue"
-    )
+    scene = world.Scene("big", "red", "circle", "middle", "blue")
+    assert world.parse("  A Big RED circle on a blue background") == scene
 
 
 def test_what_is_no_scene_is_refused():

@@ -58,6 +58,7 @@ class Scaled(SingleState):
 
     name = "scaled"
     order = 1
+    added = (0, 1, 0)
     gain: float = parameter(0.5, "Nothing.", minimum=0.0, maximum=1.0, step=0.1)
 
     def up(self):
@@ -81,22 +82,17 @@ def test_settings_and_versions_of_its_method(mixture, monkeypatch):
     denoiser = mixture.denoiser()
     inversion = invert(denoiser, mixture.sample(1), GRID, 4, Scaled(gain=0.25))
     before = replay(inversion, denoiser)
-    misfit(
-        "got: gain of method scaled must be at most 1.0, got 7.0",
-        lambda: replay(replace(inversion, params={"gain": 7.0}), denoiser),
-    )
-    misfit(
-        "must name a method of this version with its settings, got: method must be one of",
-        lambda: replay(replace(inversion, method="newton"), denoiser),
-    )
+    for change, sentence in (
+        ({"params": {"gain": 7.0}}, "got: gain of method scaled must be at most 1.0, got 7.0"),
+        ({"method": "newton"}, "must name a method of this version with its settings, got: method must be one of"),
+    ):
+        misfit(sentence, lambda change=change: replay(replace(inversion, **change), denoiser))
     # It outlives a setting that joins its method; none may be changed, taken away or put in by hand.
     monkeypatch.setitem(METHODS, "scaled", ScaledLater)
     assert torch.equal(replay(inversion, denoiser), before)
     for params in ({"gain": 0.75}, {}, {"gain": 0.25, "offset": 0.0}):
-        misfit(
-            "must come from method scaled in revision 1 with the settings it names",
-            lambda params=params: replay(replace(inversion, params=params), denoiser),
-        )
+        changed = replace(inversion, params=params)
+        misfit("in revision 1 with the settings it names", lambda changed=changed: replay(changed, denoiser))
     monkeypatch.setattr(ScaledLater, "revision", 2)
     misfit("must come from method scaled in revision 2", lambda: replay(inversion, denoiser))
 

@@ -122,9 +122,7 @@ def test_evaluations(name, space, level):
 def test_the_lowest_index(name, space):
     mixture, method, grid = Mixture(space), get_method(name), full_grid(space, 10)
     denoiser, lowest = mixture.denoiser(), method.min_index
-    with pytest.raises(
-        ValueError, match=f"index must lie between {lowest} and the number of steps 10, got {lowest - 1}"
-    ):
+    with pytest.raises(ValueError, match=f"must lie between {lowest} and the number of steps 10, got {lowest - 1}"):
         invert(denoiser, mixture.sample(1), grid, lowest - 1, method)
     assert denoiser.evaluations == 0
     assert torch.isfinite(replay(invert(denoiser, mixture.sample(1), grid, lowest, method), denoiser)).all()

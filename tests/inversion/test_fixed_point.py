@@ -112,9 +112,8 @@ def test_residuals_shrink_and_are_reported(space, caplog):
     for step in stepper.residuals:
         assert all(after < before or after < 1e-12 for before, after in zip(step, step[1:]))
     with caplog.at_level(logging.WARNING):
-        record = invert(
-            denoiser, mixture.sample(2), grid, 30, get_method("fixed_point", {"iterations": 6, "memory": 0})
-        )
+        method = get_method("fixed_point", {"iterations": 6, "memory": 0})
+        record = invert(denoiser, mixture.sample(2), grid, 30, method)
     assert torch.equal(record.x, x) and not caplog.records
     listed = [float(residual) for residual in record.meta["residuals"].split()]
     assert listed == pytest.approx([step[-1] for step in stepper.residuals], rel=1e-2)

@@ -194,22 +194,15 @@ def test_memory_grows_by_one_latent_a_step(name):
     assert plain_many > 8 * plain_few > 8 * few_saved
 
 
-def test_calls():
-    """Each call of the walk is made twice."""
-    problem = Conditioned("ve")
-    denoiser, sigmas = problem.denoiser(), full_grid("ve", 5)[::-1]
-    told = []
-    walk_gradient(denoiser, problem.start(sigmas), sigmas, FireFlow, some_loss, on_step=told.append)
-    # A carried derivative is not asked for again.
-    assert denoiser.evaluations == 2 * (5 + 1)
-    assert [report.index for report in told] == list(range(5)) and not any(r.x.requires_grad for r in told)
-
-
 def test_works_in_any_mode_and_changes_nothing():
     problem, sigmas = Conditioned("flow"), full_grid("flow", 5)[::-1]
     x = problem.start(sigmas)
     before = x.clone()
-    wanted = walk_gradient(problem.denoiser(), x, sigmas, FireFlow, some_loss, (problem.prompt,))
+    denoiser, told = problem.denoiser(), []
+    wanted = walk_gradient(denoiser, x, sigmas, FireFlow, some_loss, (problem.prompt,), on_step=told.append)
+    # Each call of the walk is made twice; a carried derivative is not asked for again.
+    assert denoiser.evaluations == 2 * (5 + 1)
+    assert [report.index for report in told] == list(range(5)) and not any(r.x.requires_grad for r in told)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             found = walk_gradient(problem.denoiser(), x.clone(), sigmas, FireFlow, some_loss, (problem.prompt,))
@@ -257,10 +250,8 @@ def test_rows_of_different_size_share_a_prompt(name, seen):
 def test_the_smallest_gradients_are_gradients():
     """Below the inverse of the largest float, where the power of two that would make them 1 is none."""
     problem, sigmas = Conditioned("ve"), full_grid("ve", 3)[::-1]
-    found, wanted = (
-        walk_gradient(problem.denoiser(), problem.start(sigmas), sigmas, Euler, lambda end, by=by: by * end.sum())
-        for by in (1e-310, 1.0)
-    )
+    x, losses = problem.start(sigmas), (lambda end: 1e-310 * end.sum(), torch.sum)
+    found, wanted = (walk_gradient(problem.denoiser(), x, sigmas, Euler, loss) for loss in losses)
     # Numbers this small have few digits left.
     agrees(found.start * 1e300, wanted.start * 1e-10, 1e-6)
 

@@ -232,9 +232,8 @@ def test_the_target_does_not_feel_a_further_branch(space, eta):
         return latents[1]
 
     _, alone, source, target = edited(edit, space, index=5, steps=6, seed=4)
-    _, found, *_ = edited(
-        edit, space, index=5, steps=6, seed=4, both=stacked(source, target, other), others=1, blend=watch
-    )
+    three = stacked(source, target, other)
+    found = edited(edit, space, index=5, steps=6, seed=4, both=three, others=1, blend=watch)[1]
     assert relative_error(found, alone) < 1e-12 and {len(latents) for latents in seen} == {3}
     if eta == 1.0:
         wanted = edited(edit, space, cfgs=(1.0, 3.0), index=5, steps=6, seed=4)[1]
@@ -242,11 +241,8 @@ def test_the_target_does_not_feel_a_further_branch(space, eta):
 
 
 def misfit(space="ve", grid=None, edit=None, **options):
-    ve = Mixture("ve")
-    grid = full_grid("ve", 4) if grid is None else grid
-    return (edit or InfEdit()).edit(
-        ve.denoiser(), Mixture(space).denoiser(), ve.sample(2), grid, 3, EditOptions(**options)
-    )
+    ve, edit, grid = Mixture("ve"), edit or InfEdit(), grid or full_grid("ve", 4)
+    return edit.edit(ve.denoiser(), Mixture(space).denoiser(), ve.sample(2), grid, 3, EditOptions(**options))
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,8 @@ SETTINGS = [*product(PAIRS, [{}]), ("bdia", {"gamma": 0.9}), ("edict", {"p": 0.9
 def plainly(method, denoiser, record, loss, inputs):
     """Autograd through the method's own replay."""
     x, mate = (state.clone().requires_grad_(True) for state in (record.x, record.mate))
-    leaves = Inversion(
-        record.space, record.sigmas, record.index, record.x0, x, mate, method=method.name, params=method.params
-    )
-    end = method.replay(leaves, denoiser)
+    about = {"x": x, "mate": mate, "method": method.name, "params": method.params}
+    end = method.replay(Inversion(record.space, record.sigmas, record.index, record.x0, **about), denoiser)
     value = loss(end)
     return value.item(), end.detach(), torch.autograd.grad(value, [x, mate, *inputs])
 

@@ -1,5 +1,7 @@
 """Consistency of latent models, on autoencoders whose Gauss-Newton step is known."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -53,17 +55,9 @@ class Autoencoder:
         return self._rounded(z.reshape(-1, *LATENT))
 
 
-class Shifted:
+def shifted(offset):
     """States are pictures, which come back brighter by an offset."""
-
-    def __init__(self, offset):
-        self.offset = offset
-
-    def decode(self, x):
-        return x + self.offset
-
-    def encode(self, x):
-        return x
+    return SimpleNamespace(decode=lambda x: x + offset, encode=lambda x: x)
 
 
 OPERATORS = {
@@ -158,7 +152,7 @@ def test_rows_are_alone_and_nothing_moves_without_a_residual(method):
 
 def test_states_that_are_pictures():
     measured, _, _ = problem()
-    x, coder = unit(2, *SHAPE, seed=3), Shifted(0.5)
+    x, coder = unit(2, *SHAPE, seed=3), shifted(0.5)
     settings = DDSSettings(trust=2.0)
     assert torch.equal(InPixels(measured, coder, settings)(x, 0.2), PixelConsistency(measured, 2.0)(x + 0.5, 0.2))
     smooth = InPixels(measured, coder, DDSSettings(trust=2.0, temporal_smoothing=0.7))(x, 0.2)
@@ -176,7 +170,7 @@ def test_the_data_gradient_is_that_of_the_squared_residual():
 
     wanted = 0.25 * 36 / 12 * gradient_of(autoencoder.decode, mu)
     assert torch.allclose(data_gradient(measured, autoencoder, mu), wanted)
-    x, coder = unit(2, *SHAPE), Shifted(0.1)
+    x, coder = unit(2, *SHAPE), shifted(0.1)
     assert torch.allclose(data_gradient(measured, coder, x, pixels=True), gradient_of(coder.decode, x))
 
 
@@ -188,13 +182,13 @@ def test_what_the_autoencoder_loses_is_noise():
         def lost(coder, joined=False, measured=measured, guess=guess):
             return autoencoder_noise(measured, guess, coder, joined).flatten()
 
-        assert bool((lost(autoencoder) > 0.0).all()) and bool((lost(Shifted(0.0)) == 0.0).all())
+        assert bool((lost(autoencoder) > 0.0).all()) and bool((lost(shifted(0.0)) == 0.0).all())
         # Everything that is measured is off by a quarter, and a hole is not; the noise of 0.1 is no loss.
         wanted = torch.tensor([0.25, 0.02]).double()
         wanted[0] = (0.25**2 - 0.1**2) ** 0.5
-        assert torch.allclose(lost(Shifted(torch.tensor([0.25, 0.08]).double()[:, None, None, None])), wanted)
-        assert torch.allclose(lost(Shifted(0.25), joined=True), wanted[:1])
-        noisier = measured.with_noise(autoencoder_noise(measured, guess, Shifted(0.25)))
+        assert torch.allclose(lost(shifted(torch.tensor([0.25, 0.08]).double()[:, None, None, None])), wanted)
+        assert torch.allclose(lost(shifted(0.25), joined=True), wanted[:1])
+        noisier = measured.with_noise(autoencoder_noise(measured, guess, shifted(0.25)))
         assert torch.allclose(noisier.chi2(guess), measured.chi2(guess) * 0.1**2 / 0.25**2)
 
 
