@@ -14,15 +14,12 @@ def parts(root):
     return load(root, "restoration", "restoration_methods", "restoration_clip")
 
 
-def test_damage_of_a_picture_does_not_depend_on_its_batch(parts):
+def test_batches_hold_every_picture_once_and_do_not_change_it(parts):
+    truth = parts[0]._truth(0, 4)[1]
+    assert torch.equal(truth[2:], parts[0]._truth(2, 2)[1])
     for damage in parts[1].DAMAGES.values():
-        truth = parts[0]._truth(0, 4)[1]
         whole, half = damage.measured(truth, 0), damage.measured(truth[2:], 2)
         assert torch.equal(whole.y[2:], half.y) and whole.sigma == half.sigma
-
-
-def test_batches_hold_every_picture_once(parts):
-    assert torch.equal(parts[0]._truth(0, 4)[1][2:], parts[0]._truth(2, 2)[1])
     found = parts[0].jobs(["eps"], ["mask"], ["first guess", "RED-diff", "bicubic"], 50, 30, 4)
     for name, held in (("first guess", [(0, 20), (20, 20), (40, 10)]), ("RED-diff", [(0, 20), (20, 10)])):
         assert [(job.first, job.count) for job in found if job.method == name] == held

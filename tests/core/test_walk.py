@@ -7,28 +7,21 @@ from retrace.inversion import Euler, Step, walk
 from retrace_tests.inversion.problems import Mixture
 
 
-class Recorder:
-    """A stepper that adds the step to the state, so that a walk's end is known."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __call__(self, denoiser, x, sigma, sigma_next):
-        self.seen.append((sigma, sigma_next))
-        return Step(x + (sigma_next - sigma), x)
-
-
 @pytest.mark.parametrize(("sigmas", "levels"), [((0.0, 0.5, 2.0), [1, 2]), ((2.0, 0.5, 0.25, 0.0), [2, 1, 0])])
 @pytest.mark.parametrize("kind", [tuple, torch.tensor])
 def test_visits_every_level_once(sigmas, levels, kind):
-    visited, stepper = [], Recorder()
+    visited, seen = [], []
+
+    def stepper(denoiser, x, sigma, sigma_next):
+        seen.append((sigma, sigma_next))
+        return Step(x + (sigma_next - sigma), x)
 
     def after_step(x, level):
         visited.append(level)
         return x + 100.0
 
     end = walk(Mixture("ve").denoiser(), torch.zeros(1, 1, 1, 1), kind(sigmas), stepper, after_step=after_step)
-    assert stepper.seen == list(zip(sigmas[:-1], sigmas[1:], strict=True)) and visited == levels
+    assert seen == list(zip(sigmas[:-1], sigmas[1:], strict=True)) and visited == levels
     # What after_step returns is what the next step starts from.
     assert float(end) == sigmas[-1] - sigmas[0] + 100.0 * len(levels)
 

@@ -16,11 +16,6 @@ def clip():
     return transformers.CLIPTokenizer.from_pretrained(models.WEIGHTS / "tokenizer")
 
 
-def test_the_words_of_every_caption_are_known():
-    used = {word for scene in world.scenes() for word in scene.caption.split()}
-    assert used <= set(tokenizer.WORDS)
-
-
 def test_writing_gives_the_files_of_the_pack(tmp_path):
     count = tokenizer.write(tmp_path, models.MAX_TOKENS)
     for path in tmp_path.iterdir():
@@ -34,7 +29,7 @@ def test_writing_gives_the_files_of_the_pack(tmp_path):
 def test_clip_gives_each_word_one_token_and_reads_captions_there_and_back(clip):
     assert [clip.tokenize(word) for word in tokenizer.WORDS] == [[word + "</w>"] for word in tokenizer.WORDS]
     assert len(clip.tokenize("zebra")) > 1
-    for scene in list(world.scenes())[::97]:
+    for scene in list(world.scenes())[::17]:
         ids = clip(scene.caption).input_ids
         assert len(ids) == len(scene.caption.split()) + 2 <= models.MAX_TOKENS
         assert ids[0] == clip.convert_tokens_to_ids(START) and ids[-1] == clip.convert_tokens_to_ids(END)

@@ -265,10 +265,9 @@ def test_refusals():
 
     with pytest.raises(ValueError, match="inputs must require a gradient, got one of shape"):
         run(inputs=(torch.zeros(3),))
-    with pytest.raises(ValueError, match="The loss must be one finite number"):
-        run(loss=lambda end: end)
-    with pytest.raises(ValueError, match="The loss must be one finite number"):
-        run(loss=lambda end: end.sum() * torch.nan)
+    for loss in (lambda end: end, lambda end: end.sum() * torch.nan):
+        with pytest.raises(ValueError, match="The loss must be one finite number"):
+            run(loss=loss)
     with pytest.raises(ValueError, match="The loss must be computed from the latent"):
         run(loss=lambda end: torch.ones(()))
 

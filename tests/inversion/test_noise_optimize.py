@@ -28,12 +28,6 @@ def problem(space, batch=2, method="midpoint", shape=SHAPE, **settings):
     return mixture, inversion, mixture.denoiser("target", 2.0), mixture.sample(batch, seed=7, prompt="target")
 
 
-def moved(inversion, fitted):
-    """Root mean square of the move of each row, in standard deviations of the noise."""
-    noises = [implied_noise(each.x, each.x0, each.sigma, each.space) for each in (inversion, fitted)]
-    return (noises[1] - noises[0]).square().flatten(1).mean(1).sqrt()
-
-
 @pytest.mark.parametrize(
     ("space", "norm", "method", "shape"),
     [
@@ -82,7 +76,9 @@ def test_the_pull_keeps_it_near_and_what_is_kept_is_the_best_with_it():
     for pull in (0.0, 1.0, 100.0):
         seen, loss = [], meet(reference)
         fitted = noise_optimize(inversion, target, loss, NoiseDescent(30, 0.05, pull), seen.append)
-        distances.append(moved(inversion, fitted))
+        noises = [implied_noise(each.x, each.x0, each.sigma, each.space) for each in (inversion, fitted)]
+        # Root mean square of the move of each row, in standard deviations of the noise.
+        distances.append((noises[1] - noises[0]).square().flatten(1).mean(1).sqrt())
         whole = loss(replay(fitted, target, target)) + pull * distances[-1].square()
         tried = torch.tensor([r.loss for r in seen]) + pull * torch.tensor([r.distance for r in seen]).square()
         torch.testing.assert_close(whole, tried.min(0).values.double(), rtol=1e-4, atol=1e-6)
