@@ -327,14 +327,15 @@ def test_an_interrupt_ends_the_walk_and_harms_nothing(name, space):
 
 def test_every_setting_at_its_ends_gives_finite_latents_or_says_why_not(name, space):
     """There and back through a model of half precision, on an uneven grid that starts above 0."""
-    mixture, grid = Mixture(space), [level for i, level in enumerate(full_grid(space, 12)) if i not in (0, 4, 5, 9)]
+    mixture, grid = Mixture(space), [full_grid(space, 12)[index] for index in (1, 2, 3, 6, 8, 12)]
     exact, clean, made = mixture.denoiser(cfg=3.0), mixture.sample(1).bfloat16(), 0
     source = Denoiser(lambda x, sigma: exact(x, sigma).bfloat16(), space)
     for setting in METHODS[name].parameters():
-        ends = (False, True) if setting.kind is bool else setting.options or (setting.minimum, setting.maximum)
-        for value in ends:
+        # High counts only cost time.
+        most = setting.maximum if setting.kind is not int else min(setting.maximum, setting.minimum + 6)
+        for value in (False, True) if setting.kind is bool else setting.options or (setting.minimum, most):
             try:
-                record = invert(source, clean, grid, 8, get_method(name, {setting.name: value}), dtype=torch.float32)
+                record = invert(source, clean, grid, 5, get_method(name, {setting.name: value}), dtype=torch.float32)
             except ValueError as refusal:
                 assert re.fullmatch(r"[A-Za-z][^\n]+ must [^\n]+, got [^\n]+\.", str(refusal))
                 continue

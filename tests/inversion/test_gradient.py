@@ -277,6 +277,8 @@ def test_refusals():
 
     with pytest.raises(ValueError, match="must let gradients reach its state, got an answer without any"):
         run(Denoiser(deaf, "ve"))
+    with pytest.raises(ValueError, match="The stepper must let gradients reach its state"):
+        walk_gradient(problem.denoiser(), x, sigmas, lambda: torch.no_grad()(Euler()), some_loss)
     with torch.inference_mode():
         weight = torch.full((1,), 0.5)
     with pytest.raises(ValueError, match="must be ordinary tensors to be differentiated, got some that were made in"):

@@ -128,6 +128,8 @@ def test_refusals():
         noise_optimize(pair, target, meet(reference))
     with pytest.raises(MisfitError, match="must be of the inversion's space 've', got 'flow'"):
         noise_optimize(inversion, Mixture("flow").denoiser(), meet(reference))
+    with pytest.raises(ValueError, match="reference must fit the latent"):
+        noise_optimize(inversion, target, meet(reference[..., :-1]))
     with pytest.raises(ValueError, match="one finite number for each of the 2 rows"):
         noise_optimize(inversion, target, lambda x: x.mean())
     for given, sentence in (
