@@ -144,17 +144,18 @@ def check_nothing_else_is_explained_away(pack):
     (found,) = pack.call("Invert", model=patched(model, adapted), source=wide, **inputs)[1:2]
     assert torch.equal(found["samples"], wanted["samples"])
     plain = pack.tiny.model("sd15"), pack.tiny.conditioning("sd15")
-    # A block that is given a picture of other channels says nothing of the prompt.
-    broken, prompt = tiny_dits.model("flux"), tiny_dits.conditioning("flux")
-    broken.set_model_patch_replace(
+    # A block that is given a picture of other channels says nothing of the prompt, nor does a layer that an adapter adds.
+    flux, layer = tiny_dits.model("flux"), torch.nn.Linear(24, 8)
+    cut = flux.clone()
+    cut.set_model_patch_replace(
         lambda args, more: more["original_block"]({**args, "img": args["img"][..., :-1]}), "dit", "double_block", 1
     )
-    try:
-        _invert(pack, "flux", broken, prompt)
-    except RuntimeError as met:
-        assert "31" in str(met), met
-    else:
-        raise AssertionError("an error of the network was swallowed")
+    for broken in (cut, patched(flux, lambda apply_model, args: layer(args["c"]["c_crossattn"]))):
+        try:
+            _invert(pack, "flux", broken, tiny_dits.conditioning("flux"))
+        except RuntimeError:
+            continue
+        raise AssertionError("an error of the network or of an adapter was swallowed")
     for error, other, prompt in (
         (RuntimeError("size mismatch"), model, source),
         (KeyError("noise"), *plain),
