@@ -144,7 +144,7 @@ def check_nothing_else_is_explained_away(pack):
     (found,) = pack.call("Invert", model=patched(model, adapted), source=wide, **inputs)[1:2]
     assert torch.equal(found["samples"], wanted["samples"])
     plain = pack.tiny.model("sd15"), pack.tiny.conditioning("sd15")
-    # A block that is given a picture of other channels says nothing of the prompt, nor does a layer that an adapter adds.
+    # A block that is given a picture of other channels says nothing of the prompt, nor does a layer of an adapter.
     flux, layer = tiny_dits.model("flux"), torch.nn.Linear(24, 8)
     cut = flux.clone()
     cut.set_model_patch_replace(
