@@ -1,6 +1,7 @@
 """A model is asked in its own terms: the size of its noise, the scale of its states, what it predicts, and sound."""
 
 import copy
+import importlib
 import unittest
 
 import comfy.ldm.audio.embedders
@@ -125,6 +126,31 @@ def check_regressions_are_refused(pack):
         lambda: inverted(pack, model, pack.tiny.conditioning("sd15"), pack.tiny.latent("sd15")),
         "model must mix noise as a diffusion or rectified flow model does", "inversion is not defined",
     )  # fmt: skip
+
+
+def check_the_noise_schedule_belongs_to_the_model(pack):
+    """Another schedule or parametrisation is another model, and is refused; another shift is only another grid."""
+    advanced = importlib.import_module("comfy_extras.nodes_model_advanced")
+    model, source, latent = pack.tiny.model("sd15"), pack.tiny.conditioning("sd15"), pack.tiny.latent("sd15")
+    inversion = inverted(pack, model, source, latent)
+
+    def patched(node, to, **inputs):
+        with torch.inference_mode():
+            kind = getattr(advanced, node)
+            return (kind().patch(to, **inputs) if hasattr(kind, "FUNCTION") else kind.execute(to, **inputs).result)[0]
+
+    pack.call(
+        "Resample", model=patched("ModelSamplingDiscrete", model, sampling="eps", zsnr=False), inversion=inversion
+    )
+    for other in (
+        patched("ModelSamplingDiscrete", model, sampling="eps", zsnr=True),
+        patched("ModelSamplingDiscrete", model, sampling="v_prediction", zsnr=False),
+        patched("ModelSamplingContinuousEDM", model, sampling="eps", sigma_max=120.0, sigma_min=0.002),
+    ):
+        refuses(lambda m=other: pack.call("Resample", model=m, inversion=inversion), "must be the one that made")
+    flow = pack.tiny.model("sd3")
+    inversion = inverted(pack, flow, pack.tiny.conditioning("sd3"), pack.tiny.latent("sd3"))
+    pack.call("Resample", model=patched("ModelSamplingSD3", flow, shift=6.0), inversion=inversion)
 
 
 def _sound():
