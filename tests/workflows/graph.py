@@ -89,9 +89,7 @@ class Graph:
         for node in self.nodes:
             unknown = set(node.inputs) - {name for name, _ in declared(info[node.kind])}
             if unknown:
-                raise ValueError(
-                    f"inputs of {node.kind} must be declared, got {sorted(unknown)}; correct the workflow."
-                )
+                raise ValueError(f"inputs of {node.kind} must be declared, got {sorted(unknown)}; correct it.")
             inputs = {}
             for name, spec in written(info[node.kind], node.inputs):
                 value = node.inputs.get(name)

@@ -32,6 +32,9 @@ def check_every_widget_is_checked(pack):
         assert node.validate_inputs() is True, node
         # The host hands None for what comes over a link.
         assert node.validate_inputs(**{each.id: None for each in widgets}) is True, node
+        # As it is dropped onto the canvas it passes, but for what waits for words.
+        said = node.validate_inputs(**{each.id: each.default for each in widgets if each.default is not None})
+        assert said is True or re.match("^words must name|^weights must name", said), (node.__name__, said)
         for widget in widgets:
             if widget.id in node.OPEN:
                 continue
@@ -40,14 +43,6 @@ def check_every_widget_is_checked(pack):
                 assert isinstance(said, str) and part in said, (node.__name__, widget.id, value, said)
                 assert re.match(rf"^{widget.id} must [^\n]+, got [^\n]+; [^\n]+\.$", said), said
                 refuses(lambda n=node, w=widget.id, v=value: pack.call(n.__name__, **{w: v}), said)
-
-
-def check_defaults_are_no_misfits(pack):
-    """A node as it is dropped onto the canvas passes its own check, but for what waits for words or a file."""
-    for node in pack.module("nodes").NODES:
-        defaults = {each.id: each.default for each in node.widgets() if each.default is not None}
-        said = node.validate_inputs(**defaults)
-        assert said is True or re.match("^words must name|^weights must name", said), (node.__name__, said)
 
 
 def check_nodes_are_found_by_themselves(pack):

@@ -41,10 +41,8 @@ def check_pooled_text_that_is_missing(pack):
 
 
 def check_conditionings_of_another_width(pack):
-    """Text and pooled text of another width, on every architecture that reads them.
-
-    Flux is given a pooled text that is too short: the host cuts longer ones.
-    """
+    """Text and pooled text of another width, on every architecture that reads them."""
+    # Flux is given a pooled text that is too short: the host cuts longer ones.
     for kind in tiny_dits.KINDS:
         model, source = tiny_dits.model(kind), tiny_dits.conditioning(kind)
         name, text, pooled = type(model.model.model_config).__name__, pack.tiny.CONTEXT, pack.tiny.POOLED

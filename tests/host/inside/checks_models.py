@@ -45,10 +45,8 @@ def check_resume_equals_resample(pack):
 
 
 def check_exact_methods_are_exact(pack):
-    """A method that claims to come back does so on every kind, on any network: fresh, from a file, and resumed.
-
-    Two states must travel in float64 for it; through a LATENT the error would be some 1e-2.
-    """
+    """A method that claims to come back does so on every kind, on any network: fresh, from a file, and resumed."""
+    # Two states must travel in float64 for it; through a LATENT the error would be some 1e-2.
     exact = [name for name, method in pack.module("inversion").METHODS.items() if method.reversible]
     assert exact
     for kind in pack.tiny.KINDS:

@@ -104,11 +104,9 @@ def check_token_maps_of_real_tokenizers(pack):
         mass = found.matrix[list(one.find("a skyscraper"))].sum(0)
         assert not mass[[j for j in range(other.length) if j not in other.find("an umbrella factory")]].any(), family
         if family not in ("qwen", "zimage"):  # there the parentheses are part of the prompt
-            plain, heavy = read("a red cat on a mat"), read("a (red:1.3) cat (on a mat)")
-            swapped = [module.token_map(plain, to, "refine") for to in (plain, heavy)]
-            words = [
-                [i for s in p.segments for i, t in enumerate(s.tokens) if t.role == "word"] for p in (plain, heavy)
-            ]
+            both = plain, heavy = read("a red cat on a mat"), read("a (red:1.3) cat (on a mat)")
+            swapped = [module.token_map(plain, to, "refine") for to in both]
+            words = [[i for s in p.segments for i, t in enumerate(s.tokens) if t.role == "word"] for p in both]
             if len(words[0]) == len(words[1]):
                 assert torch.equal(swapped[0].matrix, swapped[1].matrix), family
             for word in ("red", "cat", "on a mat"):

@@ -141,9 +141,8 @@ def check_shapes_stock_nodes_draw_the_same_picture(pack):
 def check_shapes_prompt_weights(pack):
     """A weighted word changes the conditioning, by more the larger the weight; a weight of 1 does not."""
     clip = shapes(pack, "eps")[1]
-    plain, one, more, most = (
-        encode(clip, f"a big {word} circle")[0][0] for word in ("red", "(red:1.0)", "(red:1.3)", "(red:1.6)")
-    )
+    words = ("red", "(red:1.0)", "(red:1.3)", "(red:1.6)")
+    plain, one, more, most = (encode(clip, f"a big {word} circle")[0][0] for word in words)
     assert torch.equal(plain, one)
     assert 0.0 < relative(more, plain) < relative(most, plain)
 

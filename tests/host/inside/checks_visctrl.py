@@ -111,10 +111,8 @@ def _demo(pack):
 
 
 def check_visctrl_on_the_demo_model(pack):
-    """The target becomes what the reference shows, pass by pass, and without reading it does not.
-
-    Squares around the masks at another scale: outside the mask bit for bit, inside something else.
-    """
+    """The target becomes what the reference shows, pass by pass, and without reading it does not."""
+    # Squares around the masks at another scale: outside the mask bit for bit, inside something else.
     model, vae, ((reference, yellow, shown), (target, _, mask)), prompt = _demo(pack)
     inside, far = mask[0] > 0.95, {}
     grown = torch.nn.functional.max_pool2d(mask[:, None], 13, 1, 6)[:, 0]

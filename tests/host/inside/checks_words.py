@@ -59,10 +59,8 @@ def check_prompt_to_prompt_keeps_the_outside_better(pack):
 
 
 def check_words_on_every_architecture(pack):
-    """Prompts of a real tokenizer with an embedding a token: equal prompts are the identity, others follow the map.
-
-    By PromptToPrompt beside an inversion, and by unified control under InfEdit.
-    """
+    """Prompts of a real tokenizer with an embedding a token: equal prompts are the identity, others follow the map."""
+    # By PromptToPrompt beside an inversion, and by unified control under InfEdit.
     module, token_map = pack.module("attention"), pack.module("attention.token_map").token_map
     for kind in tiny_dits.KINDS:
         model, latent = tiny_dits.model(kind), latent_of(kind, batch=2)

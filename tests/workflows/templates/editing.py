@@ -14,10 +14,8 @@ def infedit() -> Graph:
     }
     targets = {name: scene.prompt(f"Target prompt: {name}", text) for name, text in texts.items()}
     negative = scene.prompt("Negative prompt", "")
-    edits = [
-        scene.invert(f"InfEdit: {name}", "InfEdit", target=target, negative=negative)
-        for name, target in targets.items()
-    ]
+    pair = {"kind": "InfEdit", "negative": negative}
+    edits = [scene.invert(f"InfEdit: {name}", target=target, **pair) for name, target in targets.items()]
     scene.look(3, "Source | another colour | another shape", scene.picture[0], *edits)
     return scene.frame("Picture, model and prompts | Edit, without an inversion | Look", 2, 1, 2)
 
