@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attention import AttentionPlan, Step, place
-from ..inversion import Denoiser, EditOptions, InfEdit
+from ..inversion import EditOptions, InfEdit
 from .diffusers import DiffusersModel
 from .diffusers_attention import Branches, Prompts
 
@@ -55,7 +55,7 @@ def attended_infedit(
     def blend(number: int, total: int, sigma: float, latents: Sequence[Tensor]) -> Tensor:
         return branches.run.blend(Step(number, total, sigma), dict(zip(names, latents, strict=True)))
 
-    denoiser = Denoiser(denoise, model.space, model.denoiser(x0, prompts.source).sigma_floor)
+    denoiser = model.denoiser(x0, prompts.source).answering(denoise)
     blended = blend if plan.latent_rules else None
     options = replace(options or EditOptions(), both=denoiser, others=len(plan.branches), blend=blended)
     return InfEdit(eta).edit(denoiser, denoiser, x0, sigmas, index, options)

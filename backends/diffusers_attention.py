@@ -345,7 +345,7 @@ def _attended(
         state = inversion.state_at(sigma, x.device).to(x)
         return branches({SOURCE: state, TARGET: x}, sigma, step, (TARGET,))[TARGET]
 
-    return Denoiser(denoise, model.space, plain.sigma_floor), branches.run
+    return plain.answering(denoise), branches.run
 
 
 class Branches:

@@ -23,6 +23,10 @@ Denoise = Callable[[Tensor, float], Tensor]
 # "flow": where float32 rounding of the derivative (5e-5) is still below the bias (8e-3).
 SIGMA_FLOOR: dict[Space, float] = {"ve": 0.0292, "flow": 1e-3}
 
+# The floor of flow networks that predict the clean latent: their error divided by sigma is all that is left of the
+# derivative near 0. Their authors clip the same division there (Li and He 2025, arXiv:2511.13720).
+CLEAN_FLOOR = 0.05
+
 
 class Evaluation(NamedTuple):
     """What one model call gives: dx/dsigma and the predicted clean latent, both of the shape of x."""
@@ -42,6 +46,7 @@ class Denoiser:
             embedding per step; None where the backend cannot.
         plain: The same model under the same conditioning without guidance, for methods that climb so; None where
             there is no guidance to leave out.
+        noise_scale: Standard deviation of the noise that the model was trained with, which all that is drawn gets.
 
     Raises:
         ValueError: If the space is unknown or the floor is not positive.
@@ -54,6 +59,7 @@ class Denoiser:
         sigma_floor: float | None = None,
         rebind: Callable[[Tensor], Denoise] | None = None,
         plain: Denoise | None = None,
+        noise_scale: float = 1.0,
     ) -> None:
         check_space(space)
         floor = SIGMA_FLOOR[space] if sigma_floor is None else float(sigma_floor)
@@ -61,6 +67,7 @@ class Denoiser:
             raise ValueError(f"sigma_floor must lie between 0 and 1, got {floor}; leave it out for the default.")
         self.space: Space = space
         self.sigma_floor = floor
+        self.noise_scale = noise_scale
         self.evaluations = 0
         self._denoise = denoise
         self._rebind = rebind
@@ -107,14 +114,20 @@ class Denoiser:
                 "The model must let its unconditional embedding be exchanged, got a model without one; "
                 "use a method that keeps no embeddings."
             )
-        return self._child(Denoiser(self._rebind(embedding), self.space, self.sigma_floor, self._rebind, self._plain))
+        bound = self.answering(self._rebind(embedding), self._rebind)
+        bound._plain = self._plain
+        return self._child(bound)
 
     @property
     def unguided(self) -> Denoiser:
         """The same denoiser without guidance, itself where it has none; its calls count here too."""
         if self._plain is None:
             return self
-        return self._child(Denoiser(self._plain, self.space, self.sigma_floor))
+        return self._child(self.answering(self._plain))
+
+    def answering(self, denoise: Denoise, rebind: Callable[[Tensor], Denoise] | None = None) -> Denoiser:
+        """A denoiser of the same model whose answers are made in another way; its calls do not count here."""
+        return Denoiser(denoise, self.space, self.sigma_floor, rebind, noise_scale=self.noise_scale)
 
     def _child(self, denoiser: Denoiser) -> Denoiser:
         denoiser._parent = self

@@ -17,7 +17,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 class Noises:
-    """Unit noise for the rows of a batch, each row from a generator of its own.
+    """Noise for the rows of a batch, each row from a generator of its own.
 
     Args:
         seed: Seed of row 0, at least 0; row r draws from seed + r.
@@ -26,6 +26,7 @@ class Noises:
         shared: An axis along which every entry gets the noise of the first: 0 for one noise in all rows, 2 for one in
             all frames of a clip.
         precision: In which it is drawn, before it becomes that of the latent; float32 gives other numbers.
+        scale: Its standard deviation: the `noise_scale` of the denoiser.
 
     Raises:
         ValueError: If there are not as many numbers as rows.
@@ -38,6 +39,7 @@ class Noises:
         rows: Sequence[int] | None = None,
         shared: int | None = None,
         precision: torch.dtype = torch.float64,
+        scale: float = 1.0,
     ) -> None:
         numbers = list(range(like.shape[0])) if rows is None else [int(row) for row in rows]
         if len(numbers) != like.shape[0]:
@@ -46,11 +48,11 @@ class Noises:
                 "leave them out to count from 0."
             )
         self._like = like
-        self._precision = precision
+        self._precision, self._scale = precision, scale
         self._shape = [1 if axis == shared else size for axis, size in enumerate(like.shape)][1:]
         self._generators = [generator(seed + row) for row in (numbers[:1] if shared == 0 else numbers)]
 
     def draw(self) -> Tensor:
         """The next noise, shape, dtype and device of the latent."""
         rows = [torch.randn(self._shape, generator=each, dtype=self._precision) for each in self._generators]
-        return torch.stack(rows).to(self._like).expand(self._like.shape)
+        return self._scale * torch.stack(rows).to(self._like).expand(self._like.shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,16 +10,13 @@ import torch
 from torch import Tensor
 
 from ..core.denoiser import Denoiser, work_dtype
-from ..core.grid import check_index, check_sigmas, shorten
+from ..core.grid import check_index, check_sigmas
 from ..core.settings import Scalar
 from ..core.walk import AfterStep, OnStep
 from .fingerprint import fingerprint
 from .inversion import DTYPES, AnyInversion, Inversion, check_axes, keep
 from .method import Method, SingleState
 from .registry import get_method
-
-# Grids that went through float32 once differ by this much at most; the inversion's own sigmas are walked anyway.
-SIGMA_TOLERANCE = 1e-6
 
 
 class MisfitError(ValueError):
@@ -127,9 +123,6 @@ def check_fit(
     source: Denoiser,
     target: Denoiser | None = None,
     *,
-    sigmas: Sequence[float] | None = None,
-    method: Method | str | None = None,
-    shape: Sequence[int] | None = None,
     fingerprints: Mapping[str, str] | None = None,
 ) -> None:
     """Refuse to play an inversion back with what it does not belong to, before any work is done.
@@ -138,9 +131,6 @@ def check_fit(
         inversion: The inversion.
         source: The model under the source conditioning.
         target: The model under the target conditioning; None reconstructs.
-        sigmas: Ascending grid that the caller means to walk, compared with the inversion's up to its index.
-        method: Method that the caller means to use, compared with the inversion's; a name stands for its defaults.
-        shape: Shape of the latent that the caller expects.
         fingerprints: Hashes of what is at hand now. Those that the inversion has too must agree; "source" is
             compared only for a reconstruction.
 
@@ -153,15 +143,6 @@ def check_fit(
                 f"The {role} model must be of the inversion's space {inversion.space!r}, got {denoiser.space!r}; "
                 "load the kind of model that made the inversion, or invert again."
             )
-    if sigmas is not None:
-        _check_same_sigmas(inversion, [float(sigma) for sigma in sigmas])
-    if method is not None:
-        _check_same_method(inversion, get_method(method) if isinstance(method, str) else method)
-    if shape is not None and tuple(shape) != inversion.shape:
-        raise MisfitError(
-            f"The latent must have the inversion's shape {inversion.shape}, got {tuple(shape)}; "
-            "use the size and batch that were inverted, or invert again."
-        )
     for kind, now in (fingerprints or {}).items():
         then = inversion.fingerprints.get(kind)
         if kind == "solver" or then is None or (kind == "source" and target is not None):
@@ -234,30 +215,3 @@ def solver_fingerprint(method: Method) -> str:
 
 def _keep_all(tensors: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
     return None if tensors is None else tuple(keep(tensor) for tensor in tensors)
-
-
-def _check_same_sigmas(inversion: Inversion, sigmas: Sequence[float]) -> None:
-    walked = inversion.climb
-    same = len(sigmas) >= len(walked) and all(
-        math.isclose(now, then, rel_tol=SIGMA_TOLERANCE, abs_tol=SIGMA_TOLERANCE)
-        for now, then in zip(sigmas, walked, strict=False)
-    )
-    if not same:
-        raise MisfitError(
-            f"sigmas must be the inversion's {shorten(walked)}, got {shorten(sigmas)}; "
-            "use the steps and the scheduler that were inverted, or invert again."
-        )
-
-
-def _check_same_method(inversion: Inversion, method: Method) -> None:
-    if method.name != inversion.method:
-        raise MisfitError(
-            f"method must be the inversion's {inversion.method}, got {method.name}; choose that one, or invert again."
-        )
-    for name, then in inversion.params.items():
-        now = method.params.get(name)
-        if now != then:
-            raise MisfitError(
-                f"{name} of method {method.name} must be the inversion's {then}, got {now}; "
-                "set it back, or invert again."
-            )

@@ -270,9 +270,7 @@ def watch(denoiser: Denoiser) -> Denoiser:
 
         return denoise
 
-    return Denoiser(
-        watched(denoiser), denoiser.space, denoiser.sigma_floor, lambda each: watched(denoiser.with_embedding(each))
-    )
+    return denoiser.answering(watched(denoiser), lambda each: watched(denoiser.with_embedding(each)))
 
 
 def _leaf(tensor: Tensor) -> Tensor:

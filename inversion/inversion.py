@@ -215,15 +215,15 @@ class Inversion:
 
 
 def check_axes(x0: Tensor) -> None:
-    """Refuse what is no latent of pictures or clips.
+    """Refuse what is no latent of pictures, clips or sound.
 
     Raises:
-        ValueError: If it has neither four nor five axes, or nothing in it.
+        ValueError: If it has not three to five axes, or nothing in it.
     """
-    if x0.ndim not in (4, 5) or x0.numel() == 0:
+    if x0.ndim not in (3, 4, 5) or x0.numel() == 0:
         raise ValueError(
-            f"x0 must be a latent of shape (B, C, H, W) or (B, C, T, H, W), got {tuple(x0.shape)}; "
-            "encode the picture or clip first."
+            f"x0 must be a latent of shape (B, C, H, W), (B, C, T, H, W) or (B, C, T), got {tuple(x0.shape)}; "
+            "encode the picture, clip or sound first."
         )
 
 

@@ -117,7 +117,7 @@ class EditTask:
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return both(torch.cat([mix(self.x0, noise, sigma, both.space), x]), sigma).chunk(2)[1]
 
-        return Denoiser(denoise, both.space, both.sigma_floor)
+        return both.answering(denoise)
 
     def blended(self, number: int, source: Tensor, latents: Sequence[Tensor]) -> Tensor:
         """The target's latent after a step, blended with the others where the edit has a blend."""
@@ -213,7 +213,7 @@ class InversionFreeEdit(Settings, ABC):
         self.check(index, options.others)
         with torch.no_grad():
             clean = x0.detach()
-            noises = Noises(options.seed, clean, options.rows)
+            noises = Noises(options.seed, clean, options.rows, scale=source.noise_scale)
             mask = options.mask
             weights = None if mask is None else mask_weights(mask, clean.shape, clean.dtype, clean.device)
             return self._run(EditTask(source, target, clean, grid[index::-1], options, noises, weights))

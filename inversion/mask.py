@@ -47,7 +47,7 @@ def mask_weights(mask: Tensor, shape: Sequence[int], dtype: torch.dtype, device:
         ValueError: If the mask does not fit the latent or leaves 0 .. 1.
     """
     fits = mask.ndim == len(shape) and all(
-        have == want or (have == 1 and axis < len(shape) - 2)
+        have == want or (have == 1 and axis < max(2, len(shape) - 2))
         for axis, (have, want) in enumerate(zip(mask.shape, shape, strict=True))
     )
     if not fits:

@@ -194,7 +194,7 @@ class NegativePrompt(Settings):
                 clean.append(inversion.x0.to(x))
             return guided + self.pull * (1.0 - grown(through, self.dilate)) * (clean[0] - guided)
 
-        return Denoiser(denoise, source.space, source.sigma_floor)
+        return source.answering(denoise)
 
 
 def grown(through: Tensor, cells: int) -> Tensor:

@@ -238,7 +238,7 @@ class _WayDown:
     ) -> None:
         self._inversion, self._method, self._denoiser, self._loss = inversion, method, denoiser, loss
         self.origin = inversion.x.to(device)
-        one = torch.ones(1, dtype=torch.float64)
+        one = torch.full((1,), denoiser.noise_scale, dtype=torch.float64)
         self._weight = float(mix(0.0 * one, one, inversion.sigma, inversion.space, inversion.sigmas[0]))
         self._embeddings = [each.to(device) for each in inversion.embeddings or ()]
 

@@ -222,7 +222,7 @@ class _GuidedStep:
         self._x, self._on_path = x, on_path
         self._sigma, self._sigma_next, self._cfg = sigma, sigma_next, cfg
         self._scale = 1.0 / math.sqrt(1.0 + sigma_next**2) if source.space == "ve" else 1.0
-        self._floor = source.sigma_floor
+        self._source = source
         with torch.no_grad():
             self._conditional = source(x, sigma)
 
@@ -236,7 +236,7 @@ class _GuidedStep:
                 answer = unguided(x, sigma)
                 return answer + self._cfg * (self._conditional - answer)
 
-            denoiser = Denoiser(guided, unguided.space, self._floor)
+            denoiser = self._source.answering(guided)
             step = Euler()(denoiser, self._x, self._sigma, self._sigma_next)
             rows = (self._scale * (step.x - self._on_path)).square().flatten(1).mean(1)
             if not bool(torch.isfinite(rows).all()):

@@ -129,7 +129,7 @@ class NoiseMap(Method):
     ) -> MethodState:
         """Noise x0 to each sigma and ask the model there; see Method.invert."""
         # Drawn step by step: the same up to every index.
-        noises, space = Noises(self.seed, x0, shared=0), denoiser.space
+        noises, space = Noises(self.seed, x0, shared=0, scale=denoiser.noise_scale), denoiser.space
         residuals: list[Tensor] = []
         missed_below: Callable[[Prediction | None], Tensor] | None = None
 

@@ -142,7 +142,7 @@ class RFInversion(Method):
         on_step: OnStep | None = None,
     ) -> MethodState:
         """Walk up under the first controller; see Method.invert."""
-        controller = UpController(self.gamma, Noises(self.seed, x0, shared=0).draw())
+        controller = UpController(self.gamma, Noises(self.seed, x0, shared=0, scale=denoiser.noise_scale).draw())
         path = Path(x0, keep_path)
         x = walk(denoiser, x0, sigmas[: index + 1], controller, on_step, path)
         return MethodState(x, path=path.states, seed=self.seed)

@@ -108,3 +108,20 @@ class Blocks(Resolver):
                 self._running = None
 
         return block
+
+
+class Numbered(Blocks):
+    """Follows blocks that the host lets nobody replace, but numbers; what runs before the first number is no block."""
+
+    def mark(self, options: Options) -> Options:
+        """Return the options as they are."""
+        return options
+
+    def site(self, queries: int, keys: int, options: Options) -> Site | None:
+        """Return the site of the next call of the block with the host's number."""
+        if "block_index" not in options:
+            return None
+        block = self.stacks[0][0], options["block_index"]
+        if block != self._running:
+            self._running, self._call = block, 0
+        return super().site(queries, keys, options)

@@ -17,6 +17,11 @@ def listing(resolver: Resolver, shape: Sequence[int]) -> str:
         resolver: The resolver of a network.
         shape: Shape of the latent that is to be sampled.
     """
+    if resolver.measured:
+        return (
+            f"{type(resolver.network).__name__}: no family of its own. Its layers are measured when it runs, called "
+            "block:0, block:1, .. in the order of its calls, and taken by presets by their depth, 0.0 to 1.0."
+        )
     sites = resolver.sites(shape)
     lines = [f"{type(resolver.network).__name__}, family {resolver.family}, latent {' x '.join(map(str, shape[2:]))}"]
     lines += ["", "Stacks"]
@@ -77,6 +82,8 @@ def check_layers(plan: AttentionPlan, resolver: Resolver, shape: Sequence[int]) 
     Raises:
         ValueError: If a rule meets none, or a feature rule names a block that is not there.
     """
+    if resolver.measured:
+        return f"layers of {type(resolver.network).__name__}: measured when it runs, in three more model calls"
     sites = resolver.sites(shape)
     lines = []
     for rule in plan.rules:

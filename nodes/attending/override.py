@@ -22,6 +22,7 @@ from .resolver import Resolver
 from .unet_features import features_in
 
 _KEY = "retrace_attention"
+_OVERRIDE = "optimized_attention_override"
 # Arguments that some models pass by position behind the number of heads, in the host's order.
 _POSITIONAL = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 # Places of the encoded text and of transformer_options among the arguments of the host's apply_model, behind the
@@ -81,9 +82,20 @@ class Forwards(Uncopied):
         resolver = self._resolver
         text = places[_TEXT] if len(places) > _TEXT else kwargs.get("c_crossattn")
         resolver.begin(x.shape, {**kwargs, "c_crossattn": text})
+
+        def ask(x: torch.Tensor, text: torch.Tensor | None, override: Callable[..., Any]) -> None:
+            shown, named, options = list(args), dict(kwargs), {**theirs, _OVERRIDE: override}
+            for number, name, value in ((_TEXT, "c_crossattn", text), (_OPTIONS, "transformer_options", options)):
+                if len(shown) > number:
+                    shown[number] = value
+                elif value is not None:
+                    named[name] = value
+            executor(x, *shown, **named)
+
+        resolver.prepare(ask, x, text)
         options = resolver.mark(dict(theirs))
         rows = self._rows(x.shape[0], tuple(x.shape[-2:]))
-        options["optimized_attention_override"] = _Override(self, rows, theirs.get("optimized_attention_override"))
+        options[_OVERRIDE] = _Override(self, rows, theirs.get(_OVERRIDE))
         if len(places) > _OPTIONS:
             places[_OPTIONS] = options
         else:

@@ -143,7 +143,7 @@ class PromptToPrompt(Node):
     ) -> io.NodeOutput:
         """Encode both prompts and make the plan."""
         refuse_compiled_model(model)
-        resolver = resolver_for(model.model.diffusion_model)
+        resolver = resolver_for(model.model.diffusion_model, words=True)
         before, before_cond = encode(clip, source_text)
         after, after_cond = encode(clip, target_text)
         text = token_map(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import torch
 
 from ...attention.sites import Grid, Kind, Site, Span
 
@@ -41,8 +43,8 @@ class Slot:
 
 
 def frames_rows_columns(shape: Sequence[int]) -> Grid:
-    """Return frames, rows and columns of a latent; a picture has one frame."""
-    return (int(shape[2]) if len(shape) == 5 else 1), int(shape[-2]), int(shape[-1])
+    """Return frames, rows and columns of a latent; a picture has one frame, sound one row."""
+    return (int(shape[2]) if len(shape) == 5 else 1), (int(shape[-2]) if len(shape) > 3 else 1), int(shape[-1])
 
 
 class Resolver(ABC):
@@ -60,6 +62,7 @@ class Resolver(ABC):
         preset_layers: Layer text by preset, or by "preset variant", where the preset's authors give none for this
             family and its layers for every other family do not suit.
         word_layers: Layers that show where words are.
+        measured: Whether its sites are known only once the network has run, and words not at all.
         slots: Every attention call of a forward that rules can reach, in order.
         bypassed: Slots whose attention another pack replaced, so that no call was seen.
     """
@@ -70,11 +73,18 @@ class Resolver(ABC):
     since: ClassVar[tuple[int, int, int]] = (0, 8, 0)
     preset_layers: ClassVar[Mapping[str, str]] = {}
     word_layers: ClassVar[str] = "all"
+    measured: ClassVar[bool] = False
 
     def __init__(self, network: Any) -> None:
         self.network = network
         self.slots = tuple(self._read())
         self.bypassed: set[Slot] = set()
+        self._shape: tuple[int, ...] = ()
+        self._extra: dict[str, Any] = {}
+        self._number()
+
+    def _number(self) -> None:
+        """Number the slots by their kind and their depth."""
         counts: dict[str, int] = {}
         self._numbers: dict[Slot, int] = {}
         for slot in self.slots:
@@ -83,8 +93,6 @@ class Resolver(ABC):
         # By the block: the second attention of SD3.5-M's first blocks stands as deep as the first.
         order = {block: place for place, block in enumerate(dict.fromkeys(slot.block for slot in self.slots))}
         self._depths = {slot: order[slot.block] / max(1, len(order) - 1) for slot in self.slots}
-        self._shape: tuple[int, ...] = ()
-        self._extra: dict[str, Any] = {}
 
     @classmethod
     def serves(cls, network: Any) -> bool:
@@ -116,6 +124,17 @@ class Resolver(ABC):
         """
         self._shape, self._extra = tuple(shape), extra
         self._restart()
+
+    def prepare(  # noqa: B027 - only what is measured needs it
+        self, ask: Callable[..., None], x: torch.Tensor, text: torch.Tensor | None
+    ) -> None:
+        """Look at the network before a forward.
+
+        Args:
+            ask: Makes a forward of (latent, text, attention override).
+            x: The latent that the network will be given.
+            text: The encoded text, None without one.
+        """
 
     @abstractmethod
     def mark(self, options: Options) -> Options:

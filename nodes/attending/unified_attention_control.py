@@ -149,7 +149,7 @@ class UnifiedAttentionControl(Node):
     ) -> io.NodeOutput:
         """Encode both prompts and make the plan."""
         refuse_compiled_model(model)
-        resolver = resolver_for(model.model.diffusion_model)
+        resolver = resolver_for(model.model.diffusion_model, words=True)
         before, before_cond = encode(clip, source_text)
         after, after_cond = encode(clip, target_text)
         near = cosines(before_cond, after_cond) if mode == _MODE else None

@@ -17,7 +17,7 @@ from ...inversion import Inversion
 from ..host.checks import refuse_skipping
 from ..host.compiled import refuse_compiled_model
 from ..host.latents import into_model
-from ..host.parametrisation import model_sampling_of, space_of
+from ..host.parametrisation import model_sampling_of, noise_scale, space_of
 from ..host.session import Branch, Guider, Session, State
 from .attended import Attended
 from .resolvers import resolver_for
@@ -71,8 +71,8 @@ def sigmas_of_inversion(inversion: Inversion, low: float, high: float, count: in
 def latent_states(model: Any, samples: torch.Tensor, seed: int) -> State:
     """Return the states of a latent at any sigma: mixed with one noise a picture."""
     clean = into_model(model, samples)
-    noise = Noises(seed, clean).draw()
-    space = space_of(model_sampling_of(model))
+    sampling = model_sampling_of(model)
+    noise, space = Noises(seed, clean, scale=noise_scale(sampling)).draw(), space_of(sampling)
 
     def state(sigma: float, device: torch.device) -> torch.Tensor:
         return mix(clean, noise, sigma, space).to(device, work_dtype(device))
@@ -110,7 +110,7 @@ def read_words(
     """
     refuse_skipping(model)
     refuse_compiled_model(model)
-    where = Layers.parse(layers.strip() or resolver_for(model.model.diffusion_model).word_layers)
+    where = Layers.parse(layers.strip() or resolver_for(model.model.diffusion_model, words=True).word_layers)
     plan = AttentionPlan(probes=(word_probe(_MAPS, prompt, words, SOURCE, where),))
     attended = Attended(model, {SOURCE: Branch(conditioning), TARGET: Branch(conditioning)}, plan)
 

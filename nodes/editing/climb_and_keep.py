@@ -122,9 +122,8 @@ def climb_and_keep(
             f"method must keep one state to keep its attention, got {method.name}; use midpoint or fireflow, or "
             "evaluate the source beside the edit."
         )
-    sampling = model_sampling_of(model)
-    space = space_of(sampling)
-    floor = sigma_floor(sampling, space, work_dtype(model.load_device))
+    space = space_of(model_sampling_of(model))
+    floor = sigma_floor(model, space, work_dtype(model.load_device))
     up, down = sigmas_asked(method, sigmas, index, space, floor)
     lowest = Denoiser(lambda x, sigma: x, space, floor).sigma_floor
     falling = (*sigmas[index:0:-1], max(sigmas[0], lowest))

@@ -11,7 +11,7 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
-import torch
+import comfy_kitchen.backends.eager
 from comfy_api.latest import io
 from torch.overrides import TorchFunctionMode
 
@@ -105,38 +105,38 @@ def whole_model(model: Any) -> Any:
     return model.get_non_dynamic_delegate() if is_streamed(model) else model
 
 
-class _PlainRotation(TorchFunctionMode):
-    """Computes the rotary kernels, which have no gradient, by products, as newer hosts do while they train."""
+class _PlainKernels(TorchFunctionMode):
+    """Computes the host's fused norms and rotations, which have no gradient, by products.
+
+    Newer hosts do so themselves while they train, for some networks.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = getattr(function, "__name__", "")
-        if name == "apply_rope1":
-            return _rotated(*args)
-        if name == "apply_rope":
-            return _rotated(args[0], args[2]), _rotated(args[1], args[2])
-        return function(*args, **(kwargs or {}))
-
-
-def _rotated(x: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
-    """Return x (..., 2 n), whose neighbours are the pairs that each of the n (2, 2) rotations turns."""
-    pairs = x.to(rotations.dtype).reshape(*x.shape[:-1], -1, 1, 2)
-    turned = rotations[..., 0] * pairs[..., 0] + rotations[..., 1] * pairs[..., 1]
-    return turned.reshape(x.shape).type_as(x)
+        module, name = getattr(function, "__module__", None) or "", getattr(function, "__name__", "")
+        plain = getattr(comfy_kitchen.backends.eager, name.removesuffix("_"), None)
+        if "comfy_kitchen" not in module or plain is None or not ("rope" in name or "adaln" in name):
+            return function(*args, **(kwargs or {}))
+        results = plain(*args, **(kwargs or {}))
+        if not name.endswith("_"):
+            return results
+        for target, result in zip(args, results if isinstance(results, tuple) else [results], strict=False):
+            target.copy_(result)
+        return None
 
 
 @contextlib.contextmanager
 def training_switch() -> Iterator[None]:
-    """Let the host's custom kernels give way to differentiable ones; hosts from 0.14 on have a switch for that."""
+    """Let the host's custom kernels give way to differentiable ones; hosts from 0.14 on have a switch for some."""
     management: Any = comfy.model_management
-    if not hasattr(management, "in_training"):
-        with _PlainRotation():
+    before = getattr(management, "in_training", None)
+    with _PlainKernels():
+        if before is None:
             yield
-        return
-    before = management.in_training
-    management.in_training = True
-    try:
-        yield
-    finally:
-        management.in_training = before
+            return
+        management.in_training = True
+        try:
+            yield
+        finally:
+            management.in_training = before

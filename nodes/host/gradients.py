@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,18 @@ import torch
 from ...inversion.mutation import mutation_of_saved
 from .compat import training_switch
 
-# Attention kernels that have no backward pass.
-_FORWARD_ONLY = ("attention_sage", "attention_flash", "attention3_sage")
+# Attention of the host that has a backward pass; every other kernel gives way to torch's.
+_DIFFERENTIABLE_ATTENTION = (
+    "attention_basic",
+    "attention_sub_quad",
+    "attention_split",
+    "attention_xformers",
+    "attention_pytorch",
+)
 _OVERRIDE = "optimized_attention_override"
 _DIFFERENTIABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -129,16 +138,17 @@ def ordinary_format(latent_format: Any) -> Any:
 
 
 def with_backward(model_options: dict[str, Any]) -> dict[str, Any]:
-    """Return model options under which attention has a backward pass; the user's own override is asked first."""
+    """Return model options under which attention has a backward pass; an override of the MODEL's is left out."""
     options = dict(model_options)
     patches = dict(options.get("transformer_options", {}))
-    before = patches.get(_OVERRIDE)
+    if patches.get(_OVERRIDE) is not None:
+        _logger.info("Retrace: the attention that a node has set for this model is left out while gradients are taken.")
 
     def kernel(function: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(function, "__name__", "") in _FORWARD_ONLY:
+        if getattr(function, "__name__", "") not in _DIFFERENTIABLE_ATTENTION:
             kwargs.pop("_inside_attn_wrapper", None)
             function = attention.attention_pytorch
-        return function(*args, **kwargs) if before is None else before(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
     patches[_OVERRIDE] = kernel
     options["transformer_options"] = patches

@@ -65,16 +65,17 @@ def on_latent_grid(mask: torch.Tensor, shape: torch.Size | tuple[int, ...], feat
     """Bring a MASK to the grid of a latent.
 
     A mask for a clip may hold one picture (used for all frames), one per batch row, or one per frame; frames are
-    spread over the latent's frames. Cells that the mask covers in part get that part as their value; a cell is
-    outside, and bit-equal to the source after an edit, when no pixel of it is masked.
+    spread over the latent's frames. In a mask for sound time runs from left to right, and rows are averaged. Cells that
+    the mask covers in part get that part as their value; a cell is outside, and bit-equal to the source after an edit,
+    when no pixel of it is masked.
 
     Args:
         mask: Shape (H, W), (N, H, W) or (N, 1, H, W), white (1) where the edit may act.
-        shape: Shape of the samples, (B, C, H, W) or (B, C, T, H, W).
+        shape: Shape of the samples, (B, C, H, W), (B, C, T, H, W) or (B, C, T).
         feather: Width in pixels of the mask of a ramp inside its edge.
 
     Returns:
-        Shape (B, 1, H, W) or (B, 1, T, H, W), float64, values in [0, 1].
+        Shape (B, 1, H, W), (B, 1, T, H, W) or (B, 1, T), float64, values in [0, 1].
 
     Raises:
         ValueError: If the mask is not a stack of pictures, is not finite, fits neither the batch nor the frames, or
@@ -83,10 +84,6 @@ def on_latent_grid(mask: torch.Tensor, shape: torch.Size | tuple[int, ...], feat
     if mask.ndim < 2 or mask.ndim > 4 or (mask.ndim == 4 and mask.shape[1] != 1) or mask.numel() == 0:
         raise ValueError(
             f"mask must be a picture or a stack of pictures, got shape {tuple(mask.shape)}; connect a MASK output."
-        )
-    if len(shape) not in (4, 5):
-        raise ValueError(
-            f"mask must belong to a picture or a clip, got a latent of shape {tuple(shape)}; leave mask unconnected."
         )
     if not bool(torch.isfinite(mask).all()):
         raise ValueError("mask must be finite, got NaN or infinity; check the node that made it.")
@@ -98,15 +95,15 @@ def on_latent_grid(mask: torch.Tensor, shape: torch.Size | tuple[int, ...], feat
             f"feather must be less than half the width of the masked area, got {feather} pixels; "
             "lower it or paint a larger mask."
         )
-    pictures = _resize(soft, (shape[-2], shape[-1]))
+    pictures = _resize(soft, (shape[-2] if len(shape) > 3 else 1, shape[-1]))
     batch, count = shape[0], pictures.shape[0]
-    if len(shape) == 4:
+    if len(shape) < 5:
         if count not in (1, batch):
             raise ValueError(
                 f"mask must hold 1 or {batch} pictures for this latent batch, got {count}; "
                 "pick one of them or repeat the latent."
             )
-        return pictures.expand(batch, -1, -1, -1).clone()
+        return pictures.expand(batch, -1, -1, -1).reshape(batch, 1, *shape[2:])
     frames = shape[2]
     if count in (1, batch) and not (batch == 1 and count > 1):
         return pictures[:, :, None].expand(batch, -1, frames, -1, -1).clone()

@@ -1,30 +1,20 @@
 """What the host's own errors about conditionings and latents of another model mean, in one sentence.
 
 Nothing is judged before it runs: adapters of other packs may feed a network what its file does not tell of. Only
-where a run has failed are the conditionings held against the network's configuration.
+where a run has failed are the conditionings held against the network's configuration, or where that tells no width,
+against the layer that failed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import comfy.model_base
 import torch
 
-# First layers that the text meets: in Flux and Qwen, the Hunyuan video models, SD3, Wan, Lumina, LTXV, PixArt and
-# AuraFlow. In UNets it meets many, and the configuration tells its width.
-_TEXT_LAYERS = (
-    "txt_in",
-    "txt_in.input_embedder",
-    "context_embedder",
-    "text_embedding.0",
-    "cap_embedder.1",
-    "caption_projection.linear_1",
-    "y_embedder.y_proj.fc1",
-    "cond_seq_linear",
-)
 # Numbers of size, crop and score that follow the pooled text of an SDXL UNet, each embedded in this many channels.
 _SDXL_NUMBERS, _SDXL_REFINER_NUMBERS, _SDXL_CHANNELS = 6, 5, 256
 
@@ -67,7 +57,7 @@ def _misfit(error: Exception, guider: Any, channels: int | None) -> str | None:
             f"latent must have the {wanted} channels of this model, got {channels}; "
             "encode the picture with the model's own VAE."
         )
-    return _of_other_width(model, conds)
+    return _of_other_width(error, model, conds)
 
 
 def _without_pooled(model: Any, conds: Mapping[str, Any]) -> str | None:
@@ -77,20 +67,33 @@ def _without_pooled(model: Any, conds: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _of_other_width(model: Any, conds: Mapping[str, Any]) -> str | None:
+def _of_other_width(error: Exception, model: Any, conds: Mapping[str, Any]) -> str | None:
+    failed = _failed(error, model.diffusion_model)
     wanted = (("cross_attn", "text", _text_width(model)), (_POOLED, "pooled text", _pooled_width(model)))
     for name, entries in conds.items():
-        for key, called, width in wanted:
-            if width is None:
-                continue
+        for key, called, known in wanted:
             for entry in entries:
-                got = getattr(entry.get(key), "shape", (width,))[-1]
-                if got != width:
+                got = getattr(entry.get(key), "shape", (0,))[-1]
+                width = failed.get(got) if known is None else known
+                if got and width not in (None, got):
                     return (
                         f"{name} must hold {called} of {width} channels for {_named(model)}, got {got} channels; "
                         f"{_REMEDY}."
                     )
     return None
+
+
+def _failed(error: Exception, network: torch.nn.Module) -> dict[int, int]:
+    """Return the channels that the layer takes in which a network failed, by those that it got; empty if none did."""
+    layers = set(network.modules())
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
+        layer = frame.f_locals.get("self")
+        weight = getattr(layer, "weight", None)
+        if isinstance(layer, torch.nn.Module) and layer in layers and isinstance(weight, torch.Tensor):
+            # What a layer is given is the first of its arguments.
+            given = next((value for value in frame.f_locals.values() if isinstance(value, torch.Tensor)), None)
+            return {} if given is None else {given.shape[-1]: weight.shape[-1]}
+    return {}
 
 
 def _named(model: Any) -> str:
@@ -99,10 +102,9 @@ def _named(model: Any) -> str:
 
 
 def _text_width(model: Any) -> int | None:
+    """Channels of a UNet's text, which its ControlNet meets before it does."""
     width = model.model_config.unet_config.get("context_dim")
-    layers = dict(model.diffusion_model.named_modules())
-    widths = [width, *(getattr(layers.get(name), "in_features", None) for name in _TEXT_LAYERS)]
-    return next((width for width in widths if isinstance(width, int)), None)
+    return width if isinstance(width, int) else None
 
 
 def _pooled_width(model: Any) -> int | None:

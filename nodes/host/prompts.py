@@ -99,8 +99,8 @@ def prompt_of(clip: Any, text: str, tokens: dict[str, Any], length: int) -> Prom
     clips = [name for name in _CLIPS if name in lines]
     others = [name for name in lines if name not in _CLIPS]
     short = min(clips, key=lambda name: _count(lines[name])) if clips else None
-    # SD3 has both one after the other, Flux only T5, SD3 without T5 only CLIP; a template's head is cut off.
-    layouts = [[short, *others], others, [short]] if short else [others]
+    # SD3 has both one after the other, Flux and others only what stands beside CLIP; a template's head is cut off.
+    layouts = [[short, *others], others] if short else [others]
     for names in layouts:
         if names and sum(_count(lines[name]) for name in names) == length:
             return Prompt(text, tuple(_segment(clip, name, lines[name]) for name in names))

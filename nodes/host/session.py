@@ -22,12 +22,12 @@ import latent_preview
 import node_helpers
 import torch
 
-from ...core.denoiser import Denoise, Denoiser, work_dtype
+from ...core.denoiser import CLEAN_FLOOR, Denoise, Denoiser, work_dtype
 from ...core.walk import StepReport
 from .gradients import differentiable_run
 from .misfits import explained
 from .negative import exchanged
-from .parametrisation import sigma_floor, space_of
+from .parametrisation import noise_scale, refuse_clean_prediction, showing, sigma_floor, space_of
 
 Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 State = Callable[[float, torch.device], torch.Tensor]
@@ -288,7 +288,8 @@ class Guider(comfy.samplers.CFGGuider):
             # Threads of several cards would meet in one resolver.
             options.pop("multigpu_clones", None)
             still = {name: branch.at for name, branch in self.branches.items() if branch.at and attention.reads(name)}
-            rows = {**{name: at(sigma, x.device).to(x) for name, at in still.items()}, **states}
+            show = showing(self.inner_model.model_sampling)
+            rows = {name: show(at(sigma, x.device).to(x), sigma) for name, at in still.items()} | states
             with contextlib.closing(attention.forwards(self, call, rows, sigmas, options, answers)) as forwards:
                 for forward in forwards:
                     forward.answer = comfy.samplers.calc_cond_batch(
@@ -417,9 +418,9 @@ class Session:
         Raises:
             ValueError: If the model is neither a diffusion nor a flow model.
         """
-        guider = self.guider
+        guider, sampling = self.guider, self.model_sampling
         cfg = getattr(guider, "cfg", None)
-        space = space_of(self.model_sampling)
+        space, show = space_of(sampling), showing(sampling)
 
         def answering(model: Any, call: Call | None) -> Denoise:
             arguments = self.extra_args
@@ -429,7 +430,9 @@ class Session:
             def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 rows = torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)
-                denoised: torch.Tensor = model(x, rows, **arguments)
+                denoised: torch.Tensor = model(show(x, sigma), rows, **arguments)
+                if space == "flow" and sigma < CLEAN_FLOOR:
+                    refuse_clean_prediction(x, denoised, sigma)
                 return denoised
 
             return denoise
@@ -453,8 +456,8 @@ class Session:
                 alone = copy.copy(guider)
                 alone.cfg = 1.0
                 plain = answering(alone, None)
-        floor = sigma_floor(self.model_sampling, space, self.dtype if dtype is None else dtype)
-        return Denoiser(denoise, space, floor, rebind, plain)
+        floor = sigma_floor(guider.model_patcher, space, self.dtype if dtype is None else dtype)
+        return Denoiser(denoise, space, floor, rebind, plain, noise_scale(sampling))
 
     def tell(self, report: StepReport) -> None:
         """Drive the host's progress bar and preview with the predicted clean latent, and end on an interrupt."""
@@ -513,4 +516,4 @@ def refusing(like: Denoiser, reason: str) -> Denoiser:
     def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
         raise ValueError(reason)
 
-    return Denoiser(denoise, like.space, like.sigma_floor)
+    return like.answering(denoise)

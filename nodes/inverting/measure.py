@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from ...inversion import Inversion, StepReport, implied_noise, noise_std, psnr, relative_error, ssim
+from ...inversion import Inversion, StepReport, implied_noise, psnr, relative_error, ssim
 from ..host.latents import into_model, source_samples
+from ..host.parametrisation import model_sampling_of, noise_scale
 from .link import LinkedInversion, source_samples_of
 from .runs import check_model_fits, run_replay
 
@@ -79,16 +80,18 @@ def measure(
     pixels = (math.nan, math.nan)
     if vae is not None:
         pixels = _compare_pixels(vae, samples, source_samples_of(model, inversion))
+    noise = implied_noise(inversion.x, inversion.x0, inversion.sigma, inversion.space, inversion.sigmas[0])
+    noise = noise / noise_scale(model_sampling_of(model))
     return Measurement(
         latent_error=relative_error(into_model(model, samples), inversion.x0),
         pixel_psnr=pixels[0],
         pixel_ssim=pixels[1],
-        noise_std=noise_std(inversion.x, inversion.x0, inversion.sigma, inversion.space, inversion.sigmas[0]),
+        noise_std=float(noise.double().std()),
         evaluations=int(inversion.meta.get("evaluations", 0)),
         seconds=float(inversion.meta.get("seconds", math.nan)),
         sigmas=tuple(step_sigmas),
         step_errors=tuple(step_errors),
-        noise=implied_noise(inversion.x, inversion.x0, inversion.sigma, inversion.space, inversion.sigmas[0]),
+        noise=noise,
     )
 
 

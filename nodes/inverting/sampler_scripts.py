@@ -21,7 +21,7 @@ from ...inversion import Inversion, SingleState, get_method, own_method, replay
 from ...inversion.api import check_fit
 from ..host.checks import check_state_fits, refuse_skipping
 from ..host.fingerprint import fingerprint_model
-from ..host.parametrisation import PURE_NOISE, space_of
+from ..host.parametrisation import PURE_NOISE, noise_scale, reads_preserved, space_of
 from ..host.schedule import FLIPPED_ZERO, without_repeats
 from ..host.session import Session
 
@@ -117,11 +117,18 @@ def resume_script(inversion: Inversion, stock: str | None = None, blends: Blends
                 )
             latent = session.latent_image
             clean = inversion.x0.to(dtype).to(session.device) if latent is None else latent
+            # Of unit size, as the host mixes it.
             implied = implied_noise(state, clean.to(dtype), inversion.sigma, inversion.space)
+            implied = implied / noise_scale(session.model_sampling)
             asked = _inside_mask(session, clean, implied.to(session.noise.dtype))
         denoiser = asked.denoiser()
         check_fit(inversion, denoiser, fingerprints={"model": fingerprint_model(patcher)})
         if stock is not None:
+            if reads_preserved(session.model_sampling):
+                raise ValueError(
+                    "sampler_name must be that of the inversion for a model that reads states of variance 1, "
+                    f"got {stock}; choose the first entry of the list."
+                )
             x = _by_stock(asked, stock, state.to(session.noise.dtype))
             return _leaving(session.model_sampling, sigmas[-1], x)
         sigmas = _own_sigmas(inversion, sigmas)

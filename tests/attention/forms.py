@@ -74,9 +74,7 @@ RULES = {
 NO_TEXT_KEYS = {
     "gathered": [rule(gathered(Mask(SOME * 0.5)))],
     "gathered from nowhere": [rule(gathered(Mask(0.0 * SOME)))],
-    "fore- and background": [
-        rule(gathered(Mask(SOME), SOFT), gathered(complement(Mask(SOME)), complement(SOFT))),
-    ],
+    "fore- and background": [rule(gathered(Mask(SOME), SOFT), gathered(complement(Mask(SOME)), complement(SOFT)))],
 }
 TEXT_KEYS = {
     "words": [words(random_map(5), KEEP)],
@@ -89,12 +87,8 @@ TEXT_KEYS = {
     "swap, then weights": [rule(Term(q=Take())), rule(Term(values=ValueMap(KEEP)), group="all", queries="image")],
 }
 EVERY = {**RULES, **NO_TEXT_KEYS, **TEXT_KEYS}
-CASES = [
-    (name, place)
-    for name in EVERY
-    for place in PLACES
-    if not (name in TEXT_KEYS and place == "self") and not (name in NO_TEXT_KEYS and place == "cross")
-]
+WITHOUT = {"self": TEXT_KEYS, "cross": NO_TEXT_KEYS}
+CASES = [(name, place) for name in EVERY for place in PLACES if name not in WITHOUT.get(place, ())]
 
 
 def run(rules, site, q, k, v, rows=None, cache=None, mask=None, attention=attend, step=STEP):

@@ -24,26 +24,19 @@ BLOCKS = {
     OTHER: [("block", i) for i in range(40)],
 }
 JOINT = ("sd3", "flux", "hunyuan_video")
+NON_RIGID = "joint#0,7-10,18,25,28,37,42,45,50,56"
 
 # preset, variant ("" for those without a row of their own), rule behind the preset's name, family, layers, steps,
 # source
 ROWS = [
     ("masactrl", "", "", "sd15", "self#10-15", "4-49", "MasaCtrl, notebooks: from step 4 of 50, layer 10 of 16"),
     ("masactrl", "", "", "sdxl", "self#44-69", "4-49", "MasaCtrl, notebooks: from layer 44, 54 or 64 of 70"),
-    ("masactrl", "", "", "flux", "joint#0,7-10,18,25,28,37,42,45,50,56", "4-49", "layers of FreeFlux, non-rigid"),
+    ("masactrl", "", "", "flux", NON_RIGID, "4-49", "layers of FreeFlux, non-rigid"),
     ("masactrl", "", "", "sd3", "joint#0-23; self#0-12", "4-49", OURS),
     ("masactrl", "", "", "hunyuan_video", "joint#41-59", "4-49", OURS),
     ("masactrl", "", "", OTHER, "self#13-39", "4-49", OURS),
     ("free_flux", "add", "", "flux", "joint#1,2,4,26,30,54,55", "0-49", "FreeFlux, object addition"),
-    (
-        "free_flux",
-        "non_rigid",
-        "",
-        "flux",
-        "joint#0,7-10,18,25,28,37,42,45,50,56",
-        "0-49",
-        "FreeFlux, non-rigid",
-    ),
+    ("free_flux", "non_rigid", "", "flux", NON_RIGID, "0-49", "FreeFlux, non-rigid"),
     ("free_flux", "background", "", "flux", "joint#0-56", "0-43", "FreeFlux, background: all layers, 44 of 50 steps"),
     ("free_flux", "", "", "sd15", "self#10-15", "0-49", OURS),
     ("free_flux", "", "", "sdxl", "self#44-69", "0-49", OURS),
@@ -60,15 +53,7 @@ ROWS = [
     ("stable_flow", "", "", OTHER, "self#13-39", "0-49", OURS),
     ("structure", "", "", "sd15", "self#8-15", "0-24", "Plug-and-Play: output blocks 4 to 11, first half"),
     ("structure", "", "", "sdxl", "self#34-69", "0-24", OURS),
-    (
-        "structure",
-        "",
-        "",
-        "sd3",
-        "joint#0-23",
-        "0-9",
-        "ConsistEdit: all; Shin et al.: first fifth, not the second attention",
-    ),
+    ("structure", "", "", "sd3", "joint#0-23", "0-9", "ConsistEdit: all; Shin et al.: first fifth, not self-attention"),
     ("structure", "", "", "flux", "joint#19-56", "0-9", "ConsistEdit: single blocks; Shin et al.: first fifth"),
     ("structure", "", "", "hunyuan_video", "joint#0-59", "0-9", "ConsistEdit: all; Shin et al.: first fifth"),
     ("structure", "", "", OTHER, "self#0-39", "0-9", "Shin et al.: all, first fifth"),
@@ -97,15 +82,7 @@ ROWS = [
     ("reference", "replace", "", "flux", "joint#1-56", "0-49", OURS),
     ("reference", "replace", "", OTHER, "self#0-39", "0-49", OURS),
     ("rf_edit", "", "", "flux", "joint#39-56", "0-9", "RF-Solver-Edit: single blocks above 19; 2 to 5 of 25 steps"),
-    (
-        "rf_edit",
-        "",
-        "",
-        "hunyuan_video",
-        "joint#41-59",
-        "0-5",
-        "RF-Solver-Edit: blocks above 20; 1 to 3 of 25 steps",
-    ),
+    ("rf_edit", "", "", "hunyuan_video", "joint#41-59", "0-5", "RF-Solver-Edit: blocks above 20; 1 to 3 of 25"),
     ("rf_edit", "", "", OTHER, "self#20-39", "0-9", OURS),
     ("kv_edit", "", "", OTHER, "self#0-39", "0-49", OURS),
     ("kv_edit", "", "", "flux", "joint#0-56", "0-49", "KV-Edit: all 57 blocks"),

@@ -29,9 +29,7 @@ def t5(text, length=16):
     ids = [zlib.crc32(p.encode()) + 10 for p in pieces] + [END]
     ids += [0] * (length - len(ids))
     texts = [piece_text(p, "start") for p in pieces] + [b""] * len(ids)
-    return Segment(
-        "t5xxl", tuple(Token(i, b, r) for i, b, r in zip(ids, texts, roles(ids, None, END, 0), strict=False))
-    )
+    return Segment("t5xxl", tuple(map(Token, ids, texts, roles(ids, None, END, 0))))
 
 
 def parts(word):

@@ -101,10 +101,3 @@ def test_measuring_counts_and_keeps_only_what_is_read():
     put(inside, value=7)
     inside.measured()
     assert inside.each == inside.cache.size and read(inside, 0.25) == [7.0]
-
-
-def test_the_budget_holds():
-    cache = made(limit=SIZE)
-    put(cache)
-    with pytest.raises(ValueError, match="attention cache must stay within"):
-        put(cache, Step(1, 4, 0.75))

@@ -15,7 +15,6 @@ from retrace.attention import (
     Join,
     Layers,
     Rows,
-    Step,
     Take,
     Term,
     Window,
@@ -75,19 +74,21 @@ def test_all_of_k_and_v_make_equal_queries_equal(place):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"),
-    [("every word taken", [2]), ("words", [2, 1]), ("weights", [2]), ("blended outputs", [2, 1])],
+    ("name", "place", "rows", "keys"),
+    [
+        ("every word taken", "cross", [2], 10),
+        ("words", "cross", [2, 1], 15),
+        ("weights", "cross", [2], 10),
+        ("blended outputs", "cross", [2, 1], 15),
+        # Fore- and background cost no more keys than one call.
+        ("fore- and background", "self", None, 32),
+    ],
 )
-def test_what_a_form_costs(name, rows):
-    site, counted = PLACES["cross"], Counted()
+def test_what_a_form_costs(name, place, rows, keys):
+    site, counted = PLACES[place], Counted()
     run(EVERY[name], site, *tensors(site), attention=counted)
-    assert [call[0].shape[0] for call in counted.calls] == rows
-
-
-def test_fore_and_background_cost_no_more_keys_than_one_call():
-    counted = Counted()
-    run(EVERY["fore- and background"], self_site(), *tensors(self_site()), attention=counted)
-    assert sum(call[1].shape[2] * call[0].shape[0] for call in counted.calls) == 16 + 16
+    assert rows is None or [call[0].shape[0] for call in counted.calls] == rows
+    assert sum(call[1].shape[2] * call[0].shape[0] for call in counted.calls) == keys
 
 
 @FORMS
@@ -153,20 +154,10 @@ def test_who_serves_whom():
     want = attend(q[1:], k[[0, 0]], v[[0, 0]])
     chunks = Rows(("source", "target", "target"), ("cond", "cond", "uncond"), (0, 0, 0))
     assert torch.equal(run([rule(SWAP, source_for="shared")], site, q, k, v, chunks)[1:], want)
-    assert torch.equal(
-        run([rule(SWAP)], site, q, k, v, replace(chunks, chunks=("cond",) * 3, items=(0, 0, 1)))[1:], want
-    )
+    batch = replace(chunks, chunks=("cond",) * 3, items=(0, 0, 1))
+    assert torch.equal(run([rule(SWAP)], site, q, k, v, batch)[1:], want)
     with pytest.raises(ValueError, match="k of branch 'source' must be known before rule a reads it .* for uncond"):
         run([rule(SWAP)], site, q, k, v, chunks)
-
-
-def test_windows_that_meet_are_one_window():
-    site = self_site()
-    call = tensors(site)
-    parts, whole = ([rule(SWAP, window=Window(*w)) for w in each] for each in (((0.1, 0.4), (0.4, 0.8)), ((0.1, 0.8),)))
-    for index in range(10):
-        some, want = (run(rules, site, *call, step=Step(index, 10, 1.0)) for rules in (parts, whole))
-        assert torch.equal(some, want) and torch.equal(some, attend(*call)) == (index not in range(1, 8))
 
 
 def test_three_branches_read_each_other_before_any_edit():
@@ -202,9 +193,8 @@ def test_branches_with_masks_of_different_kinds(kinds):
         rows = ONE[("source", "target")[row]]
         out = run([rule(both(OWN, SOURCE))], site, *(t[row : row + 1] for t in (q, k, v)), rows, cache, mask)
     columns = torch.cat([bias[row] * 0 if kind == "none" else bias[row] for row, kind in ((1, second), (0, first))], -1)
-    want = attend(
-        q[1:], torch.cat([k[1:], k[:1]], 2), torch.cat([v[1:], v[:1]], 2), columns.nan_to_num(0.0, neginf=-torch.inf)
-    )
+    k, v = (torch.cat([tensor[1:], tensor[:1]], 2) for tensor in (k, v))
+    want = attend(q[1:], k, v, columns.nan_to_num(0.0, neginf=-torch.inf))
     torch.testing.assert_close(out, want)
 
 
@@ -226,11 +216,8 @@ def test_refusals():
     said("got output from one and two", mapped, PLACES["cross"])
     texts, values = (joint_site(text=7), joint_site(text=4)), Term(v=Take())
     said_of_two("keys and values must be equally many, got 20 and 23", [rule(values, group="all")], *texts)
-    said_of_two(
-        "tokens of both branches must be equally many .* got 23 and 20",
-        [rule(values, group="all", strength=0.5)],
-        *texts,
-    )
+    half = [rule(values, group="all", strength=0.5)]
+    said_of_two("tokens of both branches must be equally many .* got 23 and 20", half, *texts)
     grids = self_site(grid=(1, 4, 4)), self_site(grid=(1, 4, 3))
     for form in "union", "keys and values", "two operands of two rules":
         said_of_two("branches source and target must be of one size .* got 16 and 12", EVERY[form], *grids)

@@ -106,14 +106,9 @@ def test_repeated_text_is_cut_back_to_the_lengths_of_the_map():
     out = run(rules, cross_site(text=12), q, k, v)
     rows = (row_of(cross_site(text=length), *call) for length, call in zip((6, 4), short, strict=True))
     close(out[1], edited(rules, *rows))
-    with pytest.raises(ValueError, match="token map must fit the text .* got 12 keys for 5 tokens"):
-        run([words(torch.eye(5), torch.zeros(5))], cross_site(text=12), q, k, v)
-
-
-def test_text_columns_that_do_not_fit_are_refused():
-    site = joint_site(text=7)
-    with pytest.raises(ValueError, match="token map must fit the text .* got 7 keys for 5 tokens"):
-        run([words(torch.eye(5), torch.zeros(5))], site, *tensors(site))
+    for site in (cross_site(text=12), joint_site(text=7)):
+        with pytest.raises(ValueError, match=r"token map must fit the text .* got (12|7) keys for 5 tokens"):
+            run([words(torch.eye(5), torch.zeros(5))], site, *tensors(site))
 
 
 def test_renormalised_weights_are_a_bias_of_their_logarithm():

@@ -17,9 +17,8 @@ def test_mask_of_zeros_is_the_identity_and_of_ones_no_mask_for_each_picture(name
     (form,) = EVERY[name]
     about = {"group": form.group, "blend": form.blend}
     call, rows = tensors(site, rows=4), pair(items=2)
-    out = run(
-        [rule(*form.terms, mask=Mask(torch.stack([torch.zeros(4, 4), torch.ones(4, 4)])), **about)], site, *call, rows
-    )
+    mask = Mask(torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]))
+    out = run([rule(*form.terms, mask=mask, **about)], site, *call, rows)
     assert torch.equal(out[:3], attend(*call)[:3]) and not torch.equal(out[3], attend(*call)[3])
     assert torch.equal(out[3], run([rule(*form.terms, **about)], site, *call, rows)[3])
 

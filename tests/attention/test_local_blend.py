@@ -34,18 +34,14 @@ def test_mask_alone(shape):
 
 def test_words_of_source_or_target_are_edited_where_the_mask_is():
     # A cell of the map is two of the latent, and its neighbours count.
-    one, either = (
-        weights(LocalBlend(names), source=heat(1, 2), target=heat(3, 5))
-        for names in (("source",), ("source", "target"))
-    )
+    maps = {"source": heat(1, 2), "target": heat(3, 5)}
+    one, either = (weights(LocalBlend(names), **maps) for names in (("source",), ("source", "target")))
     assert bool(one[:, :, 0:4, 2:8].all()) and one[:, :, 6:8, 10:12].max() == one[..., 0].max() == 0.0
     assert bool(either[:, :, 6:8, 10:12].all()) and torch.equal(torch.maximum(one, either), either)
     mask = torch.zeros(2, 1, 8, 12)
     mask[1, :, :, :5] = 1.0
     assert torch.equal(weights(LocalBlend(("source",), mask), source=heat(1, 2)), torch.minimum(one, mask))
-    wide, soft = (
-        weights(LocalBlend(("source",), **about), source=heat(1, 2)) for about in ({"grow": 2}, {"blur": 1.0})
-    )
+    wide, soft = (weights(LocalBlend(("source",), **about), **maps) for about in ({"grow": 2}, {"blur": 1.0}))
     assert wide.sum() > one.sum() and bool((wide >= one).all()) and bool(((soft > 0.0) & (soft < 1.0)).any())
 
 
@@ -69,8 +65,12 @@ def plan():
     return AttentionPlan(text=token_map(sd15("a red cat"), sd15("a blue dog")))
 
 
+def worded(plan, words, **about):
+    return with_local_blend(plan, LocalBlend(**about), parse_words(words))
+
+
 def test_words_are_looked_for_in_the_prompt_that_holds_them():
-    made = with_local_blend(plan(), LocalBlend(threshold=0.4), parse_words("cat, dog, a"))
+    made = worded(plan(), "cat, dog, a", threshold=0.4)
     source, target = made.probes
     assert (source.branch, source.tokens) == ("source", (1, 3)) and (target.branch, target.tokens) == ("target", (1, 3))
     (rule,) = made.latent_rules
@@ -87,14 +87,8 @@ def test_words_are_looked_for_in_the_prompt_that_holds_them():
     [
         ("must have words or a mask", lambda: with_local_blend(plan(), LocalBlend())),
         ("must have words or a mask", lambda: weights(LocalBlend())),
-        (
-            "word 'bird' must be in the prompt 'a blue dog'",
-            lambda: with_local_blend(plan(), LocalBlend(), parse_words("cat, bird")),
-        ),
-        (
-            "must come with a plan that knows its prompts",
-            lambda: with_local_blend(AttentionPlan(), LocalBlend(), parse_words("cat")),
-        ),
+        ("word 'bird' must be in the prompt 'a blue dog'", lambda: worded(plan(), "cat, bird")),
+        ("must come with a plan that knows its prompts", lambda: worded(AttentionPlan(), "cat")),
         ("must start before its end", lambda: LocalBlend(("source",), start=0.5, end=0.5)),
         ("threshold must be at least 0 and below 1", lambda: LocalBlend(("source",), threshold=1.5)),
     ],

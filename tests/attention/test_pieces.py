@@ -27,9 +27,6 @@ def test_words_of_one_and_of_several_pieces(texts, photo, tower):
     assert find(texts, "photo  of a") == [tuple(i for i in range(photo[0], tower[0]) if texts[i] != b" ")]
     assert find(texts, "sky") == find(texts, "scraper") == find(texts, "phot") == find(texts, "") == []
     assert find(texts, "sky scraper") == find(texts, "photoof") == []
-
-
-def test_every_occurrence_is_found():
     assert find(CLIP, "a") == [(0,), (3,)]
 
 
@@ -44,9 +41,7 @@ def test_letters_beyond_ascii_may_be_spread_over_pieces():
     texts = read(["caf", "Ã", "©", "Ġç", "Į", "«", "Ġis"])
     assert find(texts, "café") == find(texts, "CAFÉ") == [(0, 1, 2)] and find(texts, "猫") == [(3, 4, 5)]
     assert find(read(["▁caf", "<0xC3>", "<0xA9>"]), "café") == [(0, 1, 2)]
-
-
-def test_scripts_without_spaces_have_a_word_in_each_letter():
+    # A script without spaces has a word in each letter.
     assert find(read(["▁", "黒猫", "が"]), "猫") == [(1,)]
 
 

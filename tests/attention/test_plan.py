@@ -58,12 +58,8 @@ def test_who_reads_from_the_source_is_the_plans_choice_in_chained_plans_too(turn
         AttentionPlan((rule("look"),), (FEATURE,)),
         AttentionPlan((rule("official"),), source_for="both"),
     ]
-    wanted = {
-        "words": (("cond",), "both"),
-        "look": (("cond", "uncond"), "shared"),
-        "f": (("cond", "uncond"), "shared"),
-        "official": (("cond", "uncond"), "both"),
-    }
+    two = ("cond", "uncond")
+    wanted = {"words": (("cond",), "both"), "look": (two, "shared"), "f": (two, "shared"), "official": (two, "both")}
     one, other, last = plans[::-1] if turned else plans
     for plan in (*plans, one.plus(other).plus(last)):
         run = plan.start()
@@ -85,11 +81,8 @@ def test_runs_share_nothing_unless_they_are_given_what_lasts():
 
 def test_no_match_is_an_error_that_says_what_there_is():
     site, call = joint_site(stack="double", index=3), Call(*tensors(joint_site()), attend)
-    run = (
-        started(rule(layers=Layers.parse("double:3")))
-        .plan.plus(AttentionPlan((rule(layers=Layers.parse("double:50")),)))
-        .start()
-    )
+    there, nowhere = (AttentionPlan((rule(layers=Layers.parse(text)),)) for text in ("double:3", "double:50"))
+    run = there.plus(nowhere).start()
     run.run(site, pair(), STEP, call)
     with pytest.raises(ValueError, match="layers of a must match .* 'double:50' on a model with double:3-3"):
         run.check()

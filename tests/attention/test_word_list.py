@@ -7,16 +7,10 @@ from retrace.attention.word_list import parse_weights, parse_windows, parse_word
 
 def test_words_weights_and_windows():
     assert parse_words(" red, blue sky;cat#2\n\n") == [("red", None), ("blue sky", None), ("cat", 2)]
-    assert parse_weights("red:2, blue sky: -0.5 ,cat #2 :1e1") == [
-        (("red", None), 2.0),
-        (("blue sky", None), -0.5),
-        (("cat", 2), 10.0),
-    ]
-    assert parse_windows("lion:0.4; red car:.1-0.6,cat#1: 0.2 - 1") == [
-        (("lion", None), 0.0, 0.4),
-        (("red car", None), 0.1, 0.6),
-        (("cat", 1), 0.2, 1.0),
-    ]
+    weights = [(("red", None), 2.0), (("blue sky", None), -0.5), (("cat", 2), 10.0)]
+    assert parse_weights("red:2, blue sky: -0.5 ,cat #2 :1e1") == weights
+    windows = [(("lion", None), 0.0, 0.4), (("red car", None), 0.1, 0.6), (("cat", 1), 0.2, 1.0)]
+    assert parse_windows("lion:0.4; red car:.1-0.6,cat#1: 0.2 - 1") == windows
     assert parse_words("") == parse_weights(" ,") == parse_windows("\n") == []
 
 

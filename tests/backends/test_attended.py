@@ -10,11 +10,10 @@ from retrace.attention.tokens import Prompt, Segment, Token
 from retrace.attention.word_list import Word
 from retrace.backends.attended_infedit import attended_infedit
 from retrace.backends.diffusers_attention import Prompts, attended_denoiser, attended_replay
-from retrace.inversion import EditOptions, InfEdit, blend, invert, relative_error, replay
+from retrace.inversion import EditOptions, InfEdit, blend, relative_error, replay
 from retrace_tests.backends import tiny
 
-STEPS = 4
-SIZE = (8, 12)
+STEPS, SIZE = tiny.STEPS, (8, 12)
 
 
 @pytest.fixture(params=["sd15", "sd3"])
@@ -41,11 +40,6 @@ def conds():
     return tiny.cond(rows=2), tiny.cond(1, rows=2), tiny.cond(2, rows=2)
 
 
-def inverted(model, cond):
-    x0 = tiny.latent()
-    return invert(model.denoiser(x0, cond), x0, model.schedule(*SIZE).grid(STEPS), STEPS, "euler", keep_path=True)
-
-
 def reading(window=(0.0, 1.0)):
     rule = Rule("test", (Term(k=Take(), v=Take()),), Layers.parse("all"), ("self", "joint"), Window(*window))
     return AttentionPlan((rule,))
@@ -57,7 +51,7 @@ def test_a_local_blend_with_a_mask_is_the_blend_of_a_replay(model, cfg):
     mask = torch.zeros(1, 1, *SIZE)
     mask[..., :4] = 1.0
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         plan = with_local_blend(reading((0.0, 0.5)), LocalBlend(mask=mask, start=0.0))
         found = attended_replay(model, record, plan, Prompts(source, target, uncond, cfg))
         denoiser = attended_denoiser(model, record, reading((0.0, 0.5)), Prompts(source, target, uncond, cfg))
@@ -74,7 +68,7 @@ def test_a_local_blend_reads_its_words_and_keeps_the_rest(model):
     plan = get_preset("p2p").build(Settings(text=text), "sd15" if model.space == "ve" else "sd3")
     how = LocalBlend(threshold=0.5, how="quantile", start=0.5)
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         prompts = Prompts(source, target, uncond, 2.0)
         found = attended_replay(model, record, with_local_blend(plan, how, [Word("ball")]), prompts)
         free = attended_replay(model, record, plan, prompts)
@@ -88,7 +82,7 @@ def test_the_hook_of_a_mask_comes_after_the_blend(model):
     mask[..., :2, :] = 1.0
     everywhere = with_local_blend(reading(), LocalBlend(mask=torch.ones(1, 1, *SIZE), start=0.0))
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         found = attended_replay(model, record, everywhere, Prompts(source, target), after_step=blend(record, mask))
     kept = (mask == 0.0).expand_as(found)
     assert torch.equal(found[kept], record.x0[kept]) and not torch.equal(found, record.x0)
@@ -97,7 +91,7 @@ def test_the_hook_of_a_mask_comes_after_the_blend(model):
 def test_the_source_is_asked_only_where_a_rule_reads(model, forwards):
     source, target, uncond = conds()
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         before = len(forwards)
         attended_replay(model, record, reading((0.0, 0.5)), Prompts(source, target, uncond, 2.0))
     # Source, target and negative in two steps, then two forwards a step.
@@ -140,7 +134,7 @@ def test_what_cannot_be_done_is_said(model):
     blended = with_local_blend(reading(), LocalBlend(mask=torch.ones(1, 1, *SIZE)))
     x0, sigmas = tiny.latent(), model.schedule(*SIZE).grid(STEPS)
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         with pytest.raises(ValueError, match="use attended_replay"):
             attended_denoiser(model, record, blended, Prompts(source, target))
         with pytest.raises(ValueError, match="further branch 'mutual'; use it with InfEdit"):

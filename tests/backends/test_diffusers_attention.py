@@ -13,23 +13,17 @@ from retrace.backends.diffusers_attention import (
     preset_plan,
     slots_of,
 )
-from retrace.inversion import invert, relative_error, replay
+from retrace.inversion import Denoiser, relative_error, replay
 from retrace_tests.attention.official import own_layers
 from retrace_tests.backends import tiny
 
 FAMILIES = ("sd15", "sdxl", "sd3", "flux")
-STEPS = 4
 
 
 def plan(names="kv", window=(0.0, 1.0), group="image", kinds=("self", "joint"), layers="all", **changes):
     term = Term(**{name: Take() for name in names})
     rule = Rule("test", (term,), Layers.parse(layers), kinds, Window(*window), group=group, **changes)
     return AttentionPlan((rule,))
-
-
-def inverted(model, cond):
-    x0 = tiny.latent()
-    return invert(model.denoiser(x0, cond), x0, model.schedule(8, 12).grid(STEPS), STEPS, "euler", keep_path=True)
 
 
 def edit(model, record, made, source, target, uncond=None, cfg=1.0):
@@ -45,12 +39,8 @@ def family(request):
 def test_sites_are_named_as_in_the_host():
     found = {(s.stack, s.index, s.kind): s for s in slots_of(tiny.unet()).values()}
     # One residual block a level: convolution, level 0, its downsampler, level 1.
-    assert [(s.stack, s.index, s.halved) for s in found.values() if s.kind == "self"] == [
-        ("input", 3, 1),
-        ("middle", 0, 1),
-        ("output", 0, 1),
-        ("output", 1, 1),
-    ]
+    blocks = [("input", 3, 1), ("middle", 0, 1), ("output", 0, 1), ("output", 1, 1)]
+    assert [(s.stack, s.index, s.halved) for s in found.values() if s.kind == "self"] == blocks
     assert [(s.number, s.depth) for s in found.values() if s.kind == "cross"] == [(i, i / 3) for i in range(4)]
     assert [(s.stack, s.index) for s in slots_of(tiny.sd3()).values()] == [("block", 0), ("block", 1)]
     assert [(s.stack, s.index) for s in slots_of(tiny.flux()).values()] == [("double", 0), ("single", 0)]
@@ -82,7 +72,7 @@ def test_a_swap_is_what_projections_of_the_source_give(family, names, cfg):
     model = tiny.model(family)
     source, target, uncond = tiny.cond(rows=2), tiny.cond(1, rows=2), tiny.cond(2, rows=2)
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         found = edit(model, record, plan(names, (0.0, 0.5)), source, target, uncond, cfg)
         wanted = by_projections(model, record, names, source, target, uncond, cfg)
         plain = model.denoiser(record.x0, target, uncond, cfg)
@@ -92,8 +82,6 @@ def test_a_swap_is_what_projections_of_the_source_give(family, names, cfg):
 
 def by_projections(model, record, names, source, target, uncond, cfg):
     """Hooks on to_q, to_k and to_v, which make the operands of the image in every family."""
-    from retrace.inversion import Denoiser
-
     kept, mode = {}, ["off"]
 
     def hook(key):
@@ -140,7 +128,7 @@ def test_nothing_is_left_on_the_network(family):
     before = dict(model.network.attn_processors)
     source, target = tiny.cond(rows=2), tiny.cond(1, rows=2)
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         plain = model.denoiser(record.x0, target)
         wanted = replay(record, plain, plain)
         edit(model, record, plan(), source, target)
@@ -171,7 +159,7 @@ def test_presets_run(family, name):
     mask[:, :4, :4] = 1.0
     made = preset_plan(name, Settings(layers="all", mask=Mask(mask)), model.network)
     with torch.inference_mode():
-        record = inverted(model, source)
+        record = tiny.inverted(model, source)
         plain = model.denoiser(record.x0, target, uncond, 2.0)
         found = edit(model, record, made, source, target, uncond, 2.0)
         assert bool(found.isfinite().all())

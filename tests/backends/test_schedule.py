@@ -33,33 +33,22 @@ def test_stable_diffusion_levels_are_the_known_ones():
     assert schedule.table[-1] == pytest.approx(14.6146, abs=1e-3)
 
 
-def test_timestep_of_a_trained_level_is_its_index():
-    schedule = discrete()
-    assert [schedule.timestep(sigma) for sigma in schedule.table] == list(range(1000))
-
-
 def test_timestep_is_the_nearest_in_log_sigma():
     schedule = discrete()
     logs = torch.tensor(schedule.table, dtype=torch.float64).log()
     sigmas = torch.logspace(-3, 3, 2000, dtype=torch.float64).tolist()
     assert [schedule.timestep(s) for s in sigmas] == [int((math.log(s) - logs).abs().argmin()) for s in sigmas]
-    assert schedule.timestep(0.0) == 0
+    assert schedule.timestep(0.0) == 0 and [schedule.timestep(s) for s in schedule.table] == list(range(1000))
 
 
-def test_flow_grid_is_the_one_of_diffusers():
-    scheduler = tiny.flow(shift=3.0)
-    uniform = torch.linspace(1.0, 1 / 20, 20).tolist()
-    scheduler.set_timesteps(sigmas=uniform)
-    assert list(reversed(Schedule.flow(3.0).grid(20))) == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
-
-
-def test_flux_shift_is_the_one_of_diffusers():
-    scheduler = tiny.flow(shift=1.0, use_dynamic_shifting=True)
-    uniform = torch.linspace(1.0, 1 / 10, 10).tolist()
-    for tokens, mu in ((256, 0.5), (4096, 1.15), (2176, 0.825)):
-        scheduler.set_timesteps(sigmas=uniform, mu=mu)
-        grid = Schedule.flow(flow_shift(tokens, 0.5, 1.15)).grid(10)
-        assert list(reversed(grid)) == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
+def test_flow_grids_and_the_shift_of_flux_are_those_of_diffusers():
+    uniform, flux = torch.linspace(1.0, 1 / 10, 10).tolist(), {"shift": 1.0, "use_dynamic_shifting": True}
+    cases = [({"shift": 3.0}, {}, 3.0)]
+    cases += [(flux, {"mu": mu}, flow_shift(n, 0.5, 1.15)) for n, mu in ((256, 0.5), (4096, 1.15), (2176, 0.825))]
+    for config, given, shift in cases:
+        scheduler = tiny.flow(**config)
+        scheduler.set_timesteps(sigmas=uniform, **given)
+        assert Schedule.flow(shift).grid(10)[::-1] == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
 
 
 def test_zero_terminal_snr_has_finite_levels():

@@ -14,9 +14,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from retrace.backends.diffusers import Cond, DiffusersModel
 from retrace.demo.models import WEIGHTS
+from retrace.inversion import invert
 
 TEXT = 16
 POOLED = 24
+STEPS = 4
 
 
 def seeded(build):
@@ -139,11 +141,11 @@ FAMILIES = {
 }
 
 
-def model(family):
-    """A whole tiny model of one family."""
+def model(family, other=None):
+    """A whole tiny model of one family, or of another network of it."""
     network, scheduler = FAMILIES[family]
     shift = 0.1 if family in ("sd3", "flux") else None
-    return DiffusersModel(network(), vae(shift=shift), encode_text, scheduler(), family)
+    return DiffusersModel(other or network(), vae(shift=shift), encode_text, scheduler(), family)
 
 
 def save_pipeline(folder):
@@ -168,3 +170,9 @@ def latent(batch=2, height=8, width=12, seed=3, channels=4):
     """A made-up latent, not square."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, channels, height, width, generator=generator, dtype=torch.float64)
+
+
+def inverted(model, cond):
+    """A latent's inversion by Euler, with its path."""
+    x0 = latent()
+    return invert(model.denoiser(x0, cond), x0, model.schedule(8, 12).grid(STEPS), STEPS, "euler", keep_path=True)

@@ -1,7 +1,6 @@
 """The editing benchmark: its triples and figures against known answers, and a whole small run."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,26 +9,12 @@ from PIL import Image
 
 from retrace.demo import world
 from retrace.inversion import METHODS, psnr, ssim
+from retrace_tests.benchmarks.modules import load
 
 
 @pytest.fixture(scope="module")
 def parts(root):
-    """The modules of the benchmark, which import each other by name from their own folder."""
-    folder = str(root / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        import editing
-        import editing_figures
-        import editing_methods
-        import editing_triples
-    finally:
-        sys.path.remove(folder)
-    return editing_triples, editing_figures, editing_methods, editing
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "results"
+    return load(root, "editing_triples", "editing_figures", "editing_methods", "editing")
 
 
 def test_triples_are_held_out_and_differ_in_one_word(parts):
@@ -87,7 +72,8 @@ def test_every_method_of_the_registry_has_a_row(parts):
     assert methods.fitting(40, setting, lambda level: 3 * level) == (13, 16)
 
 
-def test_a_small_run_writes_everything_and_is_resumed(parts, folder, capsys):
+def test_a_small_run_writes_everything_and_is_resumed(parts, tmp_path, capsys):
+    folder = tmp_path / "results"
     names = ["naive DDIM, cfg 7.5", "euler", "edict", "flowedit"]
     command = ["--count", "1", "--budget", "8", "--workers", "0", "--kinds", "flow", "--output", str(folder)]
     parts[3].main([*command, "--entries", *names])

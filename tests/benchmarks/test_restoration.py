@@ -2,41 +2,27 @@
 
 import dataclasses
 import json
-import sys
 
 import pytest
 import torch
 
+from retrace_tests.benchmarks.modules import load
+
 
 @pytest.fixture(scope="module")
 def parts(root):
-    """The modules of the benchmarks, which import each other by name from their own folder."""
-    folder = str(root / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        import restoration_clip
-        import restoration_methods
-
-        import restoration
-    finally:
-        sys.path.remove(folder)
-    return restoration, restoration_methods, restoration_clip
+    return load(root, "restoration", "restoration_methods", "restoration_clip")
 
 
-def test_damage_of_a_picture_does_not_depend_on_its_batch(parts):
+def test_batches_hold_every_picture_once_and_do_not_change_it(parts):
+    truth = parts[0]._truth(0, 4)[1]
+    assert torch.equal(truth[2:], parts[0]._truth(2, 2)[1])
     for damage in parts[1].DAMAGES.values():
-        truth = parts[0]._truth(0, 4)[1]
         whole, half = damage.measured(truth, 0), damage.measured(truth[2:], 2)
         assert torch.equal(whole.y[2:], half.y) and whole.sigma == half.sigma
-
-
-def test_batches_hold_every_picture_once(parts):
-    assert torch.equal(parts[0]._truth(0, 4)[1][2:], parts[0]._truth(2, 2)[1])
     found = parts[0].jobs(["eps"], ["mask"], ["first guess", "RED-diff", "bicubic"], 50, 30, 4)
-    held = {
-        name: [(job.first, job.count) for job in found if job.method == name] for name in ("first guess", "RED-diff")
-    }
-    assert held == {"first guess": [(0, 20), (20, 20), (40, 10)], "RED-diff": [(0, 20), (20, 10)]}
+    for name, held in (("first guess", [(0, 20), (20, 20), (40, 10)]), ("RED-diff", [(0, 20), (20, 10)])):
+        assert [(job.first, job.count) for job in found if job.method == name] == held
     # Bicubic has no meaning for a missing area.
     assert not any(job.method == "bicubic" for job in found)
 
@@ -55,9 +41,8 @@ def test_the_noise_mask_of_the_host_keeps_what_is_outside(parts, monkeypatch):
                 method(bench, measured)
                 kept = bench.encode(measured.initial())
             free = methods._free_cells().expand_as(kept) > 0
-            assert torch.allclose(seen[-1][~free], kept[~free], atol=1e-5) and not torch.allclose(
-                seen[-1][free], kept[free], atol=0.1
-            )
+            assert torch.allclose(seen[-1][~free], kept[~free], atol=1e-5)
+            assert not torch.allclose(seen[-1][free], kept[free], atol=0.1)
 
 
 def test_guidance_is_measured_in_full_precision_on_both_models(parts):
@@ -67,17 +52,6 @@ def test_guidance_is_measured_in_full_precision_on_both_models(parts):
         found = [job for job in every if job.method == name]
         assert [job.model for job in found] == ["eps", "flow"] and all(restoration._half(job) == half for job in found)
         assert not any(restoration._half(dataclasses.replace(job, half=False)) for job in found)
-
-
-def test_snapped_pictures_explain_the_photo_and_stay_pictures(parts):
-    methods = parts[1]
-    truth = parts[0]._truth(0, 2)[1]
-    for name in ("noise", "jpeg"):
-        measured = methods.DAMAGES[name].measured(truth, 0)
-        worse = truth * 0.2
-        after = methods.snapped(measured, worse)
-        assert bool((measured.chi2(worse) > 2).all()) and bool((measured.chi2(after) < 1).all())
-        assert float(after.abs().max()) <= 1.0
 
 
 def planted(model, damage, method, first, psnr, chi2=1.0, gain=1.0):

@@ -56,9 +56,8 @@ def test_counts_its_own_calls_and_those_of_a_rebound_denoiser():
 def test_the_unguided_side():
     mixture = Mixture("flow")
     plain, x = mixture.denoiser(), mixture.sample(1)
-    denoiser = Denoiser(
-        mixture.denoiser(cfg=5.0)._denoise, "flow", rebind=lambda e: plain._denoise, plain=plain._denoise
-    )
+    side = plain._denoise
+    denoiser = Denoiser(mixture.denoiser(cfg=5.0)._denoise, "flow", rebind=lambda embedding: side, plain=side)
     assert torch.equal(denoiser.unguided(x, 0.5), plain(x, 0.5)) and not torch.equal(denoiser(x, 0.5), plain(x, 0.5))
     assert denoiser.evaluations == 2 and denoiser.unguided.sigma_floor == denoiser.sigma_floor
     denoiser.with_embedding(mixture.embeddings["null"]).unguided(x, 0.5)
@@ -66,25 +65,20 @@ def test_the_unguided_side():
     assert plain.unguided is plain
 
 
-def test_answers_in_the_dtype_of_the_state():
-    denoiser = Denoiser(lambda x, sigma: (x * 0.5).to(torch.bfloat16), "flow")
-    assert denoiser(torch.ones(1, 1, 2, 2, dtype=torch.float64), 0.5).dtype == torch.float64
-
-
 def test_refusals():
     with pytest.raises(ValueError, match="space must be 've' or 'flow', got 'eps'"):
         Denoiser(lambda x, sigma: x, "eps")
     with pytest.raises(ValueError, match="sigma_floor must lie between 0 and 1, got 0.0"):
         Denoiser(lambda x, sigma: x, "ve", 0.0)
-    with pytest.raises(
-        ValueError, match=r"denoised must have the shape of the state \(1, 4, 2, 2\), got \(1, 3, 2, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"must have the shape of the state \(1, 4, 2, 2\), got \(1, 3, 2, 2\)"):
         Denoiser(lambda x, sigma: x[:, :3], "ve")(torch.ones(1, 4, 2, 2), 1.0)
     with pytest.raises(TypeError, match="must let its unconditional embedding be exchanged"):
         Denoiser(lambda x, sigma: x, "ve").with_embedding(torch.zeros(1))
 
 
-def test_work_dtype():
+def test_work_is_done_and_answered_in_the_dtype_of_the_state():
+    denoiser = Denoiser(lambda x, sigma: (x * 0.5).to(torch.bfloat16), "flow")
+    assert denoiser(torch.ones(1, 1, 2, 2, dtype=torch.float64), 0.5).dtype == torch.float64
     assert work_dtype("cpu") == torch.float64 == work_dtype("cuda:0") and work_dtype("mps") == torch.float32
 
 
@@ -92,9 +86,8 @@ def test_work_dtype():
 def test_strides_of_a_latent_do_not_change_a_bit(name):
     # A real norm between convolutions in float32: its sums are taken in the order of the strides.
     torch.manual_seed(0)
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(4, 32, 3, padding=1), torch.nn.GroupNorm(8, 32), torch.nn.Conv2d(32, 4, 3, padding=1)
-    ).requires_grad_(False)
+    first, last = torch.nn.Conv2d(4, 32, 3, padding=1), torch.nn.Conv2d(32, 4, 3, padding=1)
+    network = torch.nn.Sequential(first, torch.nn.GroupNorm(8, 32), last).requires_grad_(False)
     shown = []
 
     def denoise(x, sigma):

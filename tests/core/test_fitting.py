@@ -26,9 +26,7 @@ def start(rows=3):
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_updates_are_those_of_torch(decay):
     values = []
-    fitted = fit(
-        start(), attempt, Adam(0.3, decay).step, 6, tell=lambda number, tried, best: values.append(tried.score)
-    )
+    fitted = fit(start(), attempt, Adam(0.3, decay).step, 6, tell=lambda number, tried, _: values.append(tried.score))
     leaf = start().requires_grad_(True)
     adam = torch.optim.AdamW([leaf], lr=0.3, weight_decay=decay)
     for score in values:

@@ -11,6 +11,8 @@ def test_one_noise_for_all_precisions_and_batches():
     single, double = Noises(3, like).draw(), Noises(3, like.double()).draw()
     assert single.dtype == torch.float32 and torch.equal(single, double.float())
     assert not torch.equal(double, single.double())
+    wanted = torch.randn(3, 4, 5, generator=generator(3)).double()
+    assert torch.equal(Noises(3, like.double(), precision=torch.float32).draw()[0], wanted)
     assert abs(float(Noises(0, torch.zeros(1, 4, 64, 64)).draw().std()) - 1.0) < 0.02
     # Row r draws from seed + r, whose numbers wrap.
     assert torch.equal(Noises(2**64 - 1, like).draw()[1:], Noises(0, like[:1]).draw())
@@ -27,9 +29,3 @@ def test_shared_noise_is_that_of_the_first(axis, shape):
     assert first.shape == shape and not torch.equal(first, second)
     assert torch.equal(first, first.narrow(axis, 0, 1).expand(shape))
     assert torch.equal(first.narrow(axis, 0, 1), Noises(5, like.narrow(axis, 0, 1)).draw())
-
-
-def test_precision_of_the_draw():
-    like = torch.zeros(1, 2, 3, dtype=torch.float64)
-    wanted = torch.randn(2, 3, generator=generator(9), dtype=torch.float32).double()
-    assert torch.equal(Noises(9, like, precision=torch.float32).draw()[0], wanted)

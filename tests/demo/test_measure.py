@@ -1,5 +1,7 @@
 """The measurement: grids, choice of scenes, its own loop against an analytic denoiser, and faults it must see."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,14 +18,11 @@ def test_unseen_scenes_are_held_out_and_distinct():
         measure.unseen(10_000)
 
 
-def test_levels_of_eps_are_the_trained_ones():
+def test_levels_of_eps_are_the_trained_ones_and_those_of_flow_are_shifted():
     sigmas, timesteps = measure.levels("eps", 4)
     assert timesteps == [999, 666, 333, 0] and sigmas[-1] == 0.0
     # The ends of SD1.5's schedule, as every implementation has them.
     assert sigmas[0] == pytest.approx(14.6146, abs=1e-4) and sigmas[3] == pytest.approx(0.0292, abs=1e-4)
-
-
-def test_levels_of_flow_are_shifted():
     sigmas, timesteps = measure.levels("flow", 4)
     assert sigmas == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])
     assert timesteps == pytest.approx([1000, 900, 750, 500])
@@ -32,15 +31,8 @@ def test_levels_of_flow_are_shifted():
 def test_verdicts_see_each_fault():
     scene = world.Scene("big", "red", "square", "left", "white")
     pictures, _ = world.render([scene] * 6, seed=1)
-    faults = [
-        scene,
-        scene.changed(colour="blue"),
-        scene.changed(background="cyan"),
-        scene.changed(shape="ring"),
-        scene.changed(size="small"),
-        scene.changed(position="top"),
-    ]
-    found = measure.verdicts(faults, pictures)
+    wrong = {"colour": "blue", "background": "cyan", "shape": "ring", "size": "small", "position": "top"}
+    found = measure.verdicts([scene, *(scene.changed(**{word: wrong[word]}) for word in wrong)], pictures)
     wrong = {title: (~right).nonzero()[0].tolist() for title, right in found.items()}
     assert wrong == {"object": [1], "background": [2], "shape": [3], "size": [4], "position": [5]}
 
@@ -50,11 +42,10 @@ def test_psnr_is_that_of_the_error():
         """Gives every picture back 5 grey levels too bright."""
 
         def encode(self, pixels):
-            self.kept = pixels
-            return type("", (), {"latent_dist": type("", (), {"mean": pixels})})
+            return SimpleNamespace(latent_dist=SimpleNamespace(mean=pixels))
 
         def decode(self, latents):
-            return type("", (), {"sample": latents + 5 / 127.5})
+            return SimpleNamespace(sample=latents + 5 / 127.5)
 
     scenes = [world.Scene("big", "red", "circle", "middle", "blue")] * 2
     wanted = 20 * np.log10(255 / 5)
@@ -92,7 +83,7 @@ def test_the_loop_and_guidance_are_exact_on_a_gaussian(kind, monkeypatch):
                 spread = (1 - sigma) ** 2 + sigma**2
                 noise = sigma / spread * (x - (1 - sigma) * mean)
                 out = noise - mean - (1 - sigma) / spread * (x - (1 - sigma) * mean)
-            return type("", (), {"sample": out})
+            return SimpleNamespace(sample=out)
 
     model = models.ShapesModel(kind, Exact(), None, None, None)
     monkeypatch.setattr(models, "encode_text", lambda model, prompts: (None, None))

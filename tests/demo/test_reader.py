@@ -30,13 +30,8 @@ def test_reads_what_was_drawn(drawn, word):
 @pytest.mark.parametrize("word", WORDS)
 def test_notices_the_wrong_word(drawn, word):
     # A reader that guesses, or echoes the most frequent word, would pass a picture of another scene.
-    choices = {
-        "colour": tuple(world.COLOURS),
-        "background": tuple(world.COLOURS),
-        "shape": world.SHAPES,
-        "size": tuple(world.SIZES),
-        "position": tuple(world.POSITIONS),
-    }[word]
+    lists = (world.COLOURS, world.COLOURS, world.SHAPES, world.SIZES, world.POSITIONS)
+    choices = dict(zip(WORDS, lists, strict=True))[word]
     wrong = []
     for scene in CHOSEN[:100]:
         taken = {getattr(scene, word), scene.colour, scene.background}
@@ -67,42 +62,17 @@ def test_specks_are_no_object():
     assert reader.read(picture).shape is None
 
 
-@pytest.mark.parametrize("fault", ["moved", "gone", "recoloured", "grown"])
-def test_planted_faults_are_seen(fault):
-    scene = world.Scene("big", "red", "square", "left", "white")
-    (picture,), (mask,) = world.render([scene], seed=2)
-    picture = picture.copy()
-    if fault == "moved":
-        picture = np.roll(picture, 22, axis=1)
-        assert reader.read(picture).position == "right"
-    elif fault == "gone":
-        picture[mask > 0] = world.COLOURS["white"]
-        assert reader.read(picture).shape is None
-    elif fault == "recoloured":
-        picture[mask > 0.5] = world.COLOURS["purple"]
-        assert reader.read(picture).colour == "purple"
-    else:
-        small = world.render([scene.changed(size="small")], seed=2)[0][0]
-        assert reader.read(picture).size == "big" and reader.read(small).size == "small"
-
-
 def test_reads_floats_and_other_sizes(drawn):
     for scene, picture in zip(CHOSEN[:20], drawn[0]):
-        whole = reader.read(picture)
+        before, whole = picture.copy(), reader.read(picture)
         halves = reader.read(picture.astype(np.float32) / 255)
         assert np.array_equal(whole.mask, halves.mask) and whole.shape == halves.shape
+        assert np.array_equal(picture, before)
         large = np.asarray(Image.fromarray(picture).resize((256, 256), Image.Resampling.BICUBIC))
         assert reader.read(large).shape == scene.shape and reader.read(large).colour == scene.colour
 
 
-def test_the_picture_is_left_alone(drawn):
-    before = drawn[0][0].copy()
-    reader.read(drawn[0][0])
-    assert np.array_equal(drawn[0][0], before)
-
-
 def test_grey_pictures_and_batches_are_refused():
-    with pytest.raises(ValueError, match="pass one RGB picture"):
-        reader.read(np.zeros((64, 64), np.uint8))
-    with pytest.raises(ValueError, match="pass one RGB picture"):
-        reader.read(np.zeros((1, 64, 64, 3), np.uint8))
+    for shape in ((64, 64), (1, 64, 64, 3)):
+        with pytest.raises(ValueError, match="pass one RGB picture"):
+            reader.read(np.zeros(shape, np.uint8))

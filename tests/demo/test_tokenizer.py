@@ -16,33 +16,6 @@ def clip():
     return transformers.CLIPTokenizer.from_pretrained(models.WEIGHTS / "tokenizer")
 
 
-def pieces(word, rules):
-    """Byte-pair encoding of a word by the book: the earliest rule first, again and again."""
-    rank = {pair: i for i, pair in enumerate(rules)}
-    piece = [*word[:-1], word[-1] + "</w>"]
-    while len(piece) > 1:
-        pairs = list(zip(piece, piece[1:]))
-        best = min(pairs, key=lambda pair: rank.get(pair, len(rules)))
-        if best not in rank:
-            break
-        i = pairs.index(best)
-        piece[i : i + 2] = ["".join(best)]
-    return piece
-
-
-def test_the_rules_make_each_word_one_piece():
-    rules = tokenizer.merges()
-    assert len(set(rules)) == len(rules)
-    for word in tokenizer.WORDS:
-        assert pieces(word, rules) == [word + "</w>"], word
-    assert len(pieces("zebra", rules)) > 1
-
-
-def test_the_words_of_every_caption_are_known():
-    used = {word for scene in world.scenes() for word in scene.caption.split()}
-    assert used <= set(tokenizer.WORDS)
-
-
 def test_writing_gives_the_files_of_the_pack(tmp_path):
     count = tokenizer.write(tmp_path, models.MAX_TOKENS)
     for path in tmp_path.iterdir():
@@ -53,28 +26,16 @@ def test_writing_gives_the_files_of_the_pack(tmp_path):
     assert vocabulary[START] == count - 2 and vocabulary[END] == count - 1
 
 
-def test_clip_gives_each_word_one_token(clip):
-    for word in tokenizer.WORDS:
-        assert clip.tokenize(word) == [word + "</w>"], word
+def test_clip_gives_each_word_one_token_and_reads_captions_there_and_back(clip):
+    assert [clip.tokenize(word) for word in tokenizer.WORDS] == [[word + "</w>"] for word in tokenizer.WORDS]
     assert len(clip.tokenize("zebra")) > 1
-
-
-def test_clip_reads_captions_there_and_back(clip):
-    for scene in list(world.scenes())[::97]:
+    for scene in list(world.scenes())[::17]:
         ids = clip(scene.caption).input_ids
         assert len(ids) == len(scene.caption.split()) + 2 <= models.MAX_TOKENS
         assert ids[0] == clip.convert_tokens_to_ids(START) and ids[-1] == clip.convert_tokens_to_ids(END)
         assert clip.decode(ids, skip_special_tokens=True).strip() == scene.caption
 
 
-def test_clip_pads_and_cuts(clip):
-    ids = clip("red " * 50, padding="max_length", truncation=True, max_length=models.MAX_TOKENS).input_ids
-    assert len(ids) == models.MAX_TOKENS and ids[-1] == clip.eos_token_id
-    ids = clip("", padding="max_length", max_length=models.MAX_TOKENS).input_ids
-    assert ids == [clip.bos_token_id] + [clip.eos_token_id] * (models.MAX_TOKENS - 1)
-
-
 def test_any_text_can_be_read(clip):
-    for text in ("ÄÖÜ 日本 🙂", "RED, (blue)!", "a\nb\tc"):
-        assert all(0 <= i < len(clip) for i in clip(text).input_ids)
+    assert all(0 <= i < len(clip) for i in clip("ÄÖÜ 日本 🙂, (RED)!\n\t").input_ids)
     assert clip("A Big RED Circle").input_ids == clip("a big red circle").input_ids

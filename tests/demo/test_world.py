@@ -1,6 +1,6 @@
 """The Shapes world: the same bits everywhere, captions that read back, masks that are exact."""
 
-import dataclasses
+import zlib
 
 import numpy as np
 import pytest
@@ -15,49 +15,27 @@ def some(count, seed=0):
     return [ALL[i] for i in np.random.default_rng(seed).permutation(len(ALL))[:count]]
 
 
-def test_there_is_enough_of_everything():
-    assert len(world.SHAPES) >= 6 and len(world.COLOURS) >= 8
-    assert set(world.SIZES) == {"big", "small"}
-    assert set(world.POSITIONS) == {"middle", "left", "right", "top", "bottom"}
-    assert len(set(ALL)) == len(ALL) == 6 * 8 * 7 * 2 * 5
-
-
-def test_colours_are_far_apart():
-    palette = np.array(list(world.COLOURS.values()), float)
-    apart = np.sqrt(((palette[:, None] - palette[None]) ** 2).sum(-1))
-    assert (apart + 1000 * np.eye(len(palette))).min() >= 100
-
-
 def test_captions_read_back():
     for scene in ALL:
         assert world.parse(scene.caption) == scene
     assert len({scene.caption for scene in ALL}) == len(ALL)
-    assert world.parse("  A Big RED circle on a blue background") == world.Scene(
-        "big", "red", "circle", "middle", "blue"
-    )
+    scene = world.Scene("big", "red", "circle", "middle", "blue")
+    assert world.parse("  A Big RED circle on a blue background") == scene
 
 
-@pytest.mark.parametrize(
-    "caption",
-    ["", "a big red circle", "a big red circle on a blue table", "a huge red circle on a blue background"],
-)
-def test_other_captions_are_refused(caption):
-    with pytest.raises(ValueError, match="write it that way|use one of these words"):
-        world.parse(caption)
-
-
-def test_scenes_that_cannot_be_seen_are_refused():
+def test_what_is_no_scene_is_refused():
+    for caption in (
+        "",
+        "a big red circle",
+        "a big red circle on a blue table",
+        "a huge red circle on a blue background",
+    ):
+        with pytest.raises(ValueError, match="write it that way|use one of these words"):
+            world.parse(caption)
     with pytest.raises(ValueError, match="colour must differ from the background, got 'red'"):
         world.Scene("big", "red", "circle", "middle", "red")
     with pytest.raises(ValueError, match="shape must be one of"):
         ALL[0].changed(shape="cube")
-
-
-def test_a_changed_scene_differs_in_that_word_alone():
-    scene = world.Scene("big", "red", "circle", "left", "blue")
-    assert scene.changed(colour="green") == world.Scene("big", "green", "circle", "left", "blue")
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        scene.size = "small"
 
 
 def test_held_out_scenes_are_never_trained_on():
@@ -69,44 +47,19 @@ def test_held_out_scenes_are_never_trained_on():
     assert 200 <= len(held) <= 0.15 * len(ALL)
 
 
-def crc32(data):
-    """CRC-32 of IEEE 802.3, bit by bit."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
-    return value ^ 0xFFFFFFFF
-
-
 def test_the_split_is_the_same_on_every_machine():
-    assert crc32(b"123456789") == 0xCBF43926
-    for scene in ALL:
-        held = crc32(f"{scene.shape} {scene.colour} {scene.background}".encode()) % 10 == 0
-        assert scene.held_out == held, scene
+    # Written down once.
+    assert zlib.crc32(bytes(scene.held_out for scene in ALL)) == 1289591441
 
 
 def test_the_same_seed_draws_the_same_bits():
+    """Whatever stands before it in the batch."""
     batch = some(6)
     pictures, masks = world.render(batch, seed=3)
-    again, masks_again = world.render(batch, seed=3)
-    assert np.array_equal(pictures, again) and np.array_equal(masks, masks_again)
+    fewer, masks_again = world.render([*some(2, seed=9), *batch[2:]], seed=3)
+    assert np.array_equal(pictures[2:], fewer[2:]) and np.array_equal(masks[2:], masks_again[2:])
     other, _ = world.render(batch, seed=4)
     assert all(not np.array_equal(a, b) for a, b in zip(pictures, other))
-
-
-def test_a_picture_depends_on_its_place_in_the_batch_alone():
-    batch = some(5)
-    together, _ = world.render(batch, seed=1)
-    fewer, _ = world.render([*some(2, seed=9), *batch[2:3]], seed=1)
-    assert np.array_equal(together[2], fewer[2])
-
-
-def test_shapes_and_types():
-    pictures, masks = world.render(some(3))
-    assert pictures.shape == (3, 64, 64, 3) and pictures.dtype == np.uint8
-    assert masks.shape == (3, 64, 64) and masks.dtype == np.float32
-    assert masks.min() == 0.0 and masks.max() == 1.0
 
 
 # Areas of the shapes of half extent 1, by school geometry.

@@ -48,6 +48,7 @@ class Mixture:
             logits[list(chosen)] = 1.0
             self.embeddings[prompt] = torch.linalg.lstsq(self.weight_of, logits).solution[:, 0]
 
+    @torch.no_grad()
     def sample(self, batch, seed=1, prompt="source"):
         """Clean latents (batch, *shape) of a prompt."""
         generator = torch.Generator().manual_seed(seed)
@@ -62,11 +63,11 @@ class Mixture:
         return torch.randn(batch, *self.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     def denoise(self, x, sigma, embedding):
-        """E[x0 | x] for one embedding, in the dtype of x."""
+        """E[x0 | x] for one embedding or one a row, in the dtype of x."""
         scale = 1.0 if self.space == "ve" else 1.0 - sigma
-        variance = self.variance.to(x.dtype)
-        means = (self.means + self.shift_of @ embedding).to(x.dtype)
-        logits = (self.weight_of @ embedding).log_softmax(0).to(x.dtype)
+        variance, rows = self.variance.to(x.dtype), embedding.reshape(-1, WIDTH).double()
+        means = (self.means + (rows @ self.shift_of.T)[:, None]).to(x.dtype)
+        logits = (rows @ self.weight_of.T).log_softmax(1).to(x.dtype)
         total = scale**2 * variance + sigma**2
         distance = x.reshape(len(x), 1, -1) - scale * means
         posterior = (logits - 0.5 * (distance.square() / total).sum(-1)).softmax(1)

@@ -5,18 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from retrace.inversion import (
-    METHODS,
-    Coupled,
-    Denoiser,
-    MisfitError,
-    adopt,
-    get_method,
-    invert,
-    relative_error,
-    replay,
-    two_step,
-)
+from retrace.inversion import METHODS, Coupled, MisfitError, adopt, get_method, invert, relative_error, replay, two_step
 from retrace_tests.inversion.problems import Mixture, full_grid
 
 PAIRS = sorted(name for name, method in METHODS.items() if issubclass(method, Coupled))
@@ -76,24 +65,3 @@ def test_round_trip_in_single_precision(name, settings, figures):
         clean, denoiser = mixture.sample(4).float(), mixture.denoiser(cfg=cfg)
         inversion = invert(denoiser, clean, full_grid(space, 50), 50, get_method(name, settings), dtype=torch.float32)
         assert 1e-9 < relative_error(replay(inversion, denoiser), clean) <= 10 * figure, (space, cfg)
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_the_model_is_never_asked_below_what_is_needed(name):
-    # EDICT asks at the noisier end of each step, so the floor at 0 plays no part; the others ask once at 0, going up.
-    asked, grid, mixture = [], full_grid("flow", 10), Mixture("flow")
-    exact = mixture.denoiser(sigma_floor=1e-6)
-
-    def denoise(x, sigma):
-        asked.append(sigma)
-        return exact(x, sigma)
-
-    denoiser = Denoiser(denoise, "flow", 1e-6)
-    inversion = invert(denoiser, mixture.sample(1), grid, 10, name)
-    up = list(asked)
-    replay(inversion, denoiser)
-    down = asked[len(up) :]
-    if name == "edict":
-        assert min(asked) == grid[1] and up == sorted(up) and down == up[::-1]
-    else:
-        assert up == [1e-6, *grid[1:10]] and down == grid[9:0:-1]

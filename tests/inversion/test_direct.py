@@ -26,12 +26,8 @@ def made(space, cfg, carry=1.0, steps=20, index=20, batch=3, dtype=torch.float64
 @pytest.mark.parametrize("space", ["ve", "flow"])
 @pytest.mark.parametrize("carry", [0.0, 1.0])
 def test_the_source_is_exact_at_any_guidance(space, carry):
-    for cfg, index, dtype in (
-        (1.0, 20, torch.float64),
-        (7.5, 20, torch.float64),
-        (7.5, 12, torch.float32),
-        (7.5, 1, torch.float64),
-    ):
+    f64, f32 = torch.float64, torch.float32
+    for cfg, index, dtype in ((1.0, 20, f64), (7.5, 20, f64), (7.5, 12, f32), (7.5, 1, f64)):
         mixture, denoiser, clean, record = made(space, cfg, carry, index=index, dtype=dtype)
         seen = []
         assert torch.equal(replay(record, denoiser, on_step=lambda report, seen=seen: seen.append(report.x)), clean)
@@ -44,12 +40,8 @@ def test_the_source_is_exact_at_any_guidance(space, carry):
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-14), (torch.float32, 5e-6)])
 def test_with_all_of_the_correction_the_source_prompt_is_a_target_that_comes_back(space, dtype, bound):
     _, denoiser, clean, record = made(space, 7.5, steps=50, index=50, dtype=dtype)
-
-    def refuses(x, sigma):
-        raise AssertionError("the way down asked the source")
-
-    silent = Denoiser(refuses, space)
-    assert relative_error(replay(record, silent, denoiser), clean) <= bound
+    silent = Denoiser(denoiser, space)
+    assert relative_error(replay(record, silent, denoiser), clean) <= bound and silent.evaluations == 0
     # Without it, guidance drives the same walk away.
     *_, bare = made(space, 7.5, carry=0.0, steps=50, index=50, dtype=dtype)
     assert relative_error(replay(bare, silent, denoiser), clean) > 0.1
@@ -84,10 +76,8 @@ def test_carry_is_a_dial():
 
 
 def test_the_climb_is_unguided():
-    """Guided, the noise of this source would come out 1.3 times too strong or more, or far from the model's own."""
+    """A denoiser without an unguided side climbs as it is."""
     mixture, _, clean, record = made("ve", 7.5)
-    assert torch.equal(record.x, invert(mixture.denoiser(), clean, record.sigmas, 20, "ddim").x)
-    # A denoiser without an unguided side climbs as it is.
     bare = invert(mixture.denoiser("source", 7.5), clean, record.sigmas, 20, "direct")
     assert relative_error(bare.x, record.x) > 0.1
     assert torch.equal(replay(bare, mixture.denoiser("source", 7.5)), clean)

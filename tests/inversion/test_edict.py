@@ -79,22 +79,3 @@ def test_what_diverges_is_refused():
     invert(denoiser, clean, grid, 200, get_method("edict", {"p": 0.97}))
     with pytest.raises(ValueError, match="p of method edict must be 0 or at least 0.5, got 0.3; 0 chooses it"):
         get_method("edict", {"p": 0.3})
-
-
-@pytest.mark.parametrize("space", ["ve", "flow"])
-def test_both_states_come_back(space):
-    mixture = Mixture(space)
-    clean, denoiser, last = mixture.sample(2), mixture.denoiser(), []
-    record = invert(denoiser, clean, full_grid(space, 20), 20, "edict")
-
-    def tap(x, level):
-        if level == 0:
-            last.append(x)
-        return x
-
-    replay(record, denoiser, after_step=tap)
-    assert len(last) == 2
-    for state in last:
-        assert relative_error(state, clean) <= 1e-12
-    # The pair itself has opened on the way up.
-    assert relative_error(record.mate, record.x) > 1e-6

@@ -46,6 +46,7 @@ def test_reads_itself_and_shares_nothing():
         ({"space": "eps"}, "space must be 've' or 'flow', got 'eps'"),
         ({"sigmas": (2.0, 1.0, 0.0)}, r"sigmas must strictly rise .*got \[2, 1, 0\]; flip a falling grid"),
         ({"index": 3}, "index must lie between 1 and the number of steps 2, got 3"),
+        ({"x0": latent(float("nan"))}, "x0 must be finite, got inf or nan"),
         ({"x0": latent(0.0, 2, 3)}, r"x0 must be a latent of shape .*got \(2, 3\)"),
         ({"x": latent(1.0, 1, 2, 5, 3)}, r"x must have the shape \(1, 2, 3, 5\)"),
         ({"x": latent().float()}, "x must have the shape .*got .*torch.float32"),
@@ -162,7 +163,8 @@ def test_draws_depend_on_the_picture_alone():
     numbers = drawn(4, 50, 7, [0, 1, 5])
     assert len(numbers) == 50 and {number for row in numbers for number in row} == {0, 1, 2, 3}
     assert numbers == drawn(4, 50, 7, [0, 1, 5]) != drawn(4, 50, 8, [0, 1, 5])
-    assert [row[2] for row in numbers] == [row[0] for row in drawn(4, 50, 7, [5])] != [row[1] for row in numbers]
+    # The picture of number r draws from seed + r.
+    assert [row[2] for row in numbers] == [row[0] for row in drawn(4, 50, 12, [0])] != [row[1] for row in numbers]
     # More passes do not change those before.
     assert drawn(4, 60, 7, [0, 1, 5])[:50] == numbers and set(drawn(1, 5, 0, [0, 1])) == {(0, 0)}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retrace.inversion import Denoiser, EditOptions, FlowEdit, InfEdit, Noises, mix, relative_error
-from retrace_tests.inversion.problems import CLIP_SHAPE, SHAPE, Mixture, full_grid
+from retrace_tests.inversion.problems import SHAPE, Mixture, full_grid
 
 EDITS = [InfEdit(), InfEdit(0.4), InfEdit(0.0), FlowEdit(), FlowEdit(n_avg=3), FlowEdit(pull=0.05), FlowEdit(n_min=3)]
 BOTH_SPACES = pytest.mark.parametrize("space", ["ve", "flow"])
@@ -36,29 +36,6 @@ def test_only_a_difference_of_the_models_moves_the_latent(edit, space):
         assert relative_error(result, clean) < 1e-14 and result is not clean
     assert relative_error(edited(edit, space)[1], clean) > 0.05
     assert relative_error(edited(edit, space, target="source", cfgs=(1.0, 2.3))[1], clean) > 1e-3
-
-
-@BOTH_SPACES
-@pytest.mark.parametrize("edit", [InfEdit(), FlowEdit()], ids=repr)
-def test_an_edit_comes_to_lie_under_the_target(edit, space):
-    """Which prompt a latent belongs to is known exactly: by the likelihood ratio of the two mixtures."""
-    mixture = Mixture(space)
-
-    def likelihood(x, prompt):
-        embedding = mixture.embeddings[prompt]
-        distance = x.reshape(len(x), 1, -1) - (mixture.means + mixture.shift_of @ embedding)
-        logits = (mixture.weight_of @ embedding).log_softmax(0)
-        return (logits - 0.5 * (distance.square() / mixture.variance).sum(-1)).logsumexp(1)
-
-    def leaning(x):
-        return float((likelihood(x, "target") - likelihood(x, "source")).mean())
-
-    clean, result, *_ = edited(edit, space, index=30, steps=30, batch=32)
-    before, after = leaning(clean), leaning(result)
-    natural = leaning(mixture.sample(256, seed=3, prompt="target"))
-    assert before < -0.5 and natural > 0.5
-    # Over the border, and most of the way to samples of the target itself.
-    assert after > 0.0 and after - before > 0.6 * (natural - before), (before, after, natural)
 
 
 @BOTH_SPACES
@@ -117,14 +94,6 @@ def test_flowedit_is_the_published_update():
     for i in range(3, 0, -1):
         x = x + (grid[i - 1] - grid[i]) * velocity(target, x, grid[i])
     assert relative_error(result, x) < 1e-12
-
-
-@BOTH_SPACES
-def test_a_step_of_flowedit_is_part_of_a_jump_of_infedit(space):
-    """z' = lerp(z, x0 + D_tgt - D_src, 1 - s'/s): from the source the last steps agree (s' = 0)."""
-    clean, flow_edit, *_ = edited(FlowEdit(), space, index=1)
-    infedit = edited(InfEdit(), space, index=1)[1]
-    assert relative_error(flow_edit, infedit) < 1e-12 and relative_error(infedit, clean) > 1e-6
 
 
 def test_the_pull_holds_an_edit_back():
@@ -263,35 +232,17 @@ def test_the_target_does_not_feel_a_further_branch(space, eta):
         return latents[1]
 
     _, alone, source, target = edited(edit, space, index=5, steps=6, seed=4)
-    _, found, *_ = edited(
-        edit, space, index=5, steps=6, seed=4, both=stacked(source, target, other), others=1, blend=watch
-    )
+    three = stacked(source, target, other)
+    found = edited(edit, space, index=5, steps=6, seed=4, both=three, others=1, blend=watch)[1]
     assert relative_error(found, alone) < 1e-12 and {len(latents) for latents in seen} == {3}
     if eta == 1.0:
         wanted = edited(edit, space, cfgs=(1.0, 3.0), index=5, steps=6, seed=4)[1]
         assert relative_error(seen[-1][2], wanted) < 1e-12
 
 
-@BOTH_SPACES
-@pytest.mark.parametrize("edit", [InfEdit(), FlowEdit(n_min=2)], ids=repr)
-def test_clips_pure_noise_and_float32(edit, space):
-    clean, result, *_ = edited(edit, space, shape=CLIP_SHAPE, index=20)
-    assert result.shape == clean.shape and bool(result.isfinite().all())
-    mixture, grid = Mixture(space), full_grid(space, 10)
-    single = mixture.sample(1).float()
-    out = edit.edit(mixture.denoiser(), mixture.denoiser("target"), single, grid, 10)
-    assert out.dtype == torch.float32
-    assert (
-        relative_error(out, edit.edit(mixture.denoiser(), mixture.denoiser("target"), single.double(), grid, 10)) < 1e-3
-    )
-
-
 def misfit(space="ve", grid=None, edit=None, **options):
-    ve = Mixture("ve")
-    grid = full_grid("ve", 4) if grid is None else grid
-    return (edit or InfEdit()).edit(
-        ve.denoiser(), Mixture(space).denoiser(), ve.sample(2), grid, 3, EditOptions(**options)
-    )
+    ve, edit, grid = Mixture("ve"), edit or InfEdit(), grid or full_grid("ve", 4)
+    return edit.edit(ve.denoiser(), Mixture(space).denoiser(), ve.sample(2), grid, 3, EditOptions(**options))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def test_plain_it_is_guidance_with_the_source_as_negative(space):
     mixture.embeddings["null"] = mixture.embeddings["source"]
     guided = replay(record, mixture.denoiser(), mixture.denoiser("target", 5.0))
     mixture.embeddings["null"] = null
-    torch.testing.assert_close(played(mixture, record, NegativePrompt(5.0)), guided, rtol=1e-9, atol=1e-9)
+    source, target = mixture.denoiser(), mixture.denoiser("target")
+    denoiser = NegativePrompt(5.0).denoiser(record, source, target)
+    torch.testing.assert_close(replay(record, mixture.denoiser(), denoiser), guided, rtol=1e-9, atol=1e-9)
+    assert denoiser.evaluations == source.evaluations == target.evaluations == 16
     # cfg 0 leaves the source alone, cfg 1 the target.
     assert torch.equal(played(mixture, record, NegativePrompt(0.0)), replay(record, mixture.denoiser()))
     plain = replay(record, mixture.denoiser(), mixture.denoiser("target"))
@@ -61,9 +64,8 @@ def test_the_thresholds_are_proximal_maps(prox):
 
 
 def test_the_share_is_counted_in_each_row():
-    v = torch.randn(3, 4, 10, 10, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 1e3, 1e-3]).reshape(
-        3, 1, 1, 1
-    )
+    v = torch.randn(3, 4, 10, 10, generator=torch.Generator().manual_seed(1))
+    v = v * torch.tensor([1.0, 1e3, 1e-3]).reshape(3, 1, 1, 1)
     for quantile in (0.25, 0.75, 0.9):
         kept, through = proximal(v, "l0", quantile)
         assert [int(row.sum()) for row in through] == [round(400 * (1 - quantile))] * 3
@@ -74,15 +76,6 @@ def test_the_share_is_counted_in_each_row():
     # The published soft threshold never turns a sign.
     soft = proximal(v, "l1", 0.5).kept
     assert bool((soft * v >= 0).all()) and bool((soft.abs() <= v.abs()).all())
-
-
-def test_more_held_back_keeps_more():
-    mixture, record = made("ve", "edict")
-    far = [
-        relative_error(played(mixture, record, NegativePrompt(5.0, "l1", quantile)), record.x0)
-        for quantile in (0.0, 0.5, 0.9, 1.0)
-    ]
-    assert far[0] > far[1] > far[2] > far[3] and far[3] <= 1e-11, far
 
 
 def test_the_pull_holds_what_was_not_let_through():
@@ -114,14 +107,6 @@ def test_growth_is_within_a_frame(shape):
         wanted = torch.zeros_like(mask)
         wanted[0, 1, ..., rows, columns] = 1.0
         assert torch.equal(big, wanted)
-
-
-def test_one_call_of_each_side():
-    mixture, record = made("ve")
-    source, target = mixture.denoiser(), mixture.denoiser("target")
-    denoiser = NegativePrompt(3.0, "l1").denoiser(record, source, target)
-    replay(record, mixture.denoiser(), denoiser)
-    assert denoiser.evaluations == source.evaluations == target.evaluations == 16
 
 
 def test_slerp_walks_the_arc():

@@ -24,28 +24,10 @@ def test_comes_back_at_any_guidance(space, stepper, dtype, cfg, bound):
     method = get_method("noise_map", {"stepper": stepper})
     for steps, level in ((50, 50), (50, 30), (4, 1)):
         record = invert(denoiser, clean, full_grid(space, steps), level, method, dtype=dtype)
-        assert relative_error(replay(record, denoiser), clean) <= bound
-
-
-@pytest.mark.parametrize("space", ["ve", "flow"])
-@pytest.mark.parametrize(("sigma", "sigma_next"), [(0.9, 0.4), (0.5, 0.45), (0.3, 0.0)])
-def test_mean_is_that_of_the_process(space, sigma, sigma_next):
-    """Regression of x_t on x_s for one clean latent, from samples of the forward process."""
-    generator = torch.Generator().manual_seed(0)
-    first, more = (torch.randn(400_000, generator=generator, dtype=torch.float64) for _ in range(2))
-    clean = 0.7
-    if space == "ve":
-        below = clean + sigma_next * first
-        above = below + math.sqrt(sigma**2 - sigma_next**2) * more
-    else:
-        # Adding noise to x / (1 - s) is the same process in the units of the VE space.
-        low, high = sigma_next / (1 - sigma_next), sigma / (1 - sigma)
-        ve = clean + low * first
-        below, above = (1 - sigma_next) * ve, (1 - sigma) * (ve + math.sqrt(high**2 - low**2) * more)
-    gain = float(((above - above.mean()) * (below - below.mean())).mean() / above.var())
-    wanted = float(below.mean()) + gain * (torch.tensor([-1.0, 2.0]) - float(above.mean()))
-    found = posterior_mean(torch.tensor([-1.0, 2.0]), torch.tensor(clean), sigma, sigma_next, space)
-    torch.testing.assert_close(found, wanted, rtol=0.0, atol=0.01)
+        # The same prompt as a target is the source, which then is not asked.
+        silent = mixture.denoiser()
+        for back in (replay(record, denoiser), replay(record, silent, denoiser)):
+            assert relative_error(back, clean) <= bound and silent.evaluations == 0
 
 
 def test_mean_at_both_ends():
@@ -53,28 +35,6 @@ def test_mean_at_both_ends():
     assert torch.equal(posterior_mean(x, clean, 1.0, 0.25, "flow"), 0.75 * clean)
     for space in ("ve", "flow"):
         assert torch.equal(posterior_mean(x, clean, 0.5, 0.0, space), clean)
-
-
-@pytest.mark.parametrize("space", ["ve", "flow"])
-def test_noises_are_large_and_pull_against_each_other(space):
-    """The property that the paper names edit-friendly: over 1 in deviation, neighbours near -0.5 in correlation."""
-    mixture, grid = Mixture(space), full_grid(space, 50)
-    record = invert(mixture.denoiser(), mixture.sample(4), grid, 50, "noise_map")
-    maps = []
-    for i in range(2, 51):
-        s, t = grid[i], grid[i - 1]
-        if space == "ve":
-            std = t * math.sqrt(s**2 - t**2) / s
-        elif s == 1.0:
-            std = t
-        else:
-            low, high = t / (1 - t), s / (1 - s)
-            std = (1 - t) * low * math.sqrt(high**2 - low**2) / high
-        maps.append((record.residuals[i - 1] / std).flatten())
-    inner = maps[5:-5]
-    assert sum(float(z.std()) for z in inner) / len(inner) > 1.5
-    pairs = [float(torch.corrcoef(torch.stack([a, b]))[0, 1]) for a, b in zip(inner, inner[1:], strict=False)]
-    assert sum(pairs) / len(pairs) == pytest.approx(-0.5, abs=0.1)
 
 
 def test_seed_decides_the_noises():
@@ -89,19 +49,6 @@ def test_seed_decides_the_noises():
     noises = [((x - clean) / s).flatten() for x, s in zip(kept.path[1:], grid[1:], strict=True)]
     for a, b in zip(noises, noises[1:], strict=False):
         assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.4
-
-
-def test_the_same_prompt_as_a_target_is_the_source():
-    mixture = Mixture("flow")
-    clean, denoiser = mixture.sample(2), mixture.denoiser("source", 3.0)
-    record = invert(denoiser, clean, full_grid("flow", 12), 12, "noise_map")
-
-    def refuses(x, sigma):
-        raise AssertionError("the way down asked the source")
-
-    silent = mixture.denoiser()
-    silent._denoise = refuses
-    assert relative_error(replay(record, silent, denoiser), clean) <= 1e-15
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])

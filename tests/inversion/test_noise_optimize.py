@@ -8,13 +8,11 @@ import torch
 from retrace.inversion import (
     MisfitError,
     NoiseDescent,
-    blend,
     get_method,
     implied_noise,
     invert,
     meet,
     noise_optimize,
-    relative_error,
     replay,
     walk,
 )
@@ -28,12 +26,6 @@ def problem(space, batch=2, method="midpoint", shape=SHAPE, **settings):
     mixture = Mixture(space, shape)
     inversion = invert(mixture.denoiser(), mixture.sample(batch), full_grid(space, STEPS), STEPS, method, **settings)
     return mixture, inversion, mixture.denoiser("target", 2.0), mixture.sample(batch, seed=7, prompt="target")
-
-
-def moved(inversion, fitted):
-    """Root mean square of the move of each row, in standard deviations of the noise."""
-    noises = [implied_noise(each.x, each.x0, each.sigma, each.space) for each in (inversion, fitted)]
-    return (noises[1] - noises[0]).square().flatten(1).mean(1).sqrt()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +47,8 @@ def test_the_replay_meets_the_reference(space, norm, method, shape):
     assert fitted.meta["noise_optimize_loss"] == pytest.approx(float(after.mean()))
     assert fitted.meta["noise_optimize_first_loss"] == pytest.approx(float(before.mean()))
     assert [report.index for report in reports] == list(range(41)) and reports[0].total == 41
+    # What a listener can keep when it stops the search.
+    assert torch.equal(reports[-1].best, fitted.x)
 
 
 @pytest.mark.parametrize("space", ["ve", "flow"])
@@ -82,44 +76,25 @@ def test_the_pull_keeps_it_near_and_what_is_kept_is_the_best_with_it():
     for pull in (0.0, 1.0, 100.0):
         seen, loss = [], meet(reference)
         fitted = noise_optimize(inversion, target, loss, NoiseDescent(30, 0.05, pull), seen.append)
-        distances.append(moved(inversion, fitted))
+        noises = [implied_noise(each.x, each.x0, each.sigma, each.space) for each in (inversion, fitted)]
+        # Root mean square of the move of each row, in standard deviations of the noise.
+        distances.append((noises[1] - noises[0]).square().flatten(1).mean(1).sqrt())
         whole = loss(replay(fitted, target, target)) + pull * distances[-1].square()
         tried = torch.tensor([r.loss for r in seen]) + pull * torch.tensor([r.distance for r in seen]).square()
         torch.testing.assert_close(whole, tried.min(0).values.double(), rtol=1e-4, atol=1e-6)
     assert (distances[0] > 1.5 * distances[1]).all() and (distances[1] > 1.5 * distances[2]).all(), distances
 
 
-def test_only_what_is_masked_is_asked_for():
-    _, inversion, target, reference = problem("ve")
-    mask = torch.zeros(1, 1, 3, 5)
-    mask[..., 3:] = 1.0
-    fitted = noise_optimize(inversion, target, meet(reference, mask), NoiseDescent(40, 0.05, 0.0))
-    ends = [replay(each, target, target) for each in (inversion, fitted)]
-    inside = [relative_error(end[..., 3:], reference[..., 3:]) for end in ends]
-    assert inside[1] < 0.7 * inside[0]
-    # Of what lies outside the loss says nothing, so other values there change nothing.
-    other = reference.clone()
-    other[..., :3] += 100.0
-    again = noise_optimize(inversion, target, meet(other, mask), NoiseDescent(40, 0.05, 0.0))
-    torch.testing.assert_close(again.x, fitted.x, rtol=1e-9, atol=1e-9)
-
-
-def test_the_loss_of_a_mask_is_its_mean_and_any_loss_will_do():
+def test_the_loss_of_a_mask_is_its_mean():
     x, zero = torch.tensor([[[[1.0, 2.0, 5.0]]]]), torch.zeros(1, 1, 1, 3)
     mask = torch.tensor([[[[1.0, 0.5, 0.0]]]])
     assert meet(zero, mask)(x).item() == pytest.approx((1 + 0.5 * 4) / 1.5)
     assert meet(zero, mask, "L1")(x).item() == pytest.approx((1 + 0.5 * 2) / 1.5)
     assert meet(zero)(x).item() == pytest.approx(10.0)
-    _, inversion, target, _ = problem("flow")
-    # The mean of the second channel, as large as it gets.
-    loss = NoiseDescent(15, 0.05, 0.05)
-    fitted = noise_optimize(inversion, target, lambda x: -x[:, 1].flatten(1).mean(1), loss)
-    before, after = (replay(each, target, target)[:, 1].flatten(1).mean(1) for each in (inversion, fitted))
-    assert (after > before + 0.05).all()
 
 
 def test_the_rest_of_it_stays_in_any_mode():
-    mixture, inversion, target, reference = problem("ve", keep_path=True)
+    _, inversion, target, reference = problem("ve", keep_path=True)
     before = [tensor.clone() for tensor in (inversion.x, inversion.x0, *inversion.path, reference)]
     fitted = noise_optimize(inversion, target, meet(reference), NoiseDescent(2))
     for mode in (torch.no_grad, torch.inference_mode):
@@ -132,11 +107,6 @@ def test_the_rest_of_it_stays_in_any_mode():
     assert torch.equal(fitted.x0, inversion.x0) and all(map(torch.equal, fitted.path, inversion.path))
     assert fitted.method == inversion.method and fitted.fingerprints == inversion.fingerprints
     assert fitted.meta["noise_optimize_evaluations"] == (2 * 2 + 1) * 2 * STEPS
-    # Outside a mask an edit still keeps the source.
-    mask = torch.zeros(1, 1, 3, 5)
-    mask[..., 3:] = 1.0
-    edited = replay(fitted, mixture.denoiser(), target, after_step=blend(fitted, mask))
-    assert torch.equal(edited[..., :3], inversion.x0[..., :3])
 
 
 def test_fitted_embeddings_are_played_along():
@@ -151,21 +121,6 @@ def test_fitted_embeddings_are_played_along():
     assert abs(loss(replay(inversion, guided)).item() / first - 1.0) > 1e-3
 
 
-def test_what_was_found_before_a_stop_can_be_kept():
-    _, inversion, target, reference = problem("ve")
-    seen = []
-
-    def stop(report):
-        seen.append(report)
-        if report.index == 3:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        noise_optimize(inversion, target, meet(reference), NoiseDescent(10), stop)
-    kept = meet(reference)(replay(replace(inversion, x=seen[-1].best), target, target))
-    assert kept.tolist() == pytest.approx(seen[-1].best_loss)
-
-
 def test_refusals():
     mixture, inversion, target, reference = problem("ve")
     pair = invert(mixture.denoiser(), mixture.sample(1), full_grid("ve", STEPS), STEPS, "belm")
@@ -173,6 +128,8 @@ def test_refusals():
         noise_optimize(pair, target, meet(reference))
     with pytest.raises(MisfitError, match="must be of the inversion's space 've', got 'flow'"):
         noise_optimize(inversion, Mixture("flow").denoiser(), meet(reference))
+    with pytest.raises(ValueError, match="reference must fit the latent"):
+        noise_optimize(inversion, target, meet(reference[..., :-1]))
     with pytest.raises(ValueError, match="one finite number for each of the 2 rows"):
         noise_optimize(inversion, target, lambda x: x.mean())
     for given, sentence in (

@@ -16,10 +16,8 @@ SETTINGS = [*product(PAIRS, [{}]), ("bdia", {"gamma": 0.9}), ("edict", {"p": 0.9
 def plainly(method, denoiser, record, loss, inputs):
     """Autograd through the method's own replay."""
     x, mate = (state.clone().requires_grad_(True) for state in (record.x, record.mate))
-    leaves = Inversion(
-        record.space, record.sigmas, record.index, record.x0, x, mate, method=method.name, params=method.params
-    )
-    end = method.replay(leaves, denoiser)
+    about = {"x": x, "mate": mate, "method": method.name, "params": method.params}
+    end = method.replay(Inversion(record.space, record.sigmas, record.index, record.x0, **about), denoiser)
     value = loss(end)
     return value.item(), end.detach(), torch.autograd.grad(value, [x, mate, *inputs])
 
@@ -73,9 +71,7 @@ def test_a_way_down_that_cannot_be_found_again_is_refused():
             coupled_gradient(method, denoiser, x, x, grid, index, some_loss)
 
     grid = full_grid("ve", 12)
-    refused(
-        "gamma of method bdia must be at least 0.72 to climb 12 steps", grid, 12, get_method("bdia", {"gamma": 0.2})
-    )
+    refused("gamma of method bdia must be at least 0.72 to climb 12", grid, 12, get_method("bdia", {"gamma": 0.2}))
     refused("p of method edict must be 0 or at least", grid, 12, get_method("edict", {"p": 0.5}))
     for name in PAIRS:
         refused("index must lie between .* got 13", grid, 13, get_method(name))

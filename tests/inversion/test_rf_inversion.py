@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from retrace.inversion import Denoiser, Euler, get_method, invert, mix, relative_error, replay, walk, walk_gradient
+from retrace.inversion import Denoiser, Euler, get_method, invert, mix, relative_error, replay, walk
 from retrace.inversion.methods.rf_inversion import DownController, UpController
 from retrace_tests.inversion.problems import SHAPE, Mixture, full_grid
-from retrace_tests.inversion.test_gradient import Conditioned, agrees, plainly, some_loss
 
 
 def drawn(seed):
@@ -87,44 +86,3 @@ def test_a_window_that_ends_before_it_begins_is_refused():
     with pytest.raises(ValueError, match=r"start of method rf_inversion must not lie above stop, got 0.5 and 0.25;"):
         rf(start=0.5)
     assert rf(start=0.5, stop=0.5).eta > 0.0
-
-
-def test_more_pull_keeps_more():
-    mixture, grid = Mixture("flow"), full_grid("flow", 20)
-    clean, target = mixture.sample(8), mixture.denoiser("target", 3.0)
-
-    def distance(**settings):
-        record = invert(mixture.denoiser(), clean, grid, 20, rf(**settings))
-        return relative_error(replay(record, mixture.denoiser(), target), clean)
-
-    by_eta = [distance(eta=eta, stop=0.9) for eta in (0.0, 0.4, 0.8)]
-    by_stop = [distance(stop=stop) for stop in (0.0, 0.6, 0.9)]
-    for found in (by_eta, by_stop):
-        assert found[0] > found[1] > found[2], found
-
-
-def test_seed_decides_the_noise_and_rows_share_it():
-    mixture, grid, denoiser = Mixture("flow"), full_grid("flow", 8), Mixture("flow").denoiser()
-    clean = mixture.sample(1).repeat(2, 1, 1, 1)
-    first, again = (invert(denoiser, clean, grid, 8, rf(seed=3)) for _ in range(2))
-    other = invert(denoiser, clean, grid, 8, rf(seed=4))
-    assert torch.equal(first.x, again.x) and relative_error(other.x, first.x) > 0.3
-    torch.testing.assert_close(first.x[0], first.x[1], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("space", ["ve", "flow"])
-def test_gradients_pass_through_both_controllers(space):
-    """A step that is taken again by itself is the same step: the window is where it was."""
-    problem, grid = Conditioned(space), full_grid(space, 9)
-    noise, clean = problem.mixture.noise(2), problem.mixture.sample(2)
-    falling = grid[::-1]
-    for sigmas, stepper in (
-        (grid[:-1], lambda: UpController(0.4, noise)),
-        (falling, lambda: DownController(0.7, clean, falling[2], falling[6])),
-    ):
-        x = problem.start(sigmas)
-        _, end, wanted = plainly(problem.denoiser(), x, sigmas, stepper(), some_loss, (problem.prompt,))
-        found = walk_gradient(problem.denoiser(), x, sigmas, stepper, some_loss, (problem.prompt,))
-        assert torch.equal(found.end, end)
-        for ours, theirs in zip((found.start, *found.inputs), wanted, strict=True):
-            agrees(ours, theirs)

@@ -56,15 +56,6 @@ def test_round_trip_with_the_published_settings(space, bound):
     assert record.meta["updates"] < 25 * 50
 
 
-def test_without_a_stop_it_finds_the_fixed_point():
-    mixture = Mixture("flow")
-    x, levels = mixture.sample(2), full_grid("flow", 20)[9:11]
-    one = GradientDescent(400, 1e-3, 0.0)
-    found = one(mixture.denoiser(), x, *levels)
-    undone = found.x - (levels[1] - levels[0]) * mixture.denoiser().derivative(found.x, levels[1])
-    assert relative_error(undone, x) < 1e-3 and one.losses[0][1] < 1e-3 * one.losses[0][0]
-
-
 def test_calls_and_modes():
     mixture, grid = Mixture("ve"), full_grid("ve", 6)
     denoiser, method = mixture.denoiser(), get_method("spd", {"iterations": 3, "stop": 0.0})

@@ -1,5 +1,7 @@
 """Gradient guidance: the published step in these units, and two identities of its terms."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,29 +10,17 @@ from retrace.core.space import weights
 from retrace.restoration import Energy, GuidedSettings, Measurement, guided
 from retrace.restoration.operators import LowResolution
 from retrace.restoration.solvers.guided import curvature
-from retrace_tests.restoration.problems import (
-    SIGMA,
-    as_flow,
-    pictures_prior,
-    unit,
-    vp_sigmas,
-)
+from retrace_tests.restoration.problems import SIGMA, as_flow, pictures_prior, unit, vp_sigmas
 
 SHAPE = (1, 6, 6)
 OPEN = GuidedSettings(largest_step=0.0)
-
-
-class Same:
-    """An autoencoder of nothing."""
-
-    decode = encode = staticmethod(lambda x: x)
 
 
 def problem():
     prior = pictures_prior(SHAPE)
     operator = LowResolution(SHAPE, 2, "box")
     measured = Measurement(operator, operator.forward(prior.sample(1, seed=3)), SIGMA)
-    return prior, Energy(measured, Same())
+    return prior, Energy(measured, SimpleNamespace(decode=torch.clone, encode=torch.clone))
 
 
 def run(prior, sigmas, energy, noise, space="ve", weight=1.0, **settings):

@@ -15,9 +15,8 @@ SHAPE = (3, 32, 48)
 
 def pictures(batch=2, seed=0, shape=SHAPE):
     """Smooth colours with an edge, in [-1, 1]."""
-    smooth = torch.nn.functional.interpolate(
-        unit(batch, shape[0], 5, 7, seed=seed), size=shape[-2:], mode="bicubic", align_corners=True
-    )
+    coarse = unit(batch, shape[0], 5, 7, seed=seed)
+    smooth = torch.nn.functional.interpolate(coarse, size=shape[-2:], mode="bicubic", align_corners=True)
     smooth[..., 9:20, 13:31] *= -1
     return (0.4 * smooth).clamp(-0.9, 0.9)
 

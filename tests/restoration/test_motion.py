@@ -81,9 +81,7 @@ def test_motion_is_found_to_a_fraction_of_a_pixel_in_noise(velocity):
     found = velocity_of(clip + NOISE * drawn(*clip.shape), 3, 2, NOISE)
     inside = (found - torch.tensor(velocity).reshape(1, 2, 1, 1))[..., 8:-8, 8:-8].abs()
     assert float(inside.median()) <= 0.07 and float(inside.mean()) < 0.15
-
-
-def test_what_is_plain_stands():
+    # What is plain stands.
     assert float(velocity_of(NOISE * drawn(6, *SHAPE), 2, 4, NOISE).abs().mean()) < 0.1
 
 

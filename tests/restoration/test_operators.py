@@ -10,12 +10,10 @@ from retrace.restoration import DAMAGES
 from retrace.restoration import operators as ops
 from retrace_tests.restoration.problems import CLIP, PICTURE, hole, matrix_of, picture
 
-EXAMPLES = {name: example for damage in DAMAGES.values() for name, example in damage.examples().items()}
-EXAMPLES["soft mask"] = None  # no node makes one
 OPERATORS = {
-    name: ops.Mask(PICTURE, 1.0 - 0.7 * hole()) if example is None else example[0].build(example[1])
-    for name, example in EXAMPLES.items()
+    name: made.build(shape) for damage in DAMAGES.values() for name, (made, shape) in damage.examples().items()
 }
+OPERATORS["soft mask"] = ops.Mask(PICTURE, 1.0 - 0.7 * hole())  # no node makes one
 LINEAR = [name for name, operator in OPERATORS.items() if operator.linear]
 
 
@@ -166,7 +164,7 @@ def test_the_same_blur_made_twice():
     # So broad that the kernel wraps around.
     kernel = ops.gaussian_kernel(1.9)
     assert float((kernel * torch.arange(-9, 10).square()).sum()) == pytest.approx(1.9**2, rel=1e-3)
-    one, other = ops.GaussianBlur(PICTURE, 1.9, "circular"), ops.Blur(PICTURE, _outer(kernel), "circular")
+    one, other = ops.GaussianBlur(PICTURE, 1.9, "circular"), ops.Blur(PICTURE, torch.outer(kernel, kernel), "circular")
     x, y = picture(one), picture(one, seed=1)
     assert torch.allclose(one.forward(x), other.forward(x))
     assert torch.allclose(one.prox(x, y, 7.0), other.prox(x, y, 7.0))
@@ -176,12 +174,9 @@ def test_the_same_blur_made_twice():
     padded = torch.nn.functional.pad(x, reach, mode="reflect")
     wanted = torch.nn.functional.conv2d(padded.reshape(-1, 1, *padded.shape[-2:]), kernel.flip(0, 1)[None, None])
     assert torch.allclose(operator.forward(x), wanted.reshape(x.shape))
-    separable, whole = ops.GaussianBlur((1, 24, 24), 1.3), ops.Blur((1, 24, 24), _outer(ops.gaussian_kernel(1.3)))
+    outer = torch.outer(*[ops.gaussian_kernel(1.3)] * 2)
+    separable, whole = ops.GaussianBlur((1, 24, 24), 1.3), ops.Blur((1, 24, 24), outer)
     assert torch.allclose(separable.forward(picture(whole)), whole.forward(picture(whole)))
-
-
-def _outer(kernel):
-    return torch.outer(kernel, kernel)
 
 
 def test_the_preconditioner_saves_steps():

@@ -56,3 +56,12 @@ def test_flow_and_ve_are_one_and_batches_are_rows():
     assert [r.sigma for r in told] == left and [r.sigma_next for r in told] == [*left[1:], 0.0]
     assert {(r.index, r.total) for r in told} == {(i, len(left)) for i in range(len(left))}
     assert torch.equal(told[-1].x, ve)
+
+
+def test_a_rate_stays_or_falls_along_a_cosine():
+    """Where the gradient is always the same, Adam moves by the rate."""
+    prior, start, sigmas = pictures_prior(SHAPE), unit(1, *SHAPE), tuple(2.0 - 0.1 * i for i in range(9))
+    for schedule, way in (("constant", 9.0), ("cosine", 5.0)):
+        settings = REDDiffSettings(prior=0.0, step=0.01, schedule=schedule)
+        end = red_diff(prior.denoiser(), start, sigmas, torch.ones_like, fresh(start), settings)
+        assert torch.allclose(start - end, torch.full_like(start, 0.01 * way))

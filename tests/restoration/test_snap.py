@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from retrace.restoration import Measurement, snap
-from retrace.restoration.operators import DroppedFrames, LowResolution, Mask
+from retrace.restoration.operators import LowResolution, Mask
 from retrace.restoration.solvers.temporal import difference
 from retrace_tests.restoration.problems import unit
 
@@ -74,10 +74,3 @@ def test_the_result_is_the_minimum(smoothing):
             direction = direction[:1].expand_as(x)
         assert objective(x + 0.02 * direction) > best - 1e-4 * abs(best)
     assert objective(snap(measurement, restored)) > best
-
-
-def test_dropped_frames_are_one_sample():
-    truth, *_ = still()
-    measurement, restored = noisy(DroppedFrames((FRAMES, *SHAPE), 2), truth), truth + 0.3
-    assert snap(measurement, restored).shape == truth.shape
-    assert float((snap(measurement, restored, 1.0) - truth).abs().mean()) < 0.3

@@ -60,7 +60,7 @@ class SD15(Resolver):
             if type(layer).__name__ == "SpatialVideoTransformer":
                 raise ValueError(
                     "model must attend within one picture to have its attention controlled, got a UNet with attention "
-                    "over time; leave attention out, everything else works with this model."
+                    "over time; leave attention out."
                 )
             if type(layer).__name__ != "SpatialTransformer":
                 continue

@@ -130,8 +130,10 @@ def check_sizes(pack):
 def check_unequal_text_lengths(pack):
     """Prompts of other lengths run one after the other, or repeated as the host does; image tokens are swapped."""
     for kind in tiny_dits.KINDS:
-        # The host pads Wan's text to one length.
-        lengths = (8,) if kind.startswith("wan") else (77 * 2, 77) if kind.startswith("sd") else (5, 8)
+        if tiny_dits.TINY[kind].filled_text:
+            lengths = (8,)
+        else:
+            lengths = (77 * 2, 77) if kind in tiny_dits.READS_CLIP else (5, 8)
         model, inversion = inverted(pack, kind)
         for tokens in lengths:
             target = target_of(kind, tokens=tokens)

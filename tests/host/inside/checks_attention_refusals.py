@@ -8,9 +8,10 @@ from helpers import refuses, same_snapshot, snapshot
 from running import play
 
 
-def _calls(pack, kind, model):
+def _calls(pack, kind, model, latent=None):
     """Every node that controls the attention of a model, as a call of it; a plan for the others is made elsewhere."""
-    source, target, latent, rules = tiny_dits.conditioning(kind), target_of(kind), latent_of(kind), plan(pack)
+    source, target, rules = tiny_dits.conditioning(kind), target_of(kind), plan(pack)
+    latent = latent_of(kind) if latent is None else latent
     pair, words = {"source": source, "target": target}, {"clip": None, "source_text": "a cat", "target_text": "a dog"}
     for name, inputs in (
         ("AttentionInject", {"preset": "structure"}),
@@ -25,18 +26,28 @@ def _calls(pack, kind, model):
             "reference_prompt": source, "target_prompt": target, "reference": latent, "target": latent, "passes": 1,
         }),
     ):  # fmt: skip
-        yield lambda n=name, i=inputs: pack.call(n, model=model, **i)
+        yield name, lambda n=name, i=inputs: pack.call(n, model=model, **i)
 
 
-def check_architectures_without_a_resolver(pack):
-    """A network of the host that nothing is known of: every node names its class, and inversion works with it."""
+def check_architectures_that_cannot_be_measured(pack):
+    """A network whose attention the host hands to nobody: every node that runs it names its class, the rest works."""
     # It has no places for fewer than 32 x 32 cells.
-    model, inversion = inverted(pack, "pixart", latent=tiny_dits.latent("pixart", size=(32, 40)))
+    latent = tiny_dits.latent("pixart", size=(32, 40))
+    model, inversion = inverted(pack, "pixart", latent=latent)
     before = snapshot(model)
+    said = (
+        "model must give each patch of the picture one row",
+        "got PixArtMS, which does not call the host's attention",
+    )
     known = [each.label for each in pack.module("nodes.attending.resolvers").RESOLVERS.values()]
-    said = ("model must be of a kind whose attention is known", "got PixArtMS", "leave attention out", *known)
-    for call in _calls(pack, "pixart", model):
-        refuses(call, *said)
+    words = ("attention to words is known", "got PixArtMS", "by AttentionInject", *known)
+    for name, call in _calls(pack, "pixart", model, latent):
+        if name in ("AttentionInject", "AttentionSites"):
+            assert any("measured when it runs" in str(each) for each in call()), name
+        elif name == "AttentionGuider":
+            call()
+        else:
+            refuses(call, *(words if name in ("PromptToPrompt", "UnifiedAttentionControl") else said))
     refuses(lambda: resampled(pack, model, inversion, "pixart", plan(pack)), *said)
     same_snapshot(model, before)
     edited = resampled(pack, model, inversion, "pixart", None)
@@ -49,7 +60,7 @@ def check_compiled_models(pack):
     compiled = model.clone()
     set_torch_compile_wrapper(compiled, backend="eager")
     said = ("model must not be compiled to control its attention", "connect the MODEL from before that node")
-    for call in _calls(pack, "flux", compiled):
+    for _, call in _calls(pack, "flux", compiled):
         refuses(call, *said)
     refuses(lambda: resampled(pack, compiled, inversion, "flux", plan(pack)), *said)
     assert all("_orig_mod" not in name for name in model.model.state_dict())

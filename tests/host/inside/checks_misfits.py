@@ -56,6 +56,15 @@ def check_conditionings_of_another_width(pack):
         inverted(pack, kind, model=model)
 
 
+def check_text_of_another_width_beside_a_controlnet(pack):
+    """A ControlNet, which fails over the text before the UNet does, is not in the way of the sentence."""
+    for kind in tiny_dits.UNETS:
+        source, image = _resized(tiny_dits.conditioning(kind), text=8), torch.zeros(1, 32, 48, 3)
+        apply = pack.host_nodes.ControlNetApplyAdvanced().apply_controlnet
+        (source, _) = apply(source, source, pack.tiny.control_net(kind), image, 1.0, 0.0, 1.0)
+        refuses(lambda k=kind, s=source: inverted(pack, k, source=s), "must hold text of 32 channels", "got 40")
+
+
 def check_samplers_under_guiders_of_the_host(pack):
     """The pack's samplers say it too; a latent of other channels is named first."""
     model, source, latent, (inversion, out, noise, sigmas) = invert(pack, "sdxl")
@@ -95,6 +104,18 @@ def check_nothing_else_is_explained_away(pack):
     wide = _resized(source, text=8)
     _, out, *_ = invert(pack, "sdxl", model=around(model, adapted), source=wide, method="euler")[3]
     assert torch.equal(out["samples"], wanted["samples"])
+    # A block that is given a picture of other channels says nothing of the prompt, nor does a layer of an adapter.
+    flux, layer = tiny_dits.model("flux"), torch.nn.Linear(24, 8)
+    cut = flux.clone()
+    cut.set_model_patch_replace(
+        lambda args, more: more["original_block"]({**args, "img": args["img"][..., :-1]}), "dit", "double_block", 1
+    )
+    for broken in (cut, around(flux, lambda apply_model, args: layer(args["c"]["c_crossattn"]))):
+        try:
+            inverted(pack, "flux", model=broken)
+        except RuntimeError:
+            continue
+        raise AssertionError("an error of the network or of an adapter was swallowed")
     for error, kind, prompt in (
         (RuntimeError("size mismatch"), "sdxl", source),
         (KeyError("noise"), "sd15", pack.tiny.conditioning("sd15")),

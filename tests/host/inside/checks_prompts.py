@@ -9,6 +9,7 @@ import comfy.sdxl_clip
 import comfy.text_encoders.aura_t5
 import comfy.text_encoders.flux
 import comfy.text_encoders.hunyuan_video
+import comfy.text_encoders.kandinsky5
 import comfy.text_encoders.lt
 import comfy.text_encoders.pixart_t5
 import comfy.text_encoders.qwen_image
@@ -19,7 +20,8 @@ from running import encode, shapes
 
 TEXT = "A photo of a skyscraper, the red car's door & 2 cafés (at night:1.3), a red boat"
 PHRASES = ("skyscraper", "red car's door", "CAFÉS", "at night", "2", "red boat", "photo  of a", "car")
-TEMPLATE = {"qwen": 34}  # tokens that the host cuts off in front of a prompt of Qwen-Image
+# Tokens that the host cuts off in front of a prompt.
+TEMPLATE = {"qwen": 34, "kandinsky5": 127, "kandinsky5 image": 41}
 
 
 def _clip(tokenizer, **parts):
@@ -40,6 +42,9 @@ def _families():
         "flux": (_clip(of.flux.FluxTokenizer()), "t5xxl"),
         "ltx": (_clip(of.lt.LTXVT5Tokenizer()), "t5xxl"),
         "qwen": (_clip(of.qwen_image.QwenImageTokenizer()), "qwen25_7b"),
+        # CLIP's rows are read for the pooled text alone.
+        "kandinsky5": (_clip(of.kandinsky5.Kandinsky5Tokenizer(), clip_l=1), "qwen25_7b"),
+        "kandinsky5 image": (_clip(of.kandinsky5.Kandinsky5TokenizerImage(), clip_l=1), "qwen25_7b"),
         "chroma": (_clip(of.pixart_t5.PixArtTokenizer()), "t5xxl"),
         "aura": (_clip(of.aura_t5.AuraT5Tokenizer()), "pile_t5xl"),
     }
@@ -87,6 +92,14 @@ def check_sd3_counts_clip_before_t5(pack):
     assert clip_keys == [77 + 1 + (82 - 75) - 1] and [len(s.tokens) for s in long.segments] == [154, 83], clip_keys
 
 
+def check_a_prompt_as_long_as_a_row_of_clip_is_not_taken_for_one(pack):
+    """Kandinsky 5 attends to Qwen's tokens alone, also where there are 77 of them."""
+    for family in ("kandinsky5", "kandinsky5 image"):
+        prompt = _read(pack, family, "very corgi " * 18 + "very very red cat")
+        assert prompt.length == 77 and _words(prompt, prompt.find("red")) == "red", (family, prompt.length)
+        assert [segment.name for segment in prompt.segments] == ["qwen25_7b"], family
+
+
 def check_token_maps_of_real_tokenizers(pack):
     """Equal prompts give the identity, weights in parentheses change nothing, a swap keeps the tail."""
     module = pack.module("attention.token_map")
@@ -103,7 +116,7 @@ def check_token_maps_of_real_tokenizers(pack):
             assert found.matrix[i, j] == 1.0 and found.matrix[:, j].sum() == 1.0, (family, i, j)
         mass = found.matrix[list(one.find("a skyscraper"))].sum(0)
         assert not mass[[j for j in range(other.length) if j not in other.find("an umbrella factory")]].any(), family
-        if family not in ("qwen", "zimage"):  # there the parentheses are part of the prompt
+        if family not in (*TEMPLATE, "zimage"):  # there the parentheses are part of the prompt
             both = plain, heavy = read("a red cat on a mat"), read("a (red:1.3) cat (on a mat)")
             swapped = [module.token_map(plain, to, "refine") for to in both]
             words = [[i for s in p.segments for i, t in enumerate(s.tokens) if t.role == "word"] for p in both]

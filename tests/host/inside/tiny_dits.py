@@ -30,13 +30,14 @@ class Tiny:
     pixels: int = 8  # of the picture along a side of a latent cell
     frames: int = 0  # most of its latent, 0 where it has no such axis
     text: int = TEXT  # tokens of a prompt
+    filled_text: bool = False  # whether the network fills every prompt up to one length
     # Further entries of a CONDITIONING, from its rows, tokens and a generator.
     extras: Callable = lambda batch, tokens, generator: {}
     front: int = 0  # tokens of a joint sequence in front of the text
     filled: int = 1  # text and picture are each filled up to a multiple of this many tokens
     mixed: tuple[str, ...] = ()  # which of "image" and "text" a refiner mixes before the first block
     unreached: int = 0  # attention calls of a forward that no rule reaches
-    whole: bool = False  # whether the host's own network takes whole patches only
+    whole: bool = False  # whether the host's own network fails where a latent has half a patch
     wrapped: bool = True  # whether the host lets something stand around the network
     residual: int = 0  # channels of what a ControlNet adds to a block's picture, 0 where there is no such thing
     published: tuple[dict, ...] = ()  # settings that give it the blocks of models that people have
@@ -139,6 +140,14 @@ def _ltx():
     )  # fmt: skip
 
 
+def _kandinsky5(name="Kandinsky5", of_cell=4 * (16 + 16 + 1)):
+    # A patch of noise, and for clips as much of a first frame with a channel of its mask.
+    return _of(
+        name, image_model="kandinsky5", in_text_dim=tiny.CONTEXT, in_text_dim2=tiny.POOLED, time_dim=16, model_dim=32,
+        ff_dim=64, visual_embed_dim=of_cell, axes_dims=(4, 6, 6), num_text_blocks=2, num_visual_blocks=2,
+    )  # fmt: skip
+
+
 def _aura():
     return _of(
         "AuraFlow", cond_seq_dim=tiny.CONTEXT, max_seq=64, dim=32, n_layers=4, n_double_layers=2, n_heads=2,
@@ -204,8 +213,10 @@ TINY = {
         published=_depths((8, 48), (5, 20), (10, 20)),
     ),
     "qwen": Tiny("qwen", _qwen, frames=1, residual=48, published=({"num_layers": 60},)),
-    "wan": Tiny("wan", lambda: _changed("wan", num_layers=2), frames=CLIP, published=({"num_layers": 30},)),
-    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, extras=_seen, unreached=2),
+    "wan": Tiny(
+        "wan", lambda: _changed("wan", num_layers=2), frames=CLIP, filled_text=True, published=({"num_layers": 30},)
+    ),
+    "wan_i2v": Tiny("wan", _wan_i2v, frames=CLIP, filled_text=True, extras=_seen, unreached=2),
     "hunyuan": Tiny(
         "hunyuan_video", _hunyuan, frames=CLIP, extras=_pooled(guidance=6.0), mixed=("text",), unreached=2,
         whole=True,
@@ -220,6 +231,15 @@ TINY = {
     "lumina": Tiny("lumina", _lumina, extras=_mask, mixed=_BOTH, unreached=2, published=({"n_layers": 26},)),
     # Text and picture are filled up to a multiple of 32 tokens; 5 leaves both with some to fill here.
     "zimage": Tiny("lumina", _zimage, mixed=_BOTH, unreached=2, filled=5),
+    # Lite and Pro of the models for clips.
+    "kandinsky5": Tiny(
+        "kandinsky5", _kandinsky5, frames=CLIP, extras=_pooled(), mixed=("text",), unreached=2, whole=True,
+        published=_depths((32,), (60,), names=("num_visual_blocks",)),
+    ),
+    "kandinsky5_image": Tiny(
+        "kandinsky5", lambda: _kandinsky5("Kandinsky5Image", 4 * 16), extras=_pooled(), mixed=("text",), unreached=2,
+        whole=True, published=_depths((50,), names=("num_visual_blocks",)),
+    ),
     # 8 learnt tokens stand in front of the text.
     "aura": Tiny(
         "aura", _aura, channels=4, front=8, published=_depths((36, 4), names=("n_layers", "n_double_layers"))
