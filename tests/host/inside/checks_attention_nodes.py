@@ -126,7 +126,7 @@ def check_what_would_do_nothing_is_refused(pack):
             (
                 {"preset": name, "tokens": "text"},
                 "tokens must be image on a model whose text stands apart",
-                "got text at input:1",
+                "at input:1",
             )
             for name in ("masactrl", "rf_edit", "reference")
         ),

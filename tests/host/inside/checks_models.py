@@ -32,8 +32,8 @@ def check_states_reach_stock_samplers(pack):
 def check_resume_equals_resample(pack):
     """The inversion's own solver gives one result as a node and inside SamplerCustomAdvanced, guided too."""
     for kind in pack.tiny.KINDS:
-        guidances = (1.0, 3.0) if kind in ("sd15", "sdxl", "sd3") else (1.0,)
-        for method, cfg in (("fireflow", 1.0), *(("midpoint", cfg) for cfg in guidances)):
+        more = (("midpoint", 3.0),) if kind in ("sd15", "sdxl", "sd3") else ()
+        for method, cfg in (("midpoint", 1.0), ("fireflow", 1.0), *more):
             guided = {"cfg": cfg, "negative": None if cfg == 1.0 else pack.tiny.conditioning(kind, seed=5)}
             model, source, _, (inversion, out, _, sigmas) = invert(pack, kind, method=method, **guided)
             resumed = advanced(model, source, resuming(pack, inversion), sigmas, out, **guided)

@@ -211,9 +211,8 @@ def check_shapes_preview_has_the_colours(pack):
         latents = model.model.process_latent_in(vae.encode(pictures))
     shape = model.model.latent_format
     previewer = latent_preview.Latent2RGBPreviewer(shape.latent_rgb_factors, shape.latent_rgb_factors_bias)
-    seen = torch.stack(
-        [torch.tensor(np.array(previewer.decode_latent_to_preview(latents[i : i + 1]))) / 255 for i in range(16)]
-    )
+    previews = [previewer.decode_latent_to_preview(latents[i : i + 1]) for i in range(16)]
+    seen = torch.stack([torch.tensor(np.array(each)) for each in previews]) / 255
     wanted = torch.nn.functional.avg_pool2d(pictures.permute(0, 3, 1, 2), 4).permute(0, 2, 3, 1)
     assert seen.shape == wanted.shape
     unexplained = ((seen - wanted) ** 2).mean() / wanted.var()
