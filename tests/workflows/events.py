@@ -68,9 +68,9 @@ class Events:
         deadline = time.monotonic() + seconds
         with self._news:
             while True:
-                found = [event for event in self.seen if event.kind == kind]
-                if len(found) >= count:
-                    return found[count - 1]
+                came = [event for event in self.seen if event.kind == kind]
+                if len(came) >= count:
+                    return came[count - 1]
                 if not self._news.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                     kinds = [event.kind for event in self.seen][-20:]
                     raise TimeoutError(f"{kind} must come {count} times in {seconds:.0f} s, got {kinds}")

@@ -44,17 +44,17 @@ def digests(server, info, name, prefix):
     prompt = with_saves(GRAPHS[name].to_api(info), info, prefix)
     outcome = server.run_afresh(prompt)
     assert outcome.succeeded, (name, outcome.error)
-    found = {}
+    digest = {}
     for number in prompt:
         for i, file in enumerate(outcome.files(number)):
             pixels = np.asarray(Image.open(io.BytesIO(server.view(file))))
-            found[f"picture {number} {i}"] = hashlib.sha256(pixels.tobytes()).hexdigest()
+            digest[f"picture {number} {i}"] = hashlib.sha256(pixels.tobytes()).hexdigest()
     for path in sorted((server.base / "output" / prefix).iterdir()):
         for key, tensor in sorted(load_file(path).items()):
             assert bool(tensor.isfinite().all()), (path.name, key)
             label = f"{path.name} {key}"
-            found[label] = hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-    return found
+            digest[label] = hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+    return digest
 
 
 @pytest.fixture(scope="session")

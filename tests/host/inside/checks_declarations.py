@@ -47,10 +47,10 @@ def check_every_widget_is_checked(pack):
 
 def check_nodes_are_found_by_themselves(pack):
     """Sorted by room and id; the room is the category, and the id the name of the class."""
-    found = [(node.__module__.split(".")[-2], node.__name__) for node in pack.module("nodes").NODES]
-    assert found == sorted(found) and len(found) > 40 and ("inverting", "Invert") in found
-    assert not {name for _, name in found} & {"Node", "MethodNode"}
-    for node, (room, name) in zip(pack.module("nodes").NODES, found):
+    places = [(node.__module__.split(".")[-2], node.__name__) for node in pack.module("nodes").NODES]
+    assert places == sorted(places) and len(places) > 40 and ("inverting", "Invert") in places
+    assert not {name for _, name in places} & {"Node", "MethodNode"}
+    for node, (room, name) in zip(pack.module("nodes").NODES, places):
         # The host keeps what it has read of a class, for those that derive from it too.
         outputs = [each.io_type for each in node.define_schema().outputs]
         assert node.RETURN_TYPES == outputs, (name, node.RETURN_TYPES, outputs)

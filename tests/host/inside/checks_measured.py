@@ -31,8 +31,13 @@ def check_measured_rows_are_those_of_every_resolver(pack):
             plain, wanted = (resampled(pack, model, inversion, kind, each) for each in (None, plan(pack)))
             with measuring(pack) as measured:
                 layers = "block:1-99" if kind in BEHIND_REFINERS else "all"
-                found = resampled(pack, model, inversion, kind, plan(pack, layers=layers))
-                assert torch.equal(found, wanted), (kind, size, relative(found, wanted), relative(plain, wanted))
+                measured_edit = resampled(pack, model, inversion, kind, plan(pack, layers=layers))
+                assert torch.equal(measured_edit, wanted), (
+                    kind,
+                    size,
+                    relative(measured_edit, wanted),
+                    relative(plain, wanted),
+                )
                 assert len(measured._READINGS[model.model.diffusion_model]) == 1, kind
 
 

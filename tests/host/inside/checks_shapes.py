@@ -71,11 +71,11 @@ def check_shapes_denoised_agrees(pack):
     """denoised is that of diffusers to 1e-4, at low and high noise, guided, with a prompt for each row."""
     schedule = pack.module("demo.models").EPS_SCHEDULE
     roots = np.linspace(schedule["beta_start"] ** 0.5, schedule["beta_end"] ** 0.5, 1000)
-    kept = np.cumprod(1 - roots**2)
+    signal = np.cumprod(1 - roots**2)
     generator = torch.Generator().manual_seed(SEED)
     for kind in KINDS:
         timesteps = (5, 200, 600, 900, 999) if kind == "eps" else (5.0, 200.0, 600.0, 900.0, 1000.0)
-        sigmas = [float(((1 - kept[t]) / kept[t]) ** 0.5) if kind == "eps" else t / 1000 for t in timesteps]
+        sigmas = [float(((1 - signal[t]) / signal[t]) ** 0.5) if kind == "eps" else t / 1000 for t in timesteps]
         # Not square: the positions of the transformer are cropped from a table.
         noise = torch.randn((2, 4, 16, 24), generator=generator)
         states = [noise * ((1 + s**2) ** 0.5 if kind == "eps" else 1.0) for s in sigmas]

@@ -81,9 +81,9 @@ def check_words_on_every_architecture(pack):
                     for p in (plan("unified", "refine"), None)
                 ],
             }
-            for name, (found, plain) in pairs.items():
+            for name, (edited, plain) in pairs.items():
                 # Otherwise the target attends as the source does, and is another edit.
-                error = relative(found, latent["samples"] if same and name == "unified" else plain)
+                error = relative(edited, latent["samples"] if same and name == "unified" else plain)
                 assert error < (1e-5 if name == "p2p" else 1e-3) if same else error > 1e-4, (kind, name, error)
 
 

@@ -104,8 +104,8 @@ def run(name, check, pack):
 
 def report(name, seconds, failure, skipped=None):
     """Print the result of one check as a line that the test reads."""
-    found = {"name": name, "seconds": round(seconds, 3), "failure": failure, "skipped": skipped}
-    print(PREFIX + json.dumps(found), flush=True)  # noqa: T201
+    line = {"name": name, "seconds": round(seconds, 3), "failure": failure, "skipped": skipped}
+    print(PREFIX + json.dumps(line), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
