@@ -140,16 +140,11 @@ def check_inversion_free_interrupt_and_progress(pack):
             disable_pbar=True,
         )  # fmt: skip
     assert told == [(index, 3, torch.float32, True) for index in range(3)], told
-
-
-def check_inversion_free_takes_sigmas(pack):
-    """SIGMAS of a scheduler node do what steps and scheduler do."""
+    # SIGMAS of a scheduler node do what steps and scheduler do.
     model = pack.tiny.model("sd3")
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
-    for node in NODES:
-        wanted = edit(pack, node, "sd3", model)
-        for given in (sigmas, sigmas.flip(0)):
-            assert torch.equal(edit(pack, node, "sd3", model, steps=30, sigmas=given), wanted), node
+    for node, given in ((node, given) for node in NODES for given in (sigmas, sigmas.flip(0))):
+        assert torch.equal(edit(pack, node, "sd3", model, steps=30, sigmas=given), edit(pack, node, "sd3", model)), node
 
 
 def check_inversion_free_refusals(pack):
