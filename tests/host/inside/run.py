@@ -100,6 +100,11 @@ def run(name, check, pack):
         report(name, time.process_time() - started, traceback.format_exc(limit=-4))
     else:
         report(name, time.process_time() - started, None)
+    finally:
+        # What was loaded through a copy that is gone would be taken for a leak, and looked for at every load to come.
+        management = sys.modules["comfy.model_management"]
+        management.unload_all_models()
+        management.current_loaded_models.clear()
 
 
 def report(name, seconds, failure, skipped=None):
