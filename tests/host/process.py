@@ -21,13 +21,7 @@ class Skipped(str):
 
 
 class Checks:
-    """Checks in a host's process, in their order there.
-
-    Args:
-        host: The checkout.
-        names: Names of the checks.
-        folder: An empty folder for what the process needs.
-    """
+    """Checks by their names in the process of a host's checkout, in their order there, with an empty folder."""
 
     def __init__(self, host, names, folder):
         environment = {**os.environ, "PYTHONPATH": str(host), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -83,11 +77,7 @@ class Checks:
 
 
 def write_photographs(folder):
-    """Write the photographs of scikit-image that checks ask for; the host's own Python need not have it.
-
-    Returns:
-        The folder as text.
-    """
+    """Write the photographs of scikit-image that checks ask for; the host's own Python need not have it."""
     import skimage.data
     from PIL import Image
 

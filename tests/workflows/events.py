@@ -25,12 +25,7 @@ class Event(NamedTuple):
 
 
 class Events:
-    """Listens in a thread until closed; `seen` holds everything that came.
-
-    Args:
-        server: A running host.
-        client: The client id to listen as; queue the prompt under the same.
-    """
+    """Listens in a thread until closed, as a client id that prompts are queued under; `seen` is all that came."""
 
     def __init__(self, server: Server, client: str) -> None:
         self.seen: list[Event] = []
@@ -69,17 +64,13 @@ class Events:
             return [event for event in self.seen if event.kind == kind]
 
     def wait(self, kind: str, count: int = 1, seconds: float = 120.0) -> Event:
-        """Wait until that many events of a type came, and return the last of them.
-
-        Raises:
-            TimeoutError: If they do not come in time.
-        """
+        """Wait until that many events of a type came, and return the last of them."""
         deadline = time.monotonic() + seconds
         with self._news:
             while True:
-                found = [event for event in self.seen if event.kind == kind]
-                if len(found) >= count:
-                    return found[count - 1]
+                came = [event for event in self.seen if event.kind == kind]
+                if len(came) >= count:
+                    return came[count - 1]
                 if not self._news.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                     kinds = [event.kind for event in self.seen][-20:]
                     raise TimeoutError(f"{kind} must come {count} times in {seconds:.0f} s, got {kinds}")

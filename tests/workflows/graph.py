@@ -22,6 +22,7 @@ GAP = 36
 COLUMN = 360
 WIDTH = 300
 
+Box = tuple[int, int, int, int]
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 _NO_DEFAULT = object()
 FRONT_END_NODES = {"MarkdownNote", "Note"}
@@ -89,9 +90,7 @@ class Graph:
         for node in self.nodes:
             unknown = set(node.inputs) - {name for name, _ in declared(info[node.kind])}
             if unknown:
-                raise ValueError(
-                    f"inputs of {node.kind} must be declared, got {sorted(unknown)}; correct the workflow."
-                )
+                raise ValueError(f"inputs of {node.kind} must be declared, got {sorted(unknown)}; correct it.")
             inputs = {}
             for name, spec in written(info[node.kind], node.inputs):
                 value = node.inputs.get(name)
@@ -162,9 +161,7 @@ class Graph:
             color="#432", bgcolor="#653",
         )  # fmt: skip
 
-    def _place(
-        self, info: dict[str, Any]
-    ) -> tuple[dict[int, tuple[int, int, int, int]], list[tuple[int, tuple[int, int, int, int]]]]:
+    def _place(self, info: dict[str, Any]) -> tuple[dict[int, Box], list[tuple[int, Box]]]:
         below: dict[int, int] = {}
         placed, boxes = {}, []
         for node in self.nodes:
@@ -295,7 +292,7 @@ def height_of(node: Node, about: dict[str, Any]) -> int:
     return height + TEXT_NODES.get(node.kind, 0)
 
 
-def frame(boxes: list[tuple[int, tuple[int, int, int, int]]], columns: tuple[int, ...]) -> list[int]:
+def frame(boxes: list[tuple[int, Box]], columns: tuple[int, ...]) -> list[int]:
     """Bounding box [x, y, width, height] of the nodes in some columns, with room for the group's title."""
     inside = [box for column, box in boxes if column in columns]
     left = min(box[0] for box in inside) - 14

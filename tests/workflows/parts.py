@@ -14,10 +14,10 @@ _CAPTION = re.compile(r"a (\w+) (\w+) (\w+) (?:on|(?:on|at) the (\w+) of) an? (\
 
 def words_of(caption: str) -> dict[str, Any]:
     """The inputs of ShapesPicture for a caption of its world."""
-    found = _CAPTION.fullmatch(caption)
-    if found is None:
+    match = _CAPTION.fullmatch(caption)
+    if match is None:
         raise ValueError(f"caption must be one of the Shapes world, got {caption!r}; correct the template.")
-    size, colour, shape, position, background = found.groups()
+    size, colour, shape, position, background = match.groups()
     return {"size": size, "colour": colour, "shape": shape, "position": position or "middle", "background": background}
 
 

@@ -25,30 +25,15 @@ def start(kind: str = "eps", batch_size: int = 1) -> dict[str, Any]:
 
 def invert(**changed: Any) -> dict[str, Any]:
     """An Invert of 4 euler steps, with some inputs changed."""
-    inputs = {
-        "model": ["model", 0],
-        "source": ["source", 0],
-        "latent": ["latent", 0],
-        "steps": 4,
-        "scheduler": "normal",
-        "method": "euler",
-        "cfg": 1.0,
-        "strength": 1.0,
-        "keep_path": False,
-    }
-    return node("Invert", **{**inputs, **changed})
+    links = {"model": ["model", 0], "source": ["source", 0], "latent": ["latent", 0]}
+    settings = dict(steps=4, scheduler="normal", method="euler", cfg=1.0, strength=1.0, keep_path=False)
+    return node("Invert", **{**links, **settings, **changed})
 
 
 def edit(inversion: list[Any], **changed: Any) -> dict[str, Any]:
     """A Resample towards the target."""
-    inputs = {
-        "model": ["model", 0],
-        "inversion": inversion,
-        "cfg": 2.0,
-        "positive": ["target", 0],
-        "negative": ["negative", 0],
-    }
-    return node("Resample", **{**inputs, **changed})
+    links = {"model": ["model", 0], "inversion": inversion, "positive": ["target", 0], "negative": ["negative", 0]}
+    return node("Resample", **{**links, "cfg": 2.0, **changed})
 
 
 def keep(samples: list[Any], name: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from retrace_tests.hosts import host_python
@@ -29,11 +28,7 @@ RUN_SECONDS = 240.0
 
 
 class RefusedError(Exception):
-    """The host refused a prompt before running it.
-
-    Attributes:
-        answer: The JSON body: "error" and "node_errors".
-    """
+    """The host refused a prompt before running it; `answer` is the JSON body: "error" and "node_errors"."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         super().__init__(json.dumps(answer)[:2000])
@@ -91,12 +86,9 @@ def free_port() -> int:
 
 
 class Server:
-    """One ComfyUI process with the pack in its custom_nodes, in a folder of its own.
+    """One process of a ComfyUI checkout with the pack in its custom_nodes, in a folder of its own.
 
-    Args:
-        host: The ComfyUI checkout.
-        base: Base directory for input, output and custom_nodes; made and removed by the server when None.
-        pack: The pack to load.
+    `base` is the folder for input, output and custom_nodes; made and removed by the server when None.
     """
 
     def __init__(self, host: Path, base: Path | None = None, pack: Path = ROOT) -> None:
@@ -122,17 +114,11 @@ class Server:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
-        """Start the process and wait until it answers.
-
-        Raises:
-            RuntimeError: If it ends or does not answer in time.
-        """
+        """Start the process and wait until it answers."""
         for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
             (self.base / name).mkdir(parents=True, exist_ok=True)
         link = self.base / "custom_nodes" / PACK
@@ -197,14 +183,7 @@ class Server:
         return info
 
     def submit(self, prompt: dict[str, Any], client_id: str = "") -> str:
-        """Queue a prompt in API format.
-
-        Returns:
-            Its id.
-
-        Raises:
-            RefusedError: If the host's validation refuses it.
-        """
+        """Queue a prompt in API format and return its id, unless the host's validation refuses it."""
         try:
             answer = self.post("/prompt", {"prompt": prompt, **({"client_id": client_id} if client_id else {})})
         except urllib.error.HTTPError as error:
@@ -215,11 +194,7 @@ class Server:
         return str(answer["prompt_id"])
 
     def wait(self, prompt_id: str, seconds: float = RUN_SECONDS) -> Outcome:
-        """Wait for the end of a prompt, good or bad.
-
-        Raises:
-            TimeoutError: If it does not end in time.
-        """
+        """Wait for the end of a prompt, good or bad."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
@@ -235,11 +210,7 @@ class Server:
         return self.wait(self.submit(prompt), seconds)
 
     def run_afresh(self, prompt: dict[str, Any], seconds: float = RUN_SECONDS) -> Outcome:
-        """Drop the host's cached results, unload its models, and run a prompt from the start.
-
-        Raises:
-            RuntimeError: If the host goes on using cached results.
-        """
+        """Drop the host's cached results, unload its models, and run a prompt from the start."""
         for pause in (0.3, 1.0, 3.0):
             self.post("/free", {"free_memory": True, "unload_models": True})
             # The worker obeys when it next looks at its queue, and does not tell when it has.

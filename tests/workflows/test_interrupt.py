@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from retrace_tests.workflows.events import Events
-from retrace_tests.workflows.prompts import invert, round_trip, start
+from retrace_tests.workflows.prompts import invert, node, round_trip, start
 
 pytestmark = pytest.mark.host
 
@@ -63,10 +63,7 @@ def test_progress_and_previews_while_inverting(server):
         prompt = start()
         # No other test has this number of steps, so nothing is cached.
         prompt["inversion"] = invert(steps=12, method="midpoint")
-        prompt["report"] = {
-            "class_type": "InversionReport",
-            "inputs": {"inversion": ["inversion", 0], "model": ["model", 0]},
-        }
+        prompt["report"] = node("InversionReport", inversion=["inversion", 0], model=["model", 0])
         outcome = server.wait(server.submit(prompt, listener))
         assert outcome.succeeded, outcome.error
         events.wait("execution_success", 1, 30)

@@ -14,6 +14,7 @@ from retrace_tests.workflows.server import RefusedError
 
 pytestmark = pytest.mark.host
 
+FLOW, OUTSIDE = node("LoadShapesModel", kind="flow"), node("PrimitiveString", value="../outside.safetensors")
 # <what> must <condition>, got <value>; <remedy>.
 SENTENCE = re.compile(r"^[^\n]+ must [^\n]+, got:? [^\n]+; [^\n]+\.$")
 
@@ -89,47 +90,33 @@ def test_what_a_range_tells_the_host_refuses_itself(server, widget, value):
     assert refused.value.sentences == [widget], "one complaint, at the widget that it is about"
 
 
-def one_colour():
-    prompt = round_trip("lost")
-    prompt["picture"]["inputs"]["colour"] = "blue"
-    return prompt
-
-
-def another_model():
-    prompt = round_trip("lost")
-    prompt["other"] = node("LoadShapesModel", kind="flow")
-    prompt["edit"]["inputs"]["model"] = ["other", 0]
-    return prompt
-
-
 def saved_to(prefix):
     prompt = {**start(), "inversion": invert()}
     prompt["save"] = node("SaveInversion", inversion=["inversion", 0], filename_prefix=prefix, half=False)
     return prompt
 
 
-def loading(saved_file, **changed):
+def loading(saved_file="(nothing saved yet)", **inputs):
     prompt = start()
-    prompt["load"] = node("LoadInversion", file=saved_file, **changed)
+    prompt["load"] = node("LoadInversion", file=saved_file, **inputs)
     prompt["edit"] = edit(["load", 0])
     prompt["keep"] = keep(["edit", 0], "loaded_made_by_test")
     return prompt
 
 
-def outside_by_a_link():
-    prompt = loading("(nothing saved yet)", path=["text", 0])
-    prompt["text"] = node("PrimitiveString", value="../outside.safetensors")
-    return prompt
+def changed(prompt, where, added=(), **inputs):
+    prompt[where]["inputs"] |= inputs
+    return {**prompt, **dict(added)}
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (one_colour, "colour"),
-        (another_model, "model"),
+        (lambda: changed(round_trip("lost"), "picture", colour="blue"), "colour"),
+        (lambda: changed(round_trip("lost"), "edit", {"other": FLOW}, model=["other", 0]), "model"),
         (lambda: saved_to("../escaped"), "filename_prefix"),
         (lambda: loading("../outside.safetensors [output]"), "file must lie in the output or input folder"),
-        (outside_by_a_link, "file must lie in the output or input folder"),
+        (lambda: {**loading(path=["text", 0]), "text": OUTSIDE}, "file must lie in the output or input folder"),
         (lambda: loading("gone.safetensors [output]"), "gone"),
     ],
 )

@@ -20,16 +20,10 @@ STEPS = 6
 def plan(pack, names="kv", layers="all", window=(0.0, 1.0), kinds=("self", "joint"), group="image", **changes):
     """Take some operands from the source."""
     attention = pack.module("attention")
-    of_rule = ("strength", "mask", "chunks", "name")
-    rule = attention.Rule(
-        changes.pop("name", "test"),
-        (attention.Term(**{name: attention.Take() for name in names}),),
-        layers=attention.Layers.parse(layers),
-        kinds=kinds,
-        window=attention.Window(*window),
-        group=group,
-        **{key: changes.pop(key) for key in of_rule if key in changes},
-    )
+    about = {key: changes.pop(key) for key in ("strength", "mask", "chunks") if key in changes}
+    about |= {"layers": attention.Layers.parse(layers), "window": attention.Window(*window)}
+    term = attention.Term(**{name: attention.Take() for name in names})
+    rule = attention.Rule(changes.pop("name", "test"), (term,), kinds=kinds, group=group, **about)
     return attention.AttentionPlan(rules=(rule,), **changes)
 
 

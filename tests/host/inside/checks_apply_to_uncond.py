@@ -1,10 +1,10 @@
-"""A ControlNet of the stock node that knows of no negative acts on the negative of its branch, as under the host."""
+"""The negative side: what is announced as it, and a ControlNet that knows of none, which acts as under the host."""
 
 import nodes
 import torch
 from attending import plan
-from helpers import relative
-from running import edit, invert, play
+from helpers import around, relative
+from running import edit, invert, play, trained
 
 CFG = 3.0
 UNETS = ("sd15", "sdxl")
@@ -22,10 +22,8 @@ def _prompts(pack, kind):
 
 
 def check_edits_give_what_both_sides_give(pack):
-    """Edits are what they are where the node with two outputs puts it on both sides.
-
-    A plan that takes nothing leaves the edit as it is without one, whichever side it stands on.
-    """
+    """Edits are what they are where the node with two outputs puts it on both sides."""
+    # A plan that takes nothing leaves the edit as it is without one, whichever side it stands on.
     for kind in UNETS:
         model = pack.tiny.model(kind)
         _, negative, (source, alone), (target, uncond) = _prompts(pack, kind)
@@ -87,3 +85,32 @@ def check_what_is_brought_into_a_negative(pack):
         assert completed([positive], [negative]) == [wanted]
     assert completed([asking], None) is None and completed([asking], []) == []
     assert bare == {"uuid": 1}, "the negative itself was changed"
+
+
+def check_the_negative_is_announced_as_the_negative(pack):
+    """By every node that guides: each side in a forward of its own, the positive as 0, the negative as 1."""
+    told = []
+
+    def watch(apply_model, args):
+        told.append(tuple(args["c"]["transformer_options"]["cond_or_uncond"]))
+        assert told[-1] == tuple(args["cond_or_uncond"])
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    for kind in ("eps", "flow"):
+        model, (source, negative), latent = trained(pack, kind)
+        model = around(model, watch)
+
+        def of(node, *sides, model=model, negative=negative, kind=kind, **inputs):
+            told.clear()
+            outputs = pack.call(node, model=model, negative=negative, **inputs)
+            assert set(told) == set(sides), (kind, node, told)
+            return outputs[0]
+
+        climb = {"source": source, "latent": latent, "steps": 3, "method": "euler", "keep_path": True}
+        guided, plain = of("Invert", (0,), (1,), cfg=3.0, **climb), of("Invert", (0,), **climb)
+        assert not torch.equal(guided.x, plain.x), kind
+        back = {"inversion": plain, "cfg": 3.0, "positive": source}
+        of("Resample", (0,), (1,), **back)
+        of("Resample", (0,), (1,), attention=plan(pack), **back)
+        of("InfEdit", (0,), (1,), source=source, target=source, latent=latent, target_cfg=3.0)
+        of("NullTextOptimize", (0,), (1,), inversion=plain, cfg=3.0, inner_steps=1)

@@ -27,10 +27,8 @@ def check_no_rule_is_bit_equal(pack):
 
 
 def check_all_keys_and_values_reproduce_the_source(pack):
-    """Invariant 4: with k and v of every site and token from the source, the target is the source, bit for bit.
-
-    With q and k alone, or v alone, it is not.
-    """
+    """Invariant 4: with k and v of every site and token from the source, the target is the source, bit for bit."""
+    # With q and k alone, or v alone, it is not.
     for kind in tiny_dits.KINDS:
         model, inversion = inverted(pack, kind)
         source, clean = play(pack, model, inversion), states(pack, model, inversion)[-1]
@@ -45,10 +43,8 @@ def check_all_keys_and_values_reproduce_the_source(pack):
 
 
 def check_shared_forwards_equal_separate_ones(pack):
-    """Record-then-inject gives what one forward gives: guided, both sources, all ways of reading the source.
-
-    Each picture of a batch is another edit by it; cond, both and shared are different ones under guidance.
-    """
+    """Record-then-inject gives what one forward gives: guided, both sources, all ways of reading the source."""
+    # Each picture of a batch is another edit by it; cond, both and shared are different ones under guidance.
     for kind in tiny_dits.KINDS:
         model, inversion = inverted(pack, kind, batch=2)
         edits = []

@@ -111,9 +111,7 @@ def check_every_form_against_explicit_probabilities(pack):
             moved = 0.0
             for site, _, tensors, mask, scale, out in calls:
                 (source, target), masks = _rows(tensors, mask)
-                plain = [
-                    _probabilities(q, k, columns, scale) @ v for (q, k, v), columns in zip((source, target), masks)
-                ]
+                plain = [_probabilities(q, k, m, scale) @ v for (q, k, v), m in zip((source, target), masks)]
                 edited = explicit(site, source, target, masks, scale) if site.kind in acts else plain[1]
                 for have, want in zip(out, (plain[0], edited)):
                     apart = float((have.double() - want).abs().max()) / max(1.0, float(want.abs().max()))

@@ -126,7 +126,7 @@ def check_what_would_do_nothing_is_refused(pack):
             (
                 {"preset": name, "tokens": "text"},
                 "tokens must be image on a model whose text stands apart",
-                "got text at input:1",
+                "at input:1",
             )
             for name in ("masactrl", "rf_edit", "reference")
         ),
@@ -173,9 +173,8 @@ def check_inversion_free_edits_read_the_source(pack):
         model, latent = tiny_dits.model(kind), latent_of(kind, batch=2)
         before = snapshot(model)
         for node in ("InfEdit", "FlowEdit"):
-            plain, acting, idle = (
-                of(node, model, kind, latent, rules) for rules in (None, plan(pack), plan(pack, strength=0.0))
-            )
+            used = (None, plan(pack), plan(pack, strength=0.0))
+            plain, acting, idle = (of(node, model, kind, latent, rules) for rules in used)
             assert relative(acting, plain) > 1e-4 and torch.isfinite(acting).all(), (kind, node)
             assert relative(idle, plain) < 1e-9, (kind, node, relative(idle, plain))
             same = of(node, model, kind, latent, plan(pack), target=tiny_dits.conditioning(kind))
@@ -206,9 +205,8 @@ def check_guider(pack):
         for cfg in (1.0, 3.0):
             pinned = guider(cfg=cfg, inversion=inversion)
             # The host rounds what a sampler returns to float32.
-            error = relative(
-                sampled(pinned, resume, sigmas, latent), resampled(pack, model, inversion, kind, plan(pack), cfg)
-            )
+            wanted = resampled(pack, model, inversion, kind, plan(pack), cfg)
+            error = relative(sampled(pinned, resume, sigmas, latent), wanted)
             assert error < 1e-5, (kind, cfg, error)
             refuses(lambda g=pinned, a=(resume, sigmas, small): sampled(g, *a), "inversion's size")
         noise = Fresh(torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(7)))

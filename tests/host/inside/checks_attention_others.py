@@ -65,11 +65,9 @@ def _late(model, chains, overrides):
 
 
 def check_overrides_of_other_packs(pack):
-    """What another pack put into the slot is called for every call of the host, and does what it does.
-
-    A pack that sets the slot inside the forward and chains what is there changes nothing; one that drops it is
-    reported, since no rule acts.
-    """
+    """What another pack put into the slot is called for every call of the host, and does what it does."""
+    # A pack that sets the slot inside the forward and chains what is there changes nothing; one that drops it is
+    # reported, since no rule acts.
     for kind in tiny_dits.KINDS:
         model, inversion = inverted(pack, kind)
 
@@ -162,10 +160,8 @@ def _acts_beside(pack, kind, model, inversion, changed, scales=(1.0, 3.0)):
 
 
 def check_controlnets_and_hooks(pack):
-    """The stock node's ControlNet on UNets, residuals on transformers, and weights that a hook changes.
-
-    With a hook of the target alone the branches run one after the other, and nothing stays.
-    """
+    """The stock node's ControlNet on UNets, residuals on transformers, and weights that a hook changes."""
+    # With a hook of the target alone the branches run one after the other, and nothing stays.
     for kind in tiny_dits.KINDS:
         model, inversion = inverted(pack, kind, batch=2)
         target, channels = target_of(kind), tiny_dits.TINY[kind].residual
@@ -269,20 +265,6 @@ def check_nothing_is_left_after_failure_and_interrupt(pack):
         assert torch.equal(run(model), wanted) and torch.equal(run(model.clone()), wanted), kind
 
 
-def check_refusals(pack):
-    """Each misfit in one sentence."""
-    attention = pack.module("attention")
-    model, inversion = inverted(pack, "sd15")
-    guided = model.clone()
-    guided.model_options["sampler_calc_cond_batch_function"] = lambda args: []
-    for used, rules, *parts in (
-        (model, plan(pack, layers="output:40-50"), "layers", "output:40-50"),
-        (model, attention.AttentionPlan(plan(pack).rules, branches=("mutual",)), "got a plan with mutual"),
-        (guided, plan(pack), "sampler_calc_cond_batch_function"),
-    ):
-        refuses(lambda m=used, r=rules: resampled(pack, m, inversion, "sd15", r), *parts)
-
-
 def check_branches_that_read_from_each_other(pack):
     """They run in one forward, and are refused where each needs its own."""
     attention = pack.module("attention")
@@ -293,9 +275,7 @@ def check_branches_that_read_from_each_other(pack):
     cyclic = attention.AttentionPlan(rules, branches=("mutual",))
     guider = pack.module("nodes.attending.attended").attended_guider(model, branches, cyclic)
     latent = torch.randn(3, 4, 4, 6, generator=torch.Generator().manual_seed(1))
-    once = comfy.samplers.KSAMPLER(
-        lambda model, x, sigmas, extra_args, **_: model(x, sigmas[:1].expand(3), **extra_args)
-    )
+    once = comfy.samplers.KSAMPLER(lambda net, x, sigmas, extra_args, **_: net(x, sigmas[:1].expand(3), **extra_args))
 
     def run():
         return guider.sample(latent, latent, once, torch.tensor([1.0, 0.0]), seed=0)
@@ -304,3 +284,6 @@ def check_branches_that_read_from_each_other(pack):
         assert torch.isfinite(run()).all()
         with forwards(pack, False):
             refuses(run, "branches that read from each other must share one forward")
+    guided, (_, inversion) = model.clone(), inverted(pack, "sd15", model=model)
+    guided.model_options["sampler_calc_cond_batch_function"] = lambda args: []
+    refuses(lambda: resampled(pack, guided, inversion, "sd15", plan(pack)), "sampler_calc_cond_batch_function")

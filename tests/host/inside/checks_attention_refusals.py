@@ -70,11 +70,8 @@ def check_compiled_models(pack):
 
 
 def check_plans_of_another_model(pack):
-    """Layers that this model has not, and text tokens of two numbers, are told when the edit runs."""
+    """Layers that this model has not are told when the edit runs."""
     model, inversion = inverted(pack, "flux")
     rules, _ = injected(pack, tiny_dits.model("wan"), layers="block:0-1", end=0.0)
     said = ("layers of masactrl must match", "'block:0-1' on a model with double:0-1, single:0-1", "Sites lists")
     refuses(lambda: resampled(pack, model, inversion, "flux", rules), *said)
-    whole, _ = injected(pack, model, "rf_edit", tokens="all", end=0.0)
-    said = ("keys and values must be equally many", "prompts of one token length, or the image tokens only")
-    refuses(lambda: resampled(pack, model, inversion, "flux", whole, target=target_of("flux", tokens=5)), *said)

@@ -74,9 +74,8 @@ def check_samplers_with_stock_solvers_and_guiders(pack):
     """A stock sampler and BasicGuider; the source is the inversion's own, so that another one gives another edit."""
     kind = "sd15"
     model, inversion, *start = _by_midpoint(pack, kind)
-    stock, plain = (
-        _sampled(model, kind, _resume(pack, inversion, rules, "heun"), start) for rules in (plan(pack), None)
-    )
+    heun = (_resume(pack, inversion, rules, "heun") for rules in (plan(pack), None))
+    stock, plain = (_sampled(model, kind, sampler, start) for sampler in heun)
     assert torch.isfinite(stock).all() and relative(stock, plain) > 1e-3
     basic = comfy_extras.nodes_custom_sampler.Guider_Basic(model)
     basic.set_conds(target_of(kind))

@@ -83,9 +83,8 @@ def check_every_site_is_found_once_and_nothing_changes(pack):
             assert [(*slot.block, slot.kind) for slot in slots] == [site.key[:4] for site, *_ in watch.seen], kind
             assert watch.calls == len(slots) + about.unreached, (kind, watch.calls)
             assert not watch.resolver.bypassed and len({site.key for site, *_ in watch.seen}) == len(slots), kind
-            assert [site.grid for site in watch.resolver.sites(latent["samples"].shape)] == [
-                site.grid for site, *_ in watch.seen
-            ], kind
+            grids = [site.grid for site, *_ in watch.seen]
+            assert [site.grid for site in watch.resolver.sites(latent["samples"].shape)] == grids, kind
             for site, queries, values in watch.seen:
                 image, keys = math.prod(site.grid), values.shape[1]
                 assert image > 0 and site.image[1] - site.image[0] == image, (kind, site)

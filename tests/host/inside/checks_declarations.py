@@ -32,6 +32,9 @@ def check_every_widget_is_checked(pack):
         assert node.validate_inputs() is True, node
         # The host hands None for what comes over a link.
         assert node.validate_inputs(**{each.id: None for each in widgets}) is True, node
+        # As it is dropped onto the canvas it passes, but for what waits for words.
+        said = node.validate_inputs(**{each.id: each.default for each in widgets if each.default is not None})
+        assert said is True or re.match("^words must name|^weights must name", said), (node.__name__, said)
         for widget in widgets:
             if widget.id in node.OPEN:
                 continue
@@ -42,20 +45,12 @@ def check_every_widget_is_checked(pack):
                 refuses(lambda n=node, w=widget.id, v=value: pack.call(n.__name__, **{w: v}), said)
 
 
-def check_defaults_are_no_misfits(pack):
-    """A node as it is dropped onto the canvas passes its own check, but for what waits for words or a file."""
-    for node in pack.module("nodes").NODES:
-        defaults = {each.id: each.default for each in node.widgets() if each.default is not None}
-        said = node.validate_inputs(**defaults)
-        assert said is True or re.match("^words must name|^weights must name", said), (node.__name__, said)
-
-
 def check_nodes_are_found_by_themselves(pack):
     """Sorted by room and id; the room is the category, and the id the name of the class."""
-    found = [(node.__module__.split(".")[-2], node.__name__) for node in pack.module("nodes").NODES]
-    assert found == sorted(found) and len(found) > 40 and ("inverting", "Invert") in found
-    assert not {name for _, name in found} & {"Node", "MethodNode"}
-    for node, (room, name) in zip(pack.module("nodes").NODES, found):
+    places = [(node.__module__.split(".")[-2], node.__name__) for node in pack.module("nodes").NODES]
+    assert places == sorted(places) and len(places) > 40 and ("inverting", "Invert") in places
+    assert not {name for _, name in places} & {"Node", "MethodNode"}
+    for node, (room, name) in zip(pack.module("nodes").NODES, places):
         # The host keeps what it has read of a class, for those that derive from it too.
         outputs = [each.io_type for each in node.define_schema().outputs]
         assert node.RETURN_TYPES == outputs, (name, node.RETURN_TYPES, outputs)

@@ -16,10 +16,8 @@ def _mask(latent, scale=8):
 
 
 def check_outside_the_mask_is_bit_equal(pack):
-    """For every format, values near zero included, with a recorded path and without, feathered and not, from a file.
-
-    Not only at the end: after each step the state outside is the source's own, recorded or re-noised.
-    """
+    """For every format, values near zero included, with a recorded path and without, feathered and not, from a file."""
+    # Not only at the end: after each step the state outside is the source's own, recorded or re-noised.
     session, masks, runs = (pack.module(f"nodes.{name}") for name in ("host.session", "host.masks", "inverting.runs"))
     for kind in pack.tiny.KINDS:
         latent, target = pack.tiny.latent(kind, batch=2), pack.tiny.conditioning(kind, seed=9)
@@ -185,9 +183,8 @@ def check_steps_are_shown(pack):
 def check_other_solver_and_sigmas(pack):
     """Another single-state solver may play an inversion, which then differs; SIGMAS replace steps and scheduler."""
     model, _, _, (inversion, _, _, sigmas) = invert(pack, "sd3")
-    own, same, other = (
-        play(pack, model, inversion, **how) for how in ({}, {"method": "midpoint"}, {"method": "euler"})
-    )
+    ways = ({}, {"method": "midpoint"}, {"method": "euler"})
+    own, same, other = (play(pack, model, inversion, **how) for how in ways)
     assert torch.equal(own, same) and relative(other, own) > 1e-3
     flipped = sigmas.flip(0).clone()
     flipped[0] = 0.0001

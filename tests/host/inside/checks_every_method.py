@@ -59,7 +59,7 @@ def check_every_method_under_a_controlnet(pack):
                 error = relative(play(pack, model, guided), latent["samples"])
                 assert error <= EXACT, (kind, name, error)
         path, other, without = (
-            _by(pack, kind, "ddim", source=each, keep_path=True, **given) for each in (source, elsewhere, plain)
+            _by(pack, kind, "ddim", source=s, keep_path=True, **given) for s in (source, elsewhere, plain)
         )
         assert relative(path.x, without.x) > 1e-3 and relative(path.x, other.x) > 1e-4, (kind, "not on the way up")
         npi = {"model": model, "inversion": path, "target": source, "cfg": CFG}

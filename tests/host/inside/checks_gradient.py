@@ -153,7 +153,7 @@ def check_gradient_refusals(pack):
     """Each in a sentence, before the network is asked."""
     model, _, _, (inversion, *_) = invert(pack, "sd15")
     *_, (pair, *_) = invert(pack, "sd15", model=model, method="belm")
-    counter = Counter(model)
+    counter, loaded = Counter(model), reloaded(pack, inversion)
     refuses_each(
         lambda **changes: _optimize(pack, "sd15", **{"model": counter.model, "inversion": inversion, **changes}),
         ({"inversion": pair}, "a method that keeps one latent, got belm"),
@@ -161,10 +161,7 @@ def check_gradient_refusals(pack):
         ({"reference": pack.tiny.latent("sd15", batch=3)}, "reference must have the inversion's size"),
         ({"mask": torch.zeros(1, 64, 96)}, "mask must mark some of every picture"),
         ({"negative": None}, "cfg must be 1 without a negative"),
-        (
-            {"inversion": reloaded(pack, inversion), "positive": None, "negative": None},
-            "source must be connected to reconstruct",
-        ),
+        ({"inversion": loaded, "positive": None, "negative": None}, "source must be connected to reconstruct"),
         ({"model": cached(counter.model)}, "got the cache patch 'easycache'"),
         ({"model": pack.tiny.model("sd15", seed=3)}, "must be the one that made the inversion"),
     )
@@ -215,15 +212,11 @@ def check_spd_on_every_kind(pack):
 
 
 def check_descents_on_the_trained_model(pack):
-    """SPD comes back nearer than the predictor that it starts from.
-
-    An optimised edit shows the background of the source where it is asked to, and keeps to its noise.
-    """
+    """SPD comes back nearer than the predictor that it starts from."""
+    # An optimised edit shows the background of the source where it is asked to, and keeps to its noise.
     model, clip, vae = shapes(pack)
     picture, mask, caption = pack.call("ShapesPicture", **WORDS, seed=3)
-    source, target, empty = (
-        encode(clip, text) for text in (caption, caption.replace("red circle", "green circle"), "")
-    )
+    source, target, empty = (encode(clip, text) for text in (caption, caption.replace("red", "green"), ""))
     with torch.inference_mode():
         latent = {"samples": vae.encode(picture)}
     given = {"model": model, "source": source, "latent": latent, "scheduler": "normal"}
@@ -232,10 +225,8 @@ def check_descents_on_the_trained_model(pack):
         inversion = pack.call("Invert", method=method, steps=10, spd_iterations=10, **given)[0]
         errors[method] = relative(play(pack, model, inversion), latent["samples"])
     assert errors["spd"] < errors["ddim"] / 1.1, errors
-    inversion, prompts = (
-        pack.call("Invert", method="ddim", steps=6, **given)[0],
-        {"positive": target, "negative": empty},
-    )
+    inversion = pack.call("Invert", method="ddim", steps=6, **given)[0]
+    prompts = {"positive": target, "negative": empty}
     asked = {"reference": latent, "mask": 1.0 - mask, "iterations": 8, "learning_rate": 0.05, **prompts}
     _, _, (moved, out, _, text) = _optimize(pack, "eps", model=model, inversion=inversion, **asked)
     plain = play(pack, model, inversion, cfg=CFG, **prompts)

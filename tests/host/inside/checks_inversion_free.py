@@ -14,7 +14,8 @@ def check_inversion_free_edits(pack):
     for node in NODES:
         for kind in pack.tiny.KINDS:
             model, negative = pack.tiny.model(kind), pack.tiny.conditioning(kind, seed=5)
-            source, latent = pack.tiny.conditioning(kind), pack.tiny.latent(kind)
+            source, target = (pack.tiny.conditioning(kind, seed) for seed in (0, 9))
+            latent = pack.tiny.latent(kind)
             both, before = pack.tiny.latent(kind, batch=2), latent["samples"]
             for cfg in (1.0, 3.0):
                 guided = {"source_cfg": cfg, "target_cfg": cfg, "negative": negative}
@@ -32,6 +33,14 @@ def check_inversion_free_edits(pack):
             ):
                 assert relative(first, other) > least, (node, kind)
             assert relative(edit(pack, node, kind, model, latent, target=source, **guided), before) > 1e-4, (node, kind)
+            # Neither model nor inputs change; other entries of the LATENT are handed on, but not used.
+            tensors = [latent["samples"], source[0][0], target[0][0]]
+            weights, copies = snapshot(model), [each.clone() for each in tensors]
+            masked = {**latent, "noise_mask": torch.ones(1, 8, 12), "downscale_ratio_spacial": 8}
+            (out,) = pack.call(node, model=model, latent=masked, seed=3, source=source, target=target)
+            same_snapshot(model, weights)
+            assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True)), (node, kind)
+            assert set(out) == {"samples", "noise_mask"} and torch.equal(out["samples"], first), (node, kind)
             # Row r of a batch is the single picture with seed + r, and what LatentFromBatch cuts out of it.
             together = edit(pack, node, kind, model, both)
             for row in range(2):
@@ -107,22 +116,6 @@ def check_inversion_free_masks(pack):
                 assert 0.1 < float(outside.float().mean()) < 0.95
 
 
-def check_inversion_free_leaves_everything_as_it_was(pack):
-    """Neither model nor inputs change; other entries of the LATENT are handed on, but not used."""
-    for node in NODES:
-        for kind in pack.tiny.KINDS:
-            model, latent = pack.tiny.model(kind), pack.tiny.latent(kind)
-            prompts = {"source": pack.tiny.conditioning(kind), "target": pack.tiny.conditioning(kind, seed=9)}
-            tensors = [latent["samples"], prompts["source"][0][0], prompts["target"][0][0]]
-            before, copies = snapshot(model), [each.clone() for each in tensors]
-            masked = {**latent, "noise_mask": torch.ones(1, 8, 12), "downscale_ratio_spacial": 8}
-            (out,) = pack.call(node, model=model, latent=masked, seed=3, **prompts)
-            same_snapshot(model, before)
-            assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True)), (node, kind)
-            assert set(out) == {"samples", "noise_mask"}, (node, kind)
-            assert torch.equal(out["samples"], edit(pack, node, kind, model, latent)), "a noise mask is not used"
-
-
 def check_inversion_free_interrupt_and_progress(pack):
     """An interrupt ends a run within one model call; progress counts the levels and shows finite pictures."""
     session, core = pack.module("nodes.host.session"), pack.module("inversion")
@@ -147,16 +140,11 @@ def check_inversion_free_interrupt_and_progress(pack):
             disable_pbar=True,
         )  # fmt: skip
     assert told == [(index, 3, torch.float32, True) for index in range(3)], told
-
-
-def check_inversion_free_takes_sigmas(pack):
-    """SIGMAS of a scheduler node do what steps and scheduler do."""
+    # SIGMAS of a scheduler node do what steps and scheduler do.
     model = pack.tiny.model("sd3")
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
-    for node in NODES:
-        wanted = edit(pack, node, "sd3", model)
-        for given in (sigmas, sigmas.flip(0)):
-            assert torch.equal(edit(pack, node, "sd3", model, steps=30, sigmas=given), wanted), node
+    for node, given in ((node, given) for node in NODES for given in (sigmas, sigmas.flip(0))):
+        assert torch.equal(edit(pack, node, "sd3", model, steps=30, sigmas=given), edit(pack, node, "sd3", model)), node
 
 
 def check_inversion_free_refusals(pack):

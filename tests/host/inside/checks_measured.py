@@ -27,24 +27,29 @@ def check_measured_rows_are_those_of_every_resolver(pack):
     for kind in tiny_dits.DITS:
         for size in ((4, 6),) if tiny_dits.TINY[kind].whole else ((4, 6), (7, 11)):
             latent = tiny_dits.latent(kind, batch=2, size=size, frames=2)
-            model, linked = inverted(pack, kind, latent=latent)
-            plain, wanted = (resampled(pack, model, linked, kind, each) for each in (None, plan(pack)))
+            model, inversion = inverted(pack, kind, latent=latent)
+            plain, wanted = (resampled(pack, model, inversion, kind, each) for each in (None, plan(pack)))
             with measuring(pack) as measured:
                 layers = "block:1-99" if kind in BEHIND_REFINERS else "all"
-                found = resampled(pack, model, linked, kind, plan(pack, layers=layers))
-                assert torch.equal(found, wanted), (kind, size, relative(found, wanted), relative(plain, wanted))
+                measured_edit = resampled(pack, model, inversion, kind, plan(pack, layers=layers))
+                assert torch.equal(measured_edit, wanted), (
+                    kind,
+                    size,
+                    relative(measured_edit, wanted),
+                    relative(plain, wanted),
+                )
                 assert len(measured._READINGS[model.model.diffusion_model]) == 1, kind
 
 
 def check_measuring_costs_three_forwards_once(pack):
     """A second run of the network at this size makes no more than one with a resolver of its own."""
     counts = []
-    model, linked = inverted(pack, "flux")
+    model, inversion = inverted(pack, "flux")
     network = model.model.diffusion_model
 
     def forwards():
         counts.clear()
-        resampled(pack, model, linked, "flux", plan(pack))
+        resampled(pack, model, inversion, "flux", plan(pack))
         return len(counts)
 
     with contextlib.closing(contextlib.ExitStack()) as stack:
@@ -56,9 +61,9 @@ def check_measuring_costs_three_forwards_once(pack):
 
 def check_what_cannot_be_measured_is_refused(pack):
     """Rows of a UNet are no patches, and calls of another number are no longer those that were measured."""
-    model, linked = inverted(pack, "sd15")
+    model, inversion = inverted(pack, "sd15")
     with measuring(pack):
         refuses(
-            lambda: resampled(pack, model, linked, "sd15", plan(pack)),
+            lambda: resampled(pack, model, inversion, "sd15", plan(pack)),
             "model must give each patch of the picture one row", "UNetModel", "leave attention out",
         )  # fmt: skip

@@ -41,10 +41,8 @@ def check_pooled_text_that_is_missing(pack):
 
 
 def check_conditionings_of_another_width(pack):
-    """Text and pooled text of another width, on every architecture that reads them.
-
-    Flux is given a pooled text that is too short: the host cuts longer ones.
-    """
+    """Text and pooled text of another width, on every architecture that reads them."""
+    # Flux is given a pooled text that is too short: the host cuts longer ones.
     for kind in tiny_dits.KINDS:
         model, source = tiny_dits.model(kind), tiny_dits.conditioning(kind)
         name, text, pooled = type(model.model.model_config).__name__, pack.tiny.CONTEXT, pack.tiny.POOLED
@@ -71,14 +69,9 @@ def check_samplers_under_guiders_of_the_host(pack):
     """The pack's samplers say it too; a latent of other channels is named first."""
     model, source, latent, (inversion, out, noise, sigmas) = invert(pack, "sdxl")
     other, rules = _resized(source, text=8), {"attention": plan(pack)}
-    rf, beside, read = (
-        pack.call("RFSolverSample", **inputs)[0]
-        for inputs in (
-            {},
-            {**rules, "inversion": inversion},
-            {**rules, "inversion": inversion.with_conditioning(other, None)},
-        )
-    )
+    beside = {**rules, "inversion": inversion}
+    read = {**beside, "inversion": inversion.with_conditioning(other, None)}
+    rf, beside, read = (pack.call("RFSolverSample", **inputs)[0] for inputs in ({}, beside, read))
     for sampler in (rf, beside, resuming(pack, inversion), resuming(pack, inversion, "euler")):
         for sides, name in (((other, source), "positive"), ((source, other), "negative")):
             refuses(

@@ -32,8 +32,8 @@ def check_states_reach_stock_samplers(pack):
 def check_resume_equals_resample(pack):
     """The inversion's own solver gives one result as a node and inside SamplerCustomAdvanced, guided too."""
     for kind in pack.tiny.KINDS:
-        guidances = (1.0, 3.0) if kind in ("sd15", "sdxl", "sd3") else (1.0,)
-        for method, cfg in (("fireflow", 1.0), *(("midpoint", cfg) for cfg in guidances)):
+        more = (("midpoint", 3.0),) if kind in ("sd15", "sdxl", "sd3") else ()
+        for method, cfg in (("midpoint", 1.0), ("fireflow", 1.0), *more):
             guided = {"cfg": cfg, "negative": None if cfg == 1.0 else pack.tiny.conditioning(kind, seed=5)}
             model, source, _, (inversion, out, _, sigmas) = invert(pack, kind, method=method, **guided)
             resumed = advanced(model, source, resuming(pack, inversion), sigmas, out, **guided)
@@ -45,10 +45,8 @@ def check_resume_equals_resample(pack):
 
 
 def check_exact_methods_are_exact(pack):
-    """A method that claims to come back does so on every kind, on any network: fresh, from a file, and resumed.
-
-    Two states must travel in float64 for it; through a LATENT the error would be some 1e-2.
-    """
+    """A method that claims to come back does so on every kind, on any network: fresh, from a file, and resumed."""
+    # Two states must travel in float64 for it; through a LATENT the error would be some 1e-2.
     exact = [name for name, method in pack.module("inversion").METHODS.items() if method.reversible]
     assert exact
     for kind in pack.tiny.KINDS:

@@ -31,9 +31,8 @@ def check_the_outside_is_the_source(pack):
         # The first ends at a level below which the midpoint of the last step lies.
         for scheduler in ("karras", "simple"):
             for method in ("midpoint", "fireflow"):
-                model, target, masked, _, noise, sigmas, (own, rf) = _inverted(
-                    pack, kind, 2, method, scheduler=scheduler
-                )
+                given = {"method": method, "scheduler": scheduler}
+                model, target, masked, _, noise, sigmas, (own, rf) = _inverted(pack, kind, 2, **given)
                 for sampler, start in ((own, noise), (rf, noise), (rf, Fresh())):
                     edited, samples = advanced(model, target, sampler, sigmas, masked, start), masked["samples"]
                     off = relative(edited[..., :7], samples[..., :7])
@@ -61,10 +60,9 @@ def check_the_inside_is_untouched(pack):
             fixed = model.clone()
             fixed.set_model_sampler_cfg_function(lambda args: args["input"] - 0.5, disable_cfg1_optimization=True)
             # What midpoint leaves without a mask is its own.
-            mixed, bare = (
-                [advanced(fixed, target, way, sigmas, each, noise) for way in (euler, sampler)]
-                for each in (soft, latent)
-            )
+            ways = [(way, each) for each in (soft, latent) for way in (euler, sampler)]
+            runs = [advanced(fixed, target, way, sigmas, each, noise) for way, each in ways]
+            mixed, bare = runs[:2], runs[2:]
             wanted = mixed[0] + soft["noise_mask"][:, None] * (bare[1] - bare[0])
             assert relative(mixed[1], wanted) < 1e-5, (kind, relative(mixed[1], wanted))
 

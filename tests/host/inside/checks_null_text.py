@@ -147,7 +147,7 @@ def check_null_text_refusals(pack):
     patched, counter = model.clone(), Counter(model)
     patched.set_model_sampler_cfg_function(lambda args: args["cond"])
     bare, pair = (
-        invert(pack, "sd15", model=model, **changes)[3][0] for changes in ({}, {"keep_path": True, "method": "edict"})
+        invert(pack, "sd15", model=model, **how)[3][0] for how in ({}, {"keep_path": True, "method": "edict"})
     )
     _, _, _, (fitted, *_) = _fit(pack, "sd15", model=model, inversion=inversion)
     refuses_each(

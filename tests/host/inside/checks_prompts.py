@@ -107,21 +107,19 @@ def check_token_maps_of_real_tokenizers(pack):
         read = functools.partial(_read, pack, family)
         for mode in ("replace", "refine"):
             for text in ("", TEXT, "a cat " * 90):
-                found = module.token_map(read(text), read(text), mode)
-                assert torch.equal(found.matrix, torch.eye(found.source.length)) and bool((found.alpha == 1).all())
+                tokens = module.token_map(read(text), read(text), mode)
+                assert torch.equal(tokens.matrix, torch.eye(tokens.source.length)) and bool((tokens.alpha == 1).all())
         one, other = read("a photo of a skyscraper at night"), read("a photo of an umbrella factory at night")
-        found = module.token_map(one, other, "replace")
-        torch.testing.assert_close(found.matrix.sum(1), torch.ones(one.length))
+        tokens = module.token_map(one, other, "replace")
+        torch.testing.assert_close(tokens.matrix.sum(1), torch.ones(one.length))
         for i, j in zip(one.find("at night"), other.find("at night"), strict=True):
-            assert found.matrix[i, j] == 1.0 and found.matrix[:, j].sum() == 1.0, (family, i, j)
-        mass = found.matrix[list(one.find("a skyscraper"))].sum(0)
+            assert tokens.matrix[i, j] == 1.0 and tokens.matrix[:, j].sum() == 1.0, (family, i, j)
+        mass = tokens.matrix[list(one.find("a skyscraper"))].sum(0)
         assert not mass[[j for j in range(other.length) if j not in other.find("an umbrella factory")]].any(), family
         if family not in (*TEMPLATE, "zimage"):  # there the parentheses are part of the prompt
-            plain, heavy = read("a red cat on a mat"), read("a (red:1.3) cat (on a mat)")
-            swapped = [module.token_map(plain, to, "refine") for to in (plain, heavy)]
-            words = [
-                [i for s in p.segments for i, t in enumerate(s.tokens) if t.role == "word"] for p in (plain, heavy)
-            ]
+            both = plain, heavy = read("a red cat on a mat"), read("a (red:1.3) cat (on a mat)")
+            swapped = [module.token_map(plain, to, "refine") for to in both]
+            words = [[i for s in p.segments for i, t in enumerate(s.tokens) if t.role == "word"] for p in both]
             if len(words[0]) == len(words[1]):
                 assert torch.equal(swapped[0].matrix, swapped[1].matrix), family
             for word in ("red", "cat", "on a mat"):
@@ -147,7 +145,7 @@ def check_learnt_embeddings_are_tokens_by_their_values(pack):
     tokens["l"][0][2] = (learnt, 1.0)
     read = pack.module("nodes.host.prompts").prompt_of
     prompt = read(clip, "a embedding:x cat", tokens, 77)
-    found = pack.module("attention.token_map").token_map(prompt, prompt, "refine")
-    assert torch.equal(found.matrix, torch.eye(77)) and prompt.find("cat") == (3,)
+    tokens_map = pack.module("attention.token_map").token_map(prompt, prompt, "refine")
+    assert torch.equal(tokens_map.matrix, torch.eye(77)) and prompt.find("cat") == (3,)
     refuses(lambda: prompt.find("red"), "must be in the prompt")
     refuses(lambda: read(clip, "a", tokens, 99), "clip must encode each token to one key", "77 tokens of l")

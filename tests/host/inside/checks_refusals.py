@@ -1,8 +1,9 @@
 """What is refused, in one sentence each, and what a refusal leaves behind."""
 
+import comfy_extras.nodes_easycache as easycache
 import torch
-from helpers import refuses, refuses_each, same_snapshot, snapshot
-from running import advanced, invert, play, reloaded, resuming
+from helpers import Counter, around, refuses, refuses_each, same_snapshot, snapshot
+from running import advanced, edit, fit, invert, play, reloaded, resuming
 
 
 def check_bad_inputs(pack):
@@ -39,10 +40,7 @@ def check_misfits(pack):
         ({"node": "InversionReport", "model": flow}, "'ve'", "'flow'"),
         ({"model": other}, "model", "BaseModel:"),
         ({"model": eps, "cfg": 4.0, "positive": source}, "cfg must be 1"),
-        (
-            {"node": "InversionReport", "model": eps, "reconstructed": small},
-            "reconstructed must have the inversion's size",
-        ),
+        ({"node": "InversionReport", "model": eps, "reconstructed": small}, "reconstructed must have the inversion"),
         *(
             ({"node": "InversionSampler", "sampler_name": name}, "sampler_name must be one of", repr(name))
             # It takes no sampler that draws noise on the way.
@@ -60,7 +58,7 @@ def check_misfits(pack):
     )
     same_snapshot(flow, before)
     (solver,) = pack.call("RFSolverSample")
-    resume = resuming(pack, inversion)
+    resume, masked = resuming(pack, inversion), {**out, "noise_mask": torch.ones(1, 8, 12)}
     refuses_each(
         lambda model=eps, sampler=resume, sigmas=sigmas, latent=out: advanced(model, source, sampler, sigmas, latent),
         ({"latent": small}, "latent must have the inversion's size", "(1, 4, 8, 8)"),
@@ -68,19 +66,14 @@ def check_misfits(pack):
         ({"sigmas": sigmas.flip(0)}, "sigmas must"),
         ({"model": other}, "model", "BaseModel:"),
         # It cannot keep a region of a latent that is itself the noise.
-        (
-            {"sampler": solver, "latent": {**out, "noise_mask": torch.ones(1, 8, 12)}},
-            "noise must come with a noise_mask",
-        ),
+        ({"sampler": solver, "latent": masked}, "noise must come with a noise_mask"),
     )
     refuses(lambda: noise.generate_noise(small), "latent_image must have the size", "(1, 4, 8, 8)")
 
 
 def check_loaded_inversions_ask_for_their_conditioning(pack):
-    """Without conditioning one can be edited; to reconstruct it the source is asked for, and its negative if guided.
-
-    The cfg of the node does not count in a reconstruction, so it is no remedy either.
-    """
+    """Without conditioning one can be edited; to reconstruct it the source is asked for, and its negative if guided."""
+    # The cfg of the node does not count in a reconstruction, so it is no remedy either.
     negative = pack.tiny.conditioning("sd15", seed=3)
     model, source, _, (plain, *_) = invert(pack, "sd15")
     guided = invert(pack, "sd15", model=model, cfg=3.0, negative=negative)[3][0]
@@ -93,3 +86,51 @@ def check_loaded_inversions_ask_for_their_conditioning(pack):
     for node in ("Resample", "InversionReport"):
         refuses(lambda n=node: pack.call(n, **given), *parts)
     assert torch.equal(play(pack, **given, negative=negative), play(pack, model, guided))
+
+
+# Names that patches of other packs give themselves.
+CACHES = ("TeaCache", "ApplyFBCacheOnModel", "FirstBlockCache", "MagCache")
+INVERTING = (
+    "Invert", "EDICTCouple", "BDIAInvert", "BELMInvert", "FixedPointInvert", "SPDInvert", "DirectInversion",
+    "NoiseMapInvert", "RFInversion",
+)  # fmt: skip
+
+
+def _named(model, name):
+    """The MODEL with a function of a pack around its network, which calls it as if nothing were."""
+
+    def unet_wrapper_function(apply_model, args):
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    unet_wrapper_function.__qualname__ = f"{name}.apply.<locals>.unet_wrapper_function"
+    return around(model, unet_wrapper_function)
+
+
+def check_every_node_refuses_caches(pack):
+    """A MODEL behind the host's own nodes, or those of packs, is refused by every node and SAMPLER that asks it."""
+    counter, model = Counter(pack.tiny.model("sd15")), pack.tiny.model("sd15")
+    source, target, negative = (pack.tiny.conditioning("sd15", seed) for seed in (0, 9, 5))
+    _, _, latent, (inversion, out, _, sigmas) = invert(pack, "sd15", model=model, method="ddim", keep_path=True)
+    (solver,) = pack.call("RFSolverSample")
+    own = resuming(pack, inversion)
+    runs = [
+        *(lambda m, n=node: invert(pack, "sd15", node=n, model=m) for node in INVERTING),
+        *(lambda m, n=node: edit(pack, n, "sd15", m) for node in ("InfEdit", "FlowEdit")),
+        *(lambda m, s=sampler: advanced(m, source, s, sigmas, out) for sampler in (own, solver)),
+        lambda m: play(pack, m, inversion),
+        lambda m: pack.call("NegativePromptInversion", model=m, inversion=inversion, target=target),
+        lambda m: fit(pack, m, inversion, negative),
+        lambda m: pack.call("NoiseOptimize", model=m, inversion=inversion, reference=latent, positive=target),
+        lambda m: pack.call("InversionReport", model=m, inversion=inversion),
+    ]
+    settings = dict(reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)
+    patched = {name: _named(counter.model, name) for name in CACHES}
+    for name, node in (("easycache", easycache.EasyCacheNode), ("lazycache", easycache.LazyCacheNode)):
+        patched[name] = node.execute(model=counter.model, **settings).result[0]
+    said = ("got the cache patch", "connect the MODEL from before that node")
+    for name, skips in patched.items():
+        for run in runs if name in ("easycache", CACHES[0]) else runs[:1]:
+            refuses(lambda r=run, m=skips: r(m), name, *said)
+    assert counter.calls == 0
+    # A wrapper that is none of them is let through.
+    play(pack, _named(model, "Timing"), inversion)

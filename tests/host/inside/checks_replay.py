@@ -154,10 +154,8 @@ def check_negative_prompt_holds_back(pack):
     for kind in ("sd15", "flux"):
         target = pack.tiny.conditioning(kind, seed=9)
         model, _, latent, (inversion, *_) = invert(pack, kind, method="edict")
-        far = [
-            relative(npi(pack, model, inversion, target, prox="l1", quantile=q), latent["samples"])
-            for q in (0.0, 0.75, 1.0)
-        ]
+        held = (npi(pack, model, inversion, target, prox="l1", quantile=q) for q in (0.0, 0.75, 1.0))
+        far = [relative(each, latent["samples"]) for each in held]
         assert far[0] > far[1] > far[2] and far[2] <= EXACT, (kind, far)
         _, _, _, (euler, *_) = invert(pack, kind, model=model, method="euler")
         pulled = npi(pack, model, euler, target, prox="l0", quantile=1.0, pull=1.0, pull_steps=0.25)

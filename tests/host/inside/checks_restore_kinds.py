@@ -26,10 +26,8 @@ class Kind:
 
 
 def check_restore_every_kind(pack):
-    """Finite, of the latent's shape, the same bits twice, and moved by the photo.
-
-    Through gradients too: there what a mask hides says nothing, and each row is alone.
-    """
+    """Finite, of the latent's shape, the same bits twice, and moved by the photo."""
+    # Through gradients too: there what a mask hides says nothing, and each row is alone.
     small = damages(pack)["small"]
     for name in pack.tiny.KINDS:
         kind = Kind(pack, name)

@@ -192,14 +192,12 @@ def check_restore_refuses(pack):
         inputs = {"operator": operator, "damaged": damaged, "vae": vae, **changes}
         return sample(model, prompt, sampler_of(pack, node, **inputs), size, **dict(sampling))
 
-    red, three = {"node": "RestoreREDDiff"}, damaged.repeat(3, 1, 1, 1)
+    red, three, wide = {"node": "RestoreREDDiff"}, damaged.repeat(3, 1, 1, 1), cosine_vae(pack, 16)
+    masked = {"denoise_mask": torch.ones(1, 1, *CELLS)}
     refuses_each(
         run,
         *(({"node": node, "model": inpainting}, "got an inpainting model", "DamageMask") for node in NODES),
-        *(
-            ({"node": node, "vae": cosine_vae(pack, 16)}, "vae must decode the model's latents of 4 channels")
-            for node in NODES
-        ),
+        *(({"node": node, "vae": wide}, "vae must decode the model's latents of 4 channels") for node in NODES),
         ({"vae": None}, "vae must be connected", "4 channels"),
         ({"damaged": photo()}, "damaged image must be 24 x 16", "got 48 x 32"),
         ({"size": (1, 4, 4, 4)}, "must be 16 x 16", "got 24 x 16", "latent"),
@@ -208,11 +206,7 @@ def check_restore_refuses(pack):
         ({"noise": 1.0}, "noise must be at least 1.28", "got 1;"),
         ({"temporal_smoothing": 1.0}, "temporal_smoothing must be 0", "got 1"),
         ({"sampling": {"noise": torch.zeros(shape())}}, "noise must be connected to restore", "RandomNoise"),
-        (
-            {"sampling": {"denoise_mask": torch.ones(1, 1, *CELLS)}},
-            "latent must come without a noise_mask",
-            "DamageMask",
-        ),
+        ({"sampling": masked}, "latent must come without a noise_mask", "DamageMask"),
         ({**red, "sampling": {"levels": 2}}, "sigmas must end at"),
         ({**red, "sigma_max": 0.1, "sampling": {"steps": 1}}, "sigma_max must leave a sigma", "got 0.1"),
     )
@@ -224,5 +218,5 @@ def check_restore_refuses(pack):
     sampling = loud.get_model_object("model_sampling")
     if hasattr(sampling, "set_noise_scale"):  # hosts from 0.33 on
         sampling.set_noise_scale(8.0)
-        inputs = {"model": loud, "prompt": pack.tiny.conditioning("sd3"), "vae": cosine_vae(pack, 16)}
+        inputs = {"model": loud, "prompt": pack.tiny.conditioning("sd3"), "vae": wide}
         refuses(lambda: run(size=shape(1, 16), **inputs), "got a noise scale of 8")

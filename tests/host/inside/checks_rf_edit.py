@@ -18,16 +18,16 @@ def _rf_edit(pack, kind, model, batch=1, **changes):
     return pack.call("RFEdit", model=model, **{"memory": 1.0, "layers": "all", **inputs})
 
 
-def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2):
+def _reference(pack, kind, model, inversion, method, aligned, batch, cfg, inject=2):
     """The same edit with the source in the same run, put where the climb was asked, and the method written out."""
-    plans, library, session = pack.module("attention"), pack.module("inversion"), pack.module("nodes.host.session")
+    plans, library, session = (pack.module(name) for name in ("attention", "inversion", "nodes.host.session"))
     attended = pack.module("nodes.attending.attended")
     seen = {}
 
     def watch(denoiser):
         def answer(x, sigma):
             # What the first evaluation of a step sees is read at the upper end of the step, if not aligned.
-            sigmas = linked.sigmas
+            sigmas = inversion.sigmas
             at = next((i for i, s in enumerate(sigmas) if abs(s - sigma) < 1e-9), None)
             first = at is not None or sigma <= denoiser.sigma_floor
             if first and not aligned:
@@ -42,21 +42,21 @@ def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2)
         return library.Denoiser(answer, denoiser.space, denoiser.sigma_floor)
 
     def climb(run):
-        again = library.invert(watch(run.denoiser()), linked.x0, linked.sigmas, linked.index, method)
-        assert torch.equal(again.x, linked.x), "the climb that keeps attention must be the inversion"
+        again = library.invert(watch(run.denoiser()), inversion.x0, inversion.sigmas, inversion.index, method)
+        assert torch.equal(again.x, inversion.x), "the climb that keeps attention must be the inversion"
         if aligned:
-            seen[round(linked.sigma, 6)] = (linked.x, linked.sigma)
+            seen[round(inversion.sigma, 6)] = (inversion.x, inversion.sigma)
 
-    source = session.Branch(linked.source)
-    session.Guider(model, {"source": source}).run(linked.samples, linked.falling, climb)
+    source = session.Branch(inversion.source)
+    session.Guider(model, {"source": source}).run(inversion.samples, inversion.falling, climb)
     family = resolver(pack, model).family
-    settings = plans.Settings(layers="all", start=0.0, end=inject / linked.index)
+    settings = plans.Settings(layers="all", start=0.0, end=inject / inversion.index)
     plan = plans.get_preset("rf_edit").build(settings, family)
 
     def seen_at(sigma):
         key = round(sigma, 6)
         if key not in seen:  # FireFlow's first evaluation of the way down
-            key = round(0.5 * (linked.falling[0] + linked.falling[1]), 6)
+            key = round(0.5 * (inversion.falling[0] + inversion.falling[1]), 6)
         return seen[key]
 
     class OwnSigmas(attended.Attended):
@@ -73,17 +73,17 @@ def _reference(pack, kind, model, linked, method, aligned, batch, cfg, inject=2)
 
     uncond = None if cfg == 1.0 else negative_of(kind)
     sides = {
-        "source": session.Branch(linked.source, at=lambda sigma, device: seen_at(sigma)[0]),
+        "source": session.Branch(inversion.source, at=lambda sigma, device: seen_at(sigma)[0]),
         "target": session.Branch(target_of(kind), uncond, cfg),
     }
 
     def descend(run):
         denoiser = run.denoiser()
-        return library.replay(linked, denoiser, denoiser)
+        return library.replay(inversion, denoiser, denoiser)
 
     with torch.inference_mode():
         guider = session.Guider(model, sides, OwnSigmas(model, sides, plan))
-        state = guider.run(linked.samples, linked.falling, descend)
+        state = guider.run(inversion.samples, inversion.falling, descend)
     return pack.module("nodes.host.latents").out_of_model(model, state, torch.float32)
 
 
@@ -100,8 +100,8 @@ def check_cache_is_sharing(pack):
             ("fireflow", False, 1, 1.0),
             ("fireflow", True, 1, 1.0),
         )[: 4 if kind in ("sd15", "flux") else 2 if kind in THOROUGH else 1]:
-            edited, linked, _ = _rf_edit(pack, kind, model, batch, method=method, aligned=aligned, cfg=cfg)
-            wanted = _reference(pack, kind, model, linked, get_method(method), aligned, batch, cfg)
+            edited, inversion, _ = _rf_edit(pack, kind, model, batch, method=method, aligned=aligned, cfg=cfg)
+            wanted = _reference(pack, kind, model, inversion, get_method(method), aligned, batch, cfg)
             apart = relative(edited["samples"], wanted)
             assert apart < 1e-5, (kind, method, aligned, batch, cfg, apart)
             if batch == 1:

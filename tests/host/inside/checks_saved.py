@@ -56,6 +56,7 @@ def check_no_path_leaves_the_folders(pack):
         ("(nothing saved yet)", "file must name a saved"),
     ):
         refuses(lambda name=name: pack.call("LoadInversion", file=name), part)
+        refuses(lambda name=name: pack.call("LoadInversion", file="(nothing saved yet)", path=name), part)
         assert part in node.validate_inputs(file=name)
     # A linked path is not known yet, and a linked path makes the list irrelevant.
     assert node.validate_inputs(file="(nothing saved yet)", path=None) is True

@@ -71,11 +71,11 @@ def check_shapes_denoised_agrees(pack):
     """denoised is that of diffusers to 1e-4, at low and high noise, guided, with a prompt for each row."""
     schedule = pack.module("demo.models").EPS_SCHEDULE
     roots = np.linspace(schedule["beta_start"] ** 0.5, schedule["beta_end"] ** 0.5, 1000)
-    kept = np.cumprod(1 - roots**2)
+    signal = np.cumprod(1 - roots**2)
     generator = torch.Generator().manual_seed(SEED)
     for kind in KINDS:
         timesteps = (5, 200, 600, 900, 999) if kind == "eps" else (5.0, 200.0, 600.0, 900.0, 1000.0)
-        sigmas = [float(((1 - kept[t]) / kept[t]) ** 0.5) if kind == "eps" else t / 1000 for t in timesteps]
+        sigmas = [float(((1 - signal[t]) / signal[t]) ** 0.5) if kind == "eps" else t / 1000 for t in timesteps]
         # Not square: the positions of the transformer are cropped from a table.
         noise = torch.randn((2, 4, 16, 24), generator=generator)
         states = [noise * ((1 + s**2) ** 0.5 if kind == "eps" else 1.0) for s in sigmas]
@@ -141,9 +141,8 @@ def check_shapes_stock_nodes_draw_the_same_picture(pack):
 def check_shapes_prompt_weights(pack):
     """A weighted word changes the conditioning, by more the larger the weight; a weight of 1 does not."""
     clip = shapes(pack, "eps")[1]
-    plain, one, more, most = (
-        encode(clip, f"a big {word} circle")[0][0] for word in ("red", "(red:1.0)", "(red:1.3)", "(red:1.6)")
-    )
+    words = ("red", "(red:1.0)", "(red:1.3)", "(red:1.6)")
+    plain, one, more, most = (encode(clip, f"a big {word} circle")[0][0] for word in words)
     assert torch.equal(plain, one)
     assert 0.0 < relative(more, plain) < relative(most, plain)
 
@@ -212,9 +211,8 @@ def check_shapes_preview_has_the_colours(pack):
         latents = model.model.process_latent_in(vae.encode(pictures))
     shape = model.model.latent_format
     previewer = latent_preview.Latent2RGBPreviewer(shape.latent_rgb_factors, shape.latent_rgb_factors_bias)
-    seen = torch.stack(
-        [torch.tensor(np.array(previewer.decode_latent_to_preview(latents[i : i + 1]))) / 255 for i in range(16)]
-    )
+    previews = [previewer.decode_latent_to_preview(latents[i : i + 1]) for i in range(16)]
+    seen = torch.stack([torch.tensor(np.array(each)) for each in previews]) / 255
     wanted = torch.nn.functional.avg_pool2d(pictures.permute(0, 3, 1, 2), 4).permute(0, 2, 3, 1)
     assert seen.shape == wanted.shape
     unexplained = ((seen - wanted) ** 2).mean() / wanted.var()

@@ -8,10 +8,8 @@ from helpers import refuses_each, relative, same_snapshot, snapshot
 from running import decode, encode, play, rendered, shapes
 
 KINDS = ("sd15", "sdxl", "sd3", "flux", "wan")
-CAPTIONS = (
-    "a big yellow cross on the right of a cyan background",
-    "a big purple square on the right of a cyan background",
-)
+REFERENCE = "a big yellow cross on the right of a cyan background"
+TARGET = "a big purple square on the right of a cyan background"
 # One pass of three steps that reads from the first on.
 SHORT = dict(passes=1, steps=3, start_step=0, later_steps=2, later_start_step=0, later_cfg=1.0, start_layer=0)
 
@@ -106,15 +104,13 @@ def check_visctrl_masks(pack):
 def _demo(pack):
     """The eps demo model, its VAE, and latent, picture and mask of a reference and of a target; their prompts."""
     model, clip, vae = shapes(pack)
-    pictures = [rendered(pack, vae, [pack.module("demo.world").parse(each)], 3) for each in CAPTIONS]
-    return model, vae, pictures, encode(clip, CAPTIONS[0])
+    pictures = [rendered(pack, vae, [pack.module("demo.world").parse(each)], 3) for each in (REFERENCE, TARGET)]
+    return model, vae, pictures, encode(clip, REFERENCE)
 
 
 def check_visctrl_on_the_demo_model(pack):
-    """The target becomes what the reference shows, pass by pass, and without reading it does not.
-
-    Squares around the masks at another scale: outside the mask bit for bit, inside something else.
-    """
+    """The target becomes what the reference shows, pass by pass, and without reading it does not."""
+    # Squares around the masks at another scale: outside the mask bit for bit, inside something else.
     model, vae, ((reference, yellow, shown), (target, _, mask)), prompt = _demo(pack)
     inside, far = mask[0] > 0.95, {}
     grown = torch.nn.functional.max_pool2d(mask[:, None], 13, 1, 6)[:, 0]

@@ -59,10 +59,8 @@ def check_prompt_to_prompt_keeps_the_outside_better(pack):
 
 
 def check_words_on_every_architecture(pack):
-    """Prompts of a real tokenizer with an embedding a token: equal prompts are the identity, others follow the map.
-
-    By PromptToPrompt beside an inversion, and by unified control under InfEdit.
-    """
+    """Prompts of a real tokenizer with an embedding a token: equal prompts are the identity, others follow the map."""
+    # By PromptToPrompt beside an inversion, and by unified control under InfEdit.
     module, token_map = pack.module("attention"), pack.module("attention.token_map").token_map
     for kind in tiny_dits.KINDS:
         model, latent = tiny_dits.model(kind), latent_of(kind, batch=2)
@@ -83,9 +81,9 @@ def check_words_on_every_architecture(pack):
                     for p in (plan("unified", "refine"), None)
                 ],
             }
-            for name, (found, plain) in pairs.items():
+            for name, (edited, plain) in pairs.items():
                 # Otherwise the target attends as the source does, and is another edit.
-                error = relative(found, latent["samples"] if same and name == "unified" else plain)
+                error = relative(edited, latent["samples"] if same and name == "unified" else plain)
                 assert error < (1e-5 if name == "p2p" else 1e-3) if same else error > 1e-4, (kind, name, error)
 
 

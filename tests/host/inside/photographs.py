@@ -30,10 +30,9 @@ def photograph(name):
 
 
 class Cosines(torch.nn.Module):
-    """The first cosine coefficients of blocks of eight by eight pixels, grey and two colour differences.
+    """The first cosine coefficients of blocks of eight by eight pixels, grey and two colour differences."""
 
-    It is an autoencoder that loses what an average one of so few channels must, without a training.
-    """
+    # It is an autoencoder that loses what an average one of so few channels must, without a training.
 
     def __init__(self, channels):
         super().__init__()

@@ -100,12 +100,17 @@ def run(name, check, pack):
         report(name, time.process_time() - started, traceback.format_exc(limit=-4))
     else:
         report(name, time.process_time() - started, None)
+    finally:
+        # What was loaded through a copy that is gone would be taken for a leak, and looked for at every load to come.
+        management = sys.modules["comfy.model_management"]
+        management.unload_all_models()
+        management.current_loaded_models.clear()
 
 
 def report(name, seconds, failure, skipped=None):
     """Print the result of one check as a line that the test reads."""
-    found = {"name": name, "seconds": round(seconds, 3), "failure": failure, "skipped": skipped}
-    print(PREFIX + json.dumps(found), flush=True)  # noqa: T201
+    line = {"name": name, "seconds": round(seconds, 3), "failure": failure, "skipped": skipped}
+    print(PREFIX + json.dumps(line), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -22,45 +22,26 @@ CLIP = 1_000
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny model.
+    """A tiny model."""
 
-    Attributes:
-        family: Family of its resolver.
-        build: Returns the host's configuration and what makes the model of it.
-        channels: Channels of its latent.
-        pixels: Pixels of the picture along a side of a latent cell.
-        frames: Most frames of its latent, 0 where it has no such axis.
-        text: Tokens of a prompt.
-        filled_text: Whether the network fills every prompt up to one length.
-        extras: Further entries of a CONDITIONING, from its rows, tokens and a generator.
-        front: Tokens of a joint sequence in front of the text.
-        filled: Text and picture are each filled up to a multiple of this many tokens.
-        mixed: Which of "image" and "text" a refiner mixes before the first block.
-        unreached: Attention calls of a forward that no rule reaches.
-        whole: Whether the host's own network takes whole patches only, and fails where a latent has half a one.
-        wrapped: Whether the host lets something stand around the network.
-        residual: Channels of what a ControlNet adds to a block's picture, 0 where there is no such thing.
-        published: Settings that give it the blocks of models that people have.
-        since: Version of the host that first has it.
-    """
-
-    family: str
-    build: Callable
+    family: str  # of its resolver
+    build: Callable  # returns the host's configuration and what makes the model of it
     channels: int = 16
-    pixels: int = 8
-    frames: int = 0
-    text: int = TEXT
-    filled_text: bool = False
+    pixels: int = 8  # of the picture along a side of a latent cell
+    frames: int = 0  # most of its latent, 0 where it has no such axis
+    text: int = TEXT  # tokens of a prompt
+    filled_text: bool = False  # whether the network fills every prompt up to one length
+    # Further entries of a CONDITIONING, from its rows, tokens and a generator.
     extras: Callable = lambda batch, tokens, generator: {}
-    front: int = 0
-    filled: int = 1
-    mixed: tuple[str, ...] = ()
-    unreached: int = 0
-    whole: bool = False
-    wrapped: bool = True
-    residual: int = 0
-    published: tuple[dict, ...] = ()
-    since: tuple[int, int, int] = (0, 8, 0)
+    front: int = 0  # tokens of a joint sequence in front of the text
+    filled: int = 1  # text and picture are each filled up to a multiple of this many tokens
+    mixed: tuple[str, ...] = ()  # which of "image" and "text" a refiner mixes before the first block
+    unreached: int = 0  # attention calls of a forward that no rule reaches
+    whole: bool = False  # whether the host's own network fails where a latent has half a patch
+    wrapped: bool = True  # whether the host lets something stand around the network
+    residual: int = 0  # channels of what a ControlNet adds to a block's picture, 0 where there is no such thing
+    published: tuple[dict, ...] = ()  # settings that give it the blocks of models that people have
+    since: tuple[int, int, int] = (0, 8, 0)  # version of the host that first has it
 
 
 def _of(name, base=None, **config):

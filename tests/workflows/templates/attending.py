@@ -49,9 +49,8 @@ def plug_and_play() -> Graph:
     # SD1.5's own are output:4-11 and block 4 of 12; this UNet has four output blocks.
     settings = {"model": scene.model, "layers": "output:0-3", "end": 0.5}
     structure = scene.add("AttentionInject", 2, "Queries and keys alone", preset="structure", **settings)
-    whole = scene.add(
-        "AttentionInject", 2, "Plug-and-play: with the feature", preset="pnp", **settings, feature_block=1
-    )
+    pnp = {"preset": "pnp", "feature_block": 1}
+    whole = scene.add("AttentionInject", 2, "Plug-and-play: with the feature", **settings, **pnp)
     edits = [
         scene.back(title, inversion, cfg=7.5, positive=target, negative=negative, **attention)
         for title, attention in (

@@ -14,10 +14,8 @@ def infedit() -> Graph:
     }
     targets = {name: scene.prompt(f"Target prompt: {name}", text) for name, text in texts.items()}
     negative = scene.prompt("Negative prompt", "")
-    edits = [
-        scene.invert(f"InfEdit: {name}", "InfEdit", target=target, negative=negative)
-        for name, target in targets.items()
-    ]
+    pair = {"kind": "InfEdit", "negative": negative}
+    edits = [scene.invert(f"InfEdit: {name}", target=target, **pair) for name, target in targets.items()]
     scene.look(3, "Source | another colour | another shape", scene.picture[0], *edits)
     return scene.frame("Picture, model and prompts | Edit, without an inversion | Look", 2, 1, 2)
 
@@ -44,21 +42,9 @@ def lcm_infedit() -> Graph:
     edited = scene.invert("InfEdit, 4 steps", "InfEdit", 3, **few)
     # EmptyLatentImage counts in eighths of a picture, this model in quarters.
     empty = scene.add("LatentMultiply", 2, "An empty latent of that size", samples=scene.latent, multiplier=0.0)
-    new = scene.add(
-        "KSampler",
-        3,
-        "A new picture, 4 steps",
-        model=sampling,
-        seed=2,
-        steps=4,
-        cfg=1.0,
-        sampler_name="lcm",
-        scheduler="sgm_uniform",
-        positive=drawn,
-        negative=negative,
-        latent_image=empty,
-        denoise=1.0,
-    )
+    links = {"model": sampling, "positive": drawn, "negative": negative, "latent_image": empty}
+    lcm = {"sampler_name": "lcm", "scheduler": "sgm_uniform", "denoise": 1.0}
+    new = scene.add("KSampler", 3, "A new picture, 4 steps", **links, seed=2, steps=4, cfg=1.0, **lcm)
     scene.look(4, "Source | edit | new picture", scene.picture[0], edited, new)
     return scene.frame("Picture, model and prompts | For few steps | Edit, and draw | Look", 2, 1, 1, 2)
 
@@ -111,26 +97,11 @@ def visctrl() -> Graph:
     about = scene.prompt("Prompt of the reference", reference[2])
     target = scene.prompt("Prompt of the target", "a big yellow cross on the right of a cyan background")
     grown = scene.grown("Where the target may change", 1, expand=6, tapered_corners=True)
+    links = {"model": scene.model, "reference_prompt": about, "target_prompt": target, "reference": shown}
+    links |= {"target": scene.latent, "mask": grown}
+    settings = dict(start_step=0, cfg=1.0, later_start_step=0, later_cfg=1.0, start_layer=0, method="midpoint")
     edits = [
-        scene.add(
-            "VisCtrl",
-            2,
-            f"VisCtrl, passes: {passes}",
-            model=scene.model,
-            reference_prompt=about,
-            target_prompt=target,
-            reference=shown,
-            target=scene.latent,
-            passes=passes,
-            start_step=0,
-            cfg=1.0,
-            later_start_step=0,
-            later_cfg=1.0,
-            start_layer=0,
-            method="midpoint",
-            mask=grown,
-        )
-        for passes in (1, 3)
+        scene.add("VisCtrl", 2, f"VisCtrl, passes: {passes}", **links, passes=passes, **settings) for passes in (1, 3)
     ]
     scene.look(3, "Reference | target | one pass | three", reference[0], scene.picture[0], *edits)
     return scene.frame("Target and reference | Carry it over | Look", 2, 1, 2)

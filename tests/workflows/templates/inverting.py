@@ -143,18 +143,9 @@ def noise_optimize() -> Graph:
     inversion = scene.invert(steps=6, method="ddim")
     wanted = {"cfg": 5.0, "positive": target, "negative": negative}
     edit = scene.back("Edit, as it is", inversion, **wanted)
-    moved = scene.add(
-        "NoiseOptimize",
-        3,
-        "Edit whose background meets the source",
-        model=scene.model,
-        inversion=inversion,
-        reference=scene.latent,
-        iterations=8,
-        learning_rate=0.05,
-        mask=ground,
-        **wanted,
-    )
+    links = {"model": scene.model, "inversion": inversion, "reference": scene.latent, "mask": ground, **wanted}
+    title = "Edit whose background meets the source"
+    moved = scene.add("NoiseOptimize", 3, title, **links, iterations=8, learning_rate=0.05)
     scene.add("PreviewImage", 5, "Loss of every iteration", images=moved[2])
     fitting = scene.decode(moved[1], 4, "Decode the one that fits")
     scene.look(4, "Source | edit | edit with its noise optimised", scene.picture[0], edit, fitting[0])
