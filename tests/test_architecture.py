@@ -25,6 +25,7 @@ HOST = {
     "comfy_api",
     "comfy_extras",
     "comfy_execution",
+    "comfy_kitchen",
     "comfyui_version",
     "folder_paths",
     "node_helpers",

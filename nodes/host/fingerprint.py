@@ -14,17 +14,18 @@ _TENSORS = 16
 _ENTRIES = 2048
 _DIGITS = 16
 
-# The host's parametrisations. A model's own sampling class is made on the fly and named anew by every patch.
-_PARAMETRISATIONS = frozenset({"EPS", "V_PREDICTION", "V_PREDICTION_DDPM", "EDM", "CONST", "X0", "COSMOS_RFLOW"})
+# Where it is looked how the host turns a sigma into what the network is told of it, within every schedule.
+_SIGMAS = (0.1, 0.5, 0.9)
 
 
 def fingerprint_model(model: Any) -> str:
     """Return a short stable name for what a MODEL computes.
 
-    It hashes the class names of model and network, the parametrisation, the names and sizes of all weight
-    matrices, and the signs of a sample of their entries. Signs survive every cast (float32, float16, bfloat16,
-    float8), so that the same file loaded in another format on another machine keeps its fingerprint; LoRA patches
-    are looked through, so that an inversion can be edited with a LoRA that was not there when it was made.
+    It hashes the class names of model and network, how the host shows it a state and reads its answer at a sigma (its
+    parametrisation and noise schedule, not the sigmas that are walked: a shift of those is another grid), the names
+    and sizes of all weight matrices, and the signs of a sample of their entries. Signs survive every cast (float32,
+    float16, bfloat16, float8), so that the same file loaded in another format on another machine keeps its fingerprint;
+    LoRA patches are looked through, so that an inversion can be edited with a LoRA that was not there when it was made.
 
     Args:
         model: The MODEL, loaded or not.
@@ -34,8 +35,6 @@ def fingerprint_model(model: Any) -> str:
     """
     inner = model.model
     network = inner.diffusion_model
-    sampling = model.get_model_object("model_sampling")
-    kinds = [base.__name__ for base in type(sampling).__mro__ if base.__name__ in _PARAMETRISATIONS]
     # Vectors (biases and norms) are left out: hosts rename them, 0.33 calls the scale of Flux's norms a weight.
     matrices = sorted((pair for pair in network.named_parameters() if pair[1].ndim > 1), key=lambda pair: pair[0])
     shapes = [[name, list(weight.shape)] for name, weight in matrices]
@@ -45,7 +44,9 @@ def fingerprint_model(model: Any) -> str:
         _signs(getattr(originals.get(f"diffusion_model.{name}"), "weight", weight))
         for name, weight in matrices[:: max(1, len(matrices) // _TENSORS)]
     ]
-    digest = fingerprint(type(inner).__name__, type(network).__name__, kinds, shapes, signs)
+    digest = fingerprint(
+        type(inner).__name__, type(network).__name__, _terms(model.get_model_object("model_sampling")), shapes, signs
+    )
     return f"{type(inner).__name__}:{digest[:_DIGITS]}"
 
 
@@ -59,6 +60,19 @@ def fingerprint_conditioning(conditioning: Any) -> str:
         16 hex digits.
     """
     return fingerprint(_plain(conditioning))[:_DIGITS]
+
+
+def _terms(model_sampling: Any) -> list[str]:
+    """Timestep, scale of the input, and denoised for answers of 0 and 1, in four digits at each of a few sigmas."""
+    one, terms = torch.ones(1, 1), []
+    for sigma in (value * one[0] for value in _SIGMAS):
+        values = (
+            model_sampling.timestep(sigma),
+            model_sampling.calculate_input(sigma, one),
+            *(model_sampling.calculate_denoised(sigma, answer * one, one) for answer in (0.0, 1.0)),
+        )
+        terms += [f"{float(value):.4g}" for value in values]
+    return terms
 
 
 def _signs(weight: torch.Tensor) -> torch.Tensor | None:

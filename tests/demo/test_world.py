@@ -24,12 +24,8 @@ def test_captions_read_back():
 
 
 def test_what_is_no_scene_is_refused():
-    for caption in (
-        "",
-        "a big red circle",
-        "a big red circle on a blue table",
-        "a huge red circle on a blue background",
-    ):
+    words = ("", "a big red circle", "a big red circle on a blue table", "a huge red circle on a blue background")
+    for caption in words:
         with pytest.raises(ValueError, match="write it that way|use one of these words"):
             world.parse(caption)
     with pytest.raises(ValueError, match="colour must differ from the background, got 'red'"):

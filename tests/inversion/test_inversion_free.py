@@ -114,6 +114,7 @@ def test_the_pull_holds_an_edit_back():
 )
 def test_calls_and_reports(edit, index, calls):
     reports = []
+    edit.check(index)
     clean, result, source, target = edited(edit, "flow", index=index, on_step=reports.append)
     assert (source.evaluations, target.evaluations) == calls == edit.evaluations(index)
     assert [(report.index, report.total) for report in reports] == [(i, index) for i in range(index)]

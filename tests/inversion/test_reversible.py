@@ -66,9 +66,9 @@ def test_a_way_down_that_cannot_be_found_again_is_refused():
     """Before the model is asked: the states are found again by walking up, which some settings do not survive."""
     x, denoiser = torch.randn(1, 4, 3, 3, dtype=torch.float64), Conditioned("ve").denoiser()
 
-    def refused(sentence, grid, index, method):
+    def refused(sentence, grid, index, method, *inputs):
         with pytest.raises(ValueError, match=sentence):
-            coupled_gradient(method, denoiser, x, x, grid, index, some_loss)
+            coupled_gradient(method, denoiser, x, x, grid, index, some_loss, inputs)
 
     grid = full_grid("ve", 12)
     refused("gamma of method bdia must be at least 0.72 to climb 12", grid, 12, get_method("bdia", {"gamma": 0.2}))
@@ -77,6 +77,7 @@ def test_a_way_down_that_cannot_be_found_again_is_refused():
         refused("index must lie between .* got 13", grid, 13, get_method(name))
         refused("index must lie between .* got -1", grid, -1, get_method(name))
         refused("sigmas must strictly rise", grid[::-1], 4, get_method(name))
+    refused("inputs must require a gradient", grid, 4, get_method("edict"), torch.zeros(3))
     assert denoiser.evaluations == 0
     denoiser = Denoiser(torch.no_grad()(lambda state, sigma: 0.5 * state), "ve")
     refused("must let gradients reach its state", grid, 4, get_method("edict"))

@@ -30,8 +30,8 @@ class HunyuanVideo(Blocks):
 
     @classmethod
     def may_share(cls, model_conds: Sequence[Mapping[str, Any]]) -> bool:
-        # The network makes one mask for all rows.
-        return "attention_mask" not in model_conds[0]
+        # The network makes one mask for all rows, and writes into ids of a reference that all rows share.
+        return not {"attention_mask", "ref_latent"} & model_conds[0].keys()
 
     def patch(self) -> Grid:
         patch = tuple(self.network.patch_size)

@@ -1,6 +1,7 @@
 """A model is asked in its own terms: the size of its noise, the scale of its states, what it predicts, and sound."""
 
 import copy
+import importlib
 import unittest
 
 import comfy.ldm.audio.embedders
@@ -113,6 +114,29 @@ def check_regressions_are_refused(pack):
     model = with_sampling(pack.tiny.model("sd15"), *kinds)
     said = ("model must mix noise as a diffusion or rectified flow model does", "inversion is not defined")
     refuses(lambda: invert(pack, "sd15", model=model), *said)
+
+
+def check_the_noise_schedule_belongs_to_the_model(pack):
+    """Another schedule or parametrisation is another model, and is refused; another shift is only another grid."""
+    advanced = importlib.import_module("comfy_extras.nodes_model_advanced")
+    model = pack.tiny.model("sd15")
+    inversion = invert(pack, "sd15", model=model)[3][0]
+
+    def patched(node, to, **inputs):
+        with torch.inference_mode():
+            kind = getattr(advanced, node)
+            return (kind().patch(to, **inputs) if hasattr(kind, "FUNCTION") else kind.execute(to, **inputs).result)[0]
+
+    play(pack, patched("ModelSamplingDiscrete", model, sampling="eps", zsnr=False), inversion)
+    for other in (
+        patched("ModelSamplingDiscrete", model, sampling="eps", zsnr=True),
+        patched("ModelSamplingDiscrete", model, sampling="v_prediction", zsnr=False),
+        patched("ModelSamplingContinuousEDM", model, sampling="eps", sigma_max=120.0, sigma_min=0.002),
+    ):
+        refuses(lambda m=other: play(pack, m, inversion), "must be the one that made")
+    flow = pack.tiny.model("sd3")
+    inversion = invert(pack, "sd3", model=flow)[3][0]
+    play(pack, patched("ModelSamplingSD3", flow, shift=6.0), inversion)
 
 
 def _sound(pack):
