@@ -172,7 +172,8 @@ def check_negative_prompt_takes_loaded_inversions(pack):
     model, source, _, (inversion, *_) = invert(pack, "sd3", latent=latent)
     given = {"model": model, "target": target, "cfg": CFG, "quantile": 0.0}
     (out,) = pack.call("NegativePromptInversion", inversion=inversion, **given)
-    assert out["batch_index"] == [4, 7]
+    for each in (out, pack.call("Resample", model=model, inversion=inversion)[0]):
+        assert each["batch_index"] == [4, 7]
     loaded = reloaded(pack, inversion)
     refuses(lambda: npi(pack, model, loaded, target), "source must be connected to play back")
     assert torch.equal(npi(pack, model, loaded, target, source=source, quantile=0.0), out["samples"])

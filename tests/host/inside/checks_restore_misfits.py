@@ -125,7 +125,7 @@ def check_restore_costs_what_its_help_says(pack):
         ("RestoreGuided", {"gluing": 0.0}, (2, 1), (1, 0)),
     ):
         for steps in (2, 5):
-            vae = vae_of(pack, 4, Counting(4))
+            vae = vae_of(pack, 4, lambda: Counting(4))
             counts, counter.calls = vae.first_stage_model.counts, 0
             sample(counter.model, prompt, sampler_of(pack, node, operator, damaged, vae, **settings), shape(), steps)
             most = {name: first + steps * each for name, first, each in zip(("decode", "encode"), start, step)}

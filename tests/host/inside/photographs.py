@@ -53,14 +53,14 @@ class Cosines(torch.nn.Module):
         return torch.nn.functional.conv_transpose2d(latents * self.scale, self.basis.to(latents), stride=BLOCK)
 
 
-def vae_of(pack, channels, network=None):
-    """A small VAE of the host for three colours, around another network if one is given."""
+def vae_of(pack, channels, make=None):
+    """A small VAE of the host for three colours, around another network if one is to be made, in inference mode."""
     config = {"block_out_channels": [32] * 3, "latent_channels": channels, "sample_size": 32, "in_channels": 3}
     classes = pack.module("nodes.shapes.network_classes")
     with torch.inference_mode():
         vae = comfy.sd.VAE(sd={}, config=classes.vae_config({**config, "out_channels": 3, "layers_per_block": 1}))
-        if network is not None:
-            vae.first_stage_model = network.to(vae.vae_dtype).eval()
+        if make is not None:
+            vae.first_stage_model = make().to(vae.vae_dtype).eval()
             cpu = torch.device("cpu")
             vae.patcher = comfy.model_patcher.ModelPatcher(vae.first_stage_model, cpu, cpu)
     return vae
@@ -69,4 +69,4 @@ def vae_of(pack, channels, network=None):
 @functools.cache
 def cosine_vae(pack, channels):
     """A VAE of the host around `Cosines`."""
-    return vae_of(pack, channels, Cosines(channels))
+    return vae_of(pack, channels, lambda: Cosines(channels))

@@ -102,8 +102,7 @@ def random_vae(pack, channels, video=False):
     """A small random VAE: a quarter of the side, for video half of it and of the frames but the first."""
     sizes = {"dim": 8, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True]}
     with torch.inference_mode():
-        network = comfy.ldm.wan.vae.WanVAE(z_dim=channels, **sizes) if video else None
-        vae = vae_of(pack, channels, network)
+        vae = vae_of(pack, channels, (lambda: comfy.ldm.wan.vae.WanVAE(z_dim=channels, **sizes)) if video else None)
         pack.tiny._fill(vae.first_stage_model, 3)
         vae.first_stage_model.to(vae.vae_dtype)
     return vae
