@@ -72,7 +72,6 @@ def check_masks_of_all_shapes(pack):
         (mask, shape, 12, "feather must be less than half"),
         (torch.ones(3, 8, 12), (2, 4, 8, 12), 0, "mask must hold 1 or 2 pictures"),
         (torch.full((8, 12), torch.nan), shape, 0, "mask must be finite"),
-        (torch.ones(8, 12), (1, 64, 100), 0, "mask must belong to a picture or a clip"),
     ):
         refuses(lambda given=given, to=to, feather=feather: on_grid(given, to, feather), part)
 
@@ -117,10 +116,10 @@ def check_models_stay_untouched(pack):
         clone = model.clone()
         weights = {key: value for key, value in model.model.state_dict().items() if value.ndim == 2}
         with torch.inference_mode():
-            clone.add_patches({key: ("diff", (torch.ones_like(value),)) for key, value in weights.items()}, 0.5)
+            clone.add_patches({key: ("diff", (torch.ones_like(value),)) for key, value in weights.items()}, 2**-7)
         invert(pack, kind, model=clone, **given)
         patched = model.model.state_dict()
-        assert all(torch.equal(patched[key], before[0][key] + 0.5) for key in weights), "the patch is not loaded"
+        assert all(torch.equal(patched[key], before[0][key] + 2**-7) for key in weights), "the patch is not loaded"
         lora = pack.module("nodes.host.fingerprint").fingerprint_model(clone)
         clone.unpatch_model()
         same_snapshot(model, before)

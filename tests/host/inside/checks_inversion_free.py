@@ -77,7 +77,7 @@ def _stock_denoiser(pack, model, space, positive, negative, cfg):
         advanced(model, positive, probe, torch.tensor([1.0, 0.0]), zeros, negative=negative, cfg=cfg)
         return probe.result
 
-    floor = parametrisation.sigma_floor(model.get_model_object("model_sampling"), space, torch.float64)
+    floor = parametrisation.sigma_floor(model, space, torch.float64)
     return pack.module("inversion").Denoiser(denoise, space, floor)
 
 
