@@ -65,11 +65,6 @@ class Asked:
             )
         )
 
-    def _samples(self, samples: Any) -> Any:
-        import torch
-
-        return torch.cat([part.flatten(1) for part in samples.unbind()], 1) if samples.is_nested else samples
-
     def _inverted(self, method: str = "midpoint") -> Any:
         inputs = {"source": self._source, "latent": self._latent, "steps": STEPS, "method": method, "keep_path": True}
         return self._call("Invert", model=self._model, cfg=1.0, **inputs)[0]
@@ -78,8 +73,7 @@ class Asked:
         return self._call("Resample", model=self._model, inversion=inversion, cfg=1.0, **more)[0]["samples"]
 
     def _distance(self, one: Any, other: Any) -> float:
-        one, other = self._samples(one).double(), self._samples(other).double()
-        return float((one - other).norm() / other.norm())
+        return float((one.double() - other.double()).norm() / other.double().norm())
 
     def _back(self, method: str) -> str:
         return shown(self._distance(self._resampled(self._inverted(method)), self._latent["samples"]))

@@ -114,9 +114,7 @@ class Denoiser:
                 "The model must let its unconditional embedding be exchanged, got a model without one; "
                 "use a method that keeps no embeddings."
             )
-        bound = self.answering(self._rebind(embedding), self._rebind)
-        bound._plain = self._plain
-        return self._child(bound)
+        return self._child(self.answering(self._rebind(embedding), self._rebind, self._plain))
 
     @property
     def unguided(self) -> Denoiser:
@@ -125,9 +123,11 @@ class Denoiser:
             return self
         return self._child(self.answering(self._plain))
 
-    def answering(self, denoise: Denoise, rebind: Callable[[Tensor], Denoise] | None = None) -> Denoiser:
+    def answering(
+        self, denoise: Denoise, rebind: Callable[[Tensor], Denoise] | None = None, plain: Denoise | None = None
+    ) -> Denoiser:
         """A denoiser of the same model whose answers are made in another way; its calls do not count here."""
-        return Denoiser(denoise, self.space, self.sigma_floor, rebind, noise_scale=self.noise_scale)
+        return Denoiser(denoise, self.space, self.sigma_floor, rebind, plain, self.noise_scale)
 
     def _child(self, denoiser: Denoiser) -> Denoiser:
         denoiser._parent = self

@@ -80,9 +80,14 @@ def check_layers(plan: AttentionPlan, resolver: Resolver, shape: Sequence[int]) 
         shape: Shape of a latent.
 
     Raises:
-        ValueError: If a rule meets none, or a feature rule names a block that is not there.
+        ValueError: If a rule meets none or text that is not known, or a feature rule names a block that is not there.
     """
     if resolver.measured:
+        if any(rule.group == "text" for rule in plan.rules):
+            raise ValueError(
+                "tokens must be image or all on a model whose layers are measured, got text for "
+                f"{type(resolver.network).__name__}, whose words nobody has described; choose image."
+            )
         return f"layers of {type(resolver.network).__name__}: measured when it runs, in three more model calls"
     sites = resolver.sites(shape)
     lines = []

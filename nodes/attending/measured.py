@@ -73,7 +73,8 @@ class Measured(Resolver):
         extra = sorted((name, _shapes(value)) for name, value in self._extra.items())
         key = (tuple(x.shape[1:]), None if text is None else tuple(text.shape[1:]), str(extra))
         if key not in readings:
-            readings[key] = self._measure(ask, x, text)
+            with torch.no_grad():
+                readings[key] = self._measure(ask, x, text)
         self._reading = readings[key]
         self.slots = tuple(dict.fromkeys(place.slot for place in self._reading.places if place is not None))
         self._number()
@@ -90,12 +91,14 @@ class Measured(Resolver):
         if place is None:
             return None
         if place.lengths != (queries, keys):
-            raise ValueError(
-                "model must make the same attention calls in every forward to have its attention controlled, got one "
-                f"of {queries} and {keys} rows in the place of {place.lengths[0]} and {place.lengths[1]}; "
-                "leave attention out."
-            )
+            rows, columns = place.lengths
+            raise _changed(f"one of {queries} and {keys} rows in the place of one of {rows} and {columns}")
         return self._site_at(place.slot, place.image, place.text, self._reading.grid)
+
+    def complete(self) -> None:
+        """Refuse a forward of more or fewer calls than the measured one, whose sites stood in other places."""
+        if self._call != len(self._reading.places):
+            raise _changed(f"{self._call} in place of {len(self._reading.places)}")
 
     def grid_of(self, slot: Slot, shape: Sequence[int]) -> Grid:
         """Return the measured grid."""
@@ -140,6 +143,13 @@ class Measured(Resolver):
             "model must give each patch of the picture one row of its attention to have that controlled, got "
             f"{type(self.network).__name__}, which {why}; leave attention out."
         )
+
+
+def _changed(got: str) -> ValueError:
+    return ValueError(
+        f"model must make the same attention calls in every forward to have its attention controlled, got {got}; "
+        "connect the MODEL from before the node that skips, adds or merges some, or leave attention out."
+    )
 
 
 def _calls(ask: Ask, x: torch.Tensor, text: torch.Tensor | None, batch: int) -> list[_Seen]:

@@ -102,7 +102,9 @@ class Forwards(Uncopied):
             kwargs = {**kwargs, "transformer_options": options}
         try:
             with features_in(self._run, resolver.network, rows, self._step, self._features):
-                return executor(x, *places, **kwargs)
+                answer = executor(x, *places, **kwargs)
+            resolver.complete()
+            return answer
         finally:
             resolver.end()
 

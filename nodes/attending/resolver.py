@@ -150,6 +150,9 @@ class Resolver(ABC):
             options: The transformer_options of the call.
         """
 
+    def complete(self) -> None:  # noqa: B027 - as prepare
+        """The forward was made without an error."""
+
     def end(self) -> None:  # noqa: B027 - only markers leave something open
         """The forward is over."""
 

@@ -78,6 +78,8 @@ def measure(
             "connect the LATENT of Resample."
         )
     pixels = (math.nan, math.nan)
+    if vae is not None and samples.ndim == 3:
+        raise ValueError("vae must be left out for sound, whose samples are no pixels, got one; disconnect it.")
     if vae is not None:
         pixels = _compare_pixels(vae, samples, source_samples_of(model, inversion))
     noise = implied_noise(inversion.x, inversion.x0, inversion.sigma, inversion.space, inversion.sigmas[0])

@@ -21,7 +21,6 @@ from ...restoration.solvers.latent import autoencoder_noise
 from ..host.checks import refuse_inpainting, refuse_skipping
 from ..host.compat import is_streamed
 from ..host.gradients import differentiable, differentiable_run, normal_weights
-from ..host.parametrisation import coefficients
 from ..host.schedule import without_repeats
 from ..host.session import Session
 from .autoencoder import Autoencoder, Pixels
@@ -83,7 +82,7 @@ class Run:
         self.noise = noise.float().clone()
         self.latent = torch.zeros_like(self.noise) if latent is None else latent.float().clone()
         self.denoiser = session.denoiser(dtype=torch.float32)
-        _refuse_scaled_noise(session.model_sampling, self.denoiser.space)
+        _refuse_scaled_noise(self.denoiser.noise_scale)
         self.seed = int(session.extra_args.get("seed") or 0)
         self.frame_axis = 2 if noise.ndim == 5 else 0
         if smoothing > 0.0 and noise.shape[self.frame_axis] < 2:
@@ -227,13 +226,12 @@ def refuse_streamed(patcher: Any, what: str) -> None:
         )
 
 
-def _refuse_scaled_noise(model_sampling: Any, space: str) -> None:
+def _refuse_scaled_noise(scale: float) -> None:
     """Refuse a flow model whose noise is not of unit size: the solvers would put too little in.
 
     Raises:
         ValueError: If it is one.
     """
-    scale = coefficients(model_sampling, 0.5, at_start=False)[1] / 0.5 if space == "flow" else 1.0
     if not math.isclose(scale, 1.0, rel_tol=1e-4):
         raise ValueError(
             f"model must mix noise of unit size to restore, got a noise scale of {scale:g}; use another model."

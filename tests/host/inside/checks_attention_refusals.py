@@ -49,6 +49,7 @@ def check_architectures_that_cannot_be_measured(pack):
         else:
             refuses(call, *(words if name in ("PromptToPrompt", "UnifiedAttentionControl") else said))
     refuses(lambda: resampled(pack, model, inversion, "pixart", plan(pack)), *said)
+    refuses(lambda: injected(pack, model, tokens="text"), "tokens must be image or all", "got text for PixArtMS")
     same_snapshot(model, before)
     edited = resampled(pack, model, inversion, "pixart", None)
     assert torch.isfinite(edited).all() and not torch.equal(edited, play(pack, model, inversion))

@@ -163,6 +163,8 @@ def check_sound(pack):
     inversion = pack.call("Invert", method="edict", keep_path=True, **given)[0]
     assert relative(play(pack, model, inversion), before) < 1e-6
     assert "2 x 64 x 24" in pack.call("InversionReport", model=model, inversion=inversion)[0]
+    said = "vae must be left out for sound"
+    refuses(lambda: pack.call("InversionReport", model=model, inversion=inversion, vae=object()), said)
     # Time runs from left to right in a mask.
     mask = torch.zeros(1, 10, 240)
     mask[:, :, :120] = 1.0
